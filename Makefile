@@ -1,0 +1,24 @@
+# Thin front of CMake. `make demo` and `make test` work on a fresh Debian or Ubuntu.
+BUILD ?= build
+JOBS ?= $(shell nproc)
+
+.PHONY: demo test build deps format clean
+
+demo: build
+	@./demo/run.sh $(BUILD)/tandem
+
+build: deps
+	@cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_ARGS) > $(BUILD).configure.log 2>&1 || { cat $(BUILD).configure.log; exit 1; }
+	@cmake --build $(BUILD) -j $(JOBS)
+
+test: build
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE long
+
+deps:
+	@./deps.sh
+
+format:
+	@git ls-files '*.h' '*.cc' | xargs clang-format -i
+
+clean:
+	rm -rf $(BUILD)
