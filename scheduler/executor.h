@@ -1,0 +1,42 @@
+// Who carries out a step: real devices (HybridExecutor) or a routing trace on a virtual clock.
+// Called by one thread, in the order that run_step shows.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "scheduler/layer_plan.h"
+#include "scheduler/routing.h"
+
+namespace tandem {
+
+// Consecutive tokens of one sequence.
+struct Batch {
+  std::span<const int32_t> tokens;
+  int64_t first_pos = 0;       // position of tokens[0] in the sequence
+  int32_t n_logits = 1;        // logits are wanted for the last n_logits tokens
+};
+
+// Copies that a prefetcher asks for; nobody waits for them.
+struct PrefetchRequest {
+  ExpertKey key;
+  SlotId slot;
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual int32_t n_layers() const = 0;
+  virtual Clocks clocks() const = 0;
+
+  virtual void begin_step(const Batch& batch) = 0;
+  // Runs the layer up to its gate and returns the routing; at most one host sync.
+  virtual const RoutingDecision& route(LayerId layer) = 0;
+  // Enqueues the experts and returns. `plan.slots` has been filled by the cache.
+  virtual void run(const LayerPlan& plan) = 0;
+  virtual void prefetch(std::span<const PrefetchRequest> requests) = 0;
+  // Finishes the step. [n_logits, n_vocab] f32, valid until the next begin_step.
+  virtual std::span<const float> end_step() = 0;
+};
+
+}  // namespace tandem

@@ -1,0 +1,33 @@
+// A machine as the cost model sees it. Read from configs/machines/*.toml by the runtime.
+// Rates are what a well-made kernel reaches, not the data sheet's peak; each file names sources.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace tandem {
+
+struct MachineProfile {
+  std::string name;
+  std::string description;
+
+  struct Cpu {
+    double read_gbps = 0;         // weights, all cores
+    double gflops = 0;            // multiply and add counted apart, on quantised weights
+    double first_expert_us = 0;   // waking the workers, once a layer
+  } cpu;
+  struct Gpu {
+    int64_t vram_bytes = 0;
+    double read_gbps = 0;
+    double gflops = 0;
+    double launch_us = 0;  // per kernel
+  } gpu;
+  struct Link {
+    double h2d_gbps = 0;
+    double d2h_gbps = 0;
+    double latency_us = 0;  // per copy
+  } link;
+  double dram_gbps = 0;  // CPU reads and link copies share it
+};
+
+}  // namespace tandem

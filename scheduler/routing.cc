@@ -1,0 +1,97 @@
+#include "scheduler/routing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "cache/check.h"
+
+namespace tandem {
+namespace {
+
+// False when the result is not finite. logits, scores: [n].
+bool softmax(const float* logits, size_t n, float* scores) {
+  const float top = *std::max_element(logits, logits + n);
+  float sum = 0.0F;
+  for (size_t e = 0; e < n; ++e) sum += scores[e] = std::exp(logits[e] - top);
+  for (size_t e = 0; e < n; ++e) scores[e] /= sum;
+  return std::isfinite(sum) && std::isfinite(top);
+}
+
+}  // namespace
+
+Router::Router(RoutingRules rules, int32_t max_tokens)
+    : rules_(std::move(rules)),
+      scores_(static_cast<size_t>(rules_.n_experts)),
+      selection_(scores_.size()),
+      ids_(static_cast<size_t>(max_tokens) * static_cast<size_t>(rules_.top_k)),
+      weights_(ids_.size()),
+      cursor_(scores_.size()),
+      tokens_(ids_.size()) {
+  TANDEM_CHECK(rules_.top_k >= 1 && rules_.top_k <= rules_.n_experts, "top-%d of %d experts",
+               rules_.top_k, rules_.n_experts);
+  loads_.reserve(scores_.size());
+}
+
+bool Router::route_token(const float* logits, ExpertId* ids, float* weights) {
+  const size_t n = scores_.size();
+  for (size_t e = 0; e < n; ++e) {
+    if (!std::isfinite(logits[e])) return false;
+  }
+  if (rules_.score == ScoreFunction::kSoftmax) {
+    if (!softmax(logits, n, scores_.data())) return false;
+  } else {
+    for (size_t e = 0; e < n; ++e) scores_[e] = 1.0F / (1.0F + std::exp(-logits[e]));
+  }
+  selection_ = scores_;
+  for (size_t e = 0; e < rules_.bias.size(); ++e) selection_[e] += rules_.bias[e];
+  float sum = 0.0F;
+  for (int32_t k = 0; k < rules_.top_k; ++k) {
+    // max_element returns the first of equals: ties go to the lower id.
+    const auto best = std::max_element(selection_.begin(), selection_.end());
+    const auto e = static_cast<size_t>(best - selection_.begin());
+    ids[k] = ExpertId{static_cast<int32_t>(e)};
+    weights[k] = scores_[e];
+    sum += scores_[e];
+    *best = -INFINITY;
+  }
+  for (int32_t k = 0; k < rules_.top_k; ++k) {
+    if (rules_.normalize && sum > 0.0F) weights[k] /= sum;
+    weights[k] *= rules_.scale;
+  }
+  return true;
+}
+
+bool Router::route(LayerId layer, const float* logits, int32_t n_tokens, RoutingDecision* out) {
+  const auto k = static_cast<size_t>(rules_.top_k);
+  const size_t n = static_cast<size_t>(n_tokens) * k;
+  TANDEM_CHECK(n <= ids_.size(), "%d tokens, room for %zu", n_tokens, ids_.size() / k);
+  *out = {};
+  for (size_t t = 0; t < static_cast<size_t>(n_tokens); ++t) {
+    if (!route_token(logits + t * scores_.size(), &ids_[t * k], &weights_[t * k])) return false;
+  }
+  // A counting sort by expert: rows of one expert stay in batch order.
+  std::fill(cursor_.begin(), cursor_.end(), 0);
+  for (size_t i = 0; i < n; ++i) ++cursor_[static_cast<size_t>(ids_[i].value)];
+  loads_.clear();
+  int32_t first = 0;
+  for (size_t e = 0; e < cursor_.size(); ++e) {
+    const int32_t count = std::exchange(cursor_[e], first);
+    if (count > 0) loads_.push_back({ExpertId{static_cast<int32_t>(e)}, first, count});
+    first += count;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    const auto at = static_cast<size_t>(cursor_[static_cast<size_t>(ids_[i].value)]++);
+    tokens_[at] = {static_cast<int32_t>(i / k), weights_[i]};
+  }
+  *out = {layer,
+          n_tokens,
+          rules_.top_k,
+          std::span(ids_).first(n),
+          std::span(weights_).first(n),
+          loads_,
+          std::span(tokens_).first(n)};
+  return true;
+}
+
+}  // namespace tandem

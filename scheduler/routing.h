@@ -1,0 +1,71 @@
+// From the gate's logits to the experts of each token: the routing seam.
+// Stages: bias -> score -> select -> weight -> scale. fp32, descending order, ties to the lower
+// id. Pure; buffers are sized once and reused, so that routing never allocates in the step loop.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/types.h"
+
+namespace tandem {
+
+enum class ScoreFunction { kSoftmax, kSigmoid };
+
+struct RoutingRules {
+  int32_t n_experts = 0;
+  int32_t top_k = 0;
+  ScoreFunction score = ScoreFunction::kSoftmax;
+  bool normalize = false;     // divide the chosen weights by their sum
+  float scale = 1.0F;         // then multiply by this
+  std::vector<float> bias{};  // [n_experts] added for selection only; empty: none
+};
+
+// A token's use of an expert. The weight never leaves the token it belongs to.
+struct RoutedToken {
+  int32_t token;  // row within the batch
+  float weight;
+};
+
+// An activated expert and its tokens.
+struct ExpertLoad {
+  ExpertId expert;
+  int32_t first = 0;  // of its run in RoutingDecision::tokens
+  int32_t count = 0;
+};
+
+struct RoutingDecision {
+  LayerId layer;
+  int32_t n_tokens = 0;
+  int32_t top_k = 0;
+  std::span<const ExpertId> ids;         // [n_tokens, top_k], heaviest first
+  std::span<const float> weights;        // [n_tokens, top_k]
+  std::span<const ExpertLoad> loads;     // activated experts by id
+  std::span<const RoutedToken> tokens;   // [n_tokens * top_k], grouped by expert, rows ascending
+};
+
+class Router {
+ public:
+  Router(RoutingRules rules, int32_t max_tokens);
+
+  // logits: [n_tokens, n_experts] f32. The result's spans live until the next call.
+  // Returns false when a logit is not finite (damaged weights); the result is then empty.
+  bool route(LayerId layer, const float* logits, int32_t n_tokens, RoutingDecision* out);
+  const RoutingRules& rules() const { return rules_; }
+  void set_bias(std::span<const float> bias) { rules_.bias.assign(bias.begin(), bias.end()); }
+
+ private:
+  bool route_token(const float* logits, ExpertId* ids, float* weights);
+
+  RoutingRules rules_;
+  std::vector<float> scores_;     // [n_experts]
+  std::vector<float> selection_;  // [n_experts]
+  std::vector<ExpertId> ids_;
+  std::vector<float> weights_;
+  std::vector<ExpertLoad> loads_;
+  std::vector<int32_t> cursor_;  // [n_experts]
+  std::vector<RoutedToken> tokens_;
+};
+
+}  // namespace tandem
