@@ -1,0 +1,24 @@
+// Dot products of a tile of weight rows with a tile of tokens: the one loop under dense.cc and
+// expert_ffn.cc. Runs on the calling thread, about 70 KiB of stack, no allocation.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/function_ref.h"
+#include "kernels/tensor.h"
+
+namespace tandem {
+
+inline constexpr int64_t kRowTile = 32;
+inline constexpr int64_t kTokenTile = 128;
+
+// out[t, r] = W[first_row + r, :] . x_of(t), r in [0, n_rows), t in [0, n_tokens).
+// n_rows <= kRowTile; n_tokens <= kTokenTile; x_of(t): [w.cols] f32; out: [n_tokens, kRowTile].
+// The order of additions for an element depends on w.cols and on nothing else.
+void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
+              FunctionRef<const float*(int64_t token)> x_of, int64_t n_tokens, float* out);
+
+// Rows that make a task worth handing out: a multiple of kRowTile.
+int64_t rows_per_task(const WeightView& w, int64_t n_tokens);
+
+}  // namespace tandem

@@ -1,0 +1,39 @@
+// The routed experts of one layer: y += weight * down(silu(gate(x)) * up(x)), grouped by expert.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/parallel.h"
+#include "kernels/tensor.h"
+
+namespace tandem {
+
+struct ExpertWeights {
+  WeightView gate;  // [ff, d]
+  WeightView up;    // [ff, d]
+  WeightView down;  // [d, ff]
+  int64_t bytes() const { return gate.bytes() + up.bytes() + down.bytes(); }
+};
+
+// One token's use of one expert. The weight travels with the row, so that no re-ordering of
+// experts can part the two.
+struct ExpertRow {
+  int32_t row;   // of x and y
+  float weight;  // the router's, applied to the expert's output
+};
+
+// An expert and the tokens that chose it.
+struct ExpertCall {
+  ExpertWeights weights;
+  std::span<const ExpertRow> rows;
+};
+
+// For each call, for each of its rows: y[row] += weight * FFN(x[row]).
+// x, y: [n, d] f32; hidden: scratch of expert_ffn_hidden_floats(calls) floats.
+// Additions into a row of y happen in the order of `calls`. Two parallel regions.
+int64_t expert_ffn_hidden_floats(std::span<const ExpertCall> calls);
+void expert_ffn(std::span<const ExpertCall> calls, const float* x, int64_t d, float* y,
+                float* hidden, ParallelFor parallel);
+
+}  // namespace tandem

@@ -1,0 +1,145 @@
+#include "kernels/quant.h"
+
+#include <bit>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/simd.h"
+
+namespace tandem {
+namespace {
+
+constexpr DTypeInfo kInfoF32{"f32", 1, 4};
+constexpr DTypeInfo kInfoF16{"f16", 1, 2};
+constexpr DTypeInfo kInfoBF16{"bf16", 1, 2};
+constexpr DTypeInfo kInfoQ40{"q4_0", 32, 18};
+constexpr DTypeInfo kInfoQ50{"q5_0", 32, 22};
+constexpr DTypeInfo kInfoQ80{"q8_0", 32, 34};
+constexpr DTypeInfo kInfoQ4K{"q4_K", 256, 144};
+constexpr DTypeInfo kInfoQ5K{"q5_K", 256, 176};
+constexpr DTypeInfo kInfoQ6K{"q6_K", 256, 210};
+
+constexpr uint16_t kF16Exponent = 0x7C00;
+constexpr uint16_t kBF16Exponent = 0x7F80;
+
+// True when no 16-bit word at src, src + stride, … has every bit of `exponent` set.
+bool finite_words(const std::byte* src, int64_t stride, int64_t count, uint16_t exponent) {
+  for (int64_t i = 0; i < count; ++i) {
+    uint16_t word = 0;
+    std::memcpy(&word, src + i * stride, sizeof word);
+    if ((word & exponent) == exponent) return false;
+  }
+  return true;
+}
+
+bool finite_f32(const std::byte* src, int64_t n) {
+  // The upper half of a little-endian float has the layout of a bfloat16.
+  return finite_words(src + 2, 4, n, kBF16Exponent);
+}
+
+}  // namespace
+
+const DTypeInfo* dtype_info(uint32_t gguf_type_id) {
+  switch (static_cast<DType>(gguf_type_id)) {
+    case DType::kF32:
+      return &kInfoF32;
+    case DType::kF16:
+      return &kInfoF16;
+    case DType::kQ4_0:
+      return &kInfoQ40;
+    case DType::kQ5_0:
+      return &kInfoQ50;
+    case DType::kQ8_0:
+      return &kInfoQ80;
+    case DType::kQ4_K:
+      return &kInfoQ4K;
+    case DType::kQ5_K:
+      return &kInfoQ5K;
+    case DType::kQ6_K:
+      return &kInfoQ6K;
+    case DType::kBF16:
+      return &kInfoBF16;
+  }
+  return nullptr;
+}
+
+const DTypeInfo& dtype_info(DType type) {
+  const DTypeInfo* info = dtype_info(static_cast<uint32_t>(type));
+  TANDEM_CHECK(info != nullptr, "type id %u", static_cast<uint32_t>(type));
+  return *info;
+}
+
+int64_t dtype_bytes(DType type, int64_t n) {
+  const DTypeInfo& info = dtype_info(type);
+  TANDEM_CHECK(n >= 0 && n % info.block_elems == 0, "%lld weights of %s, blocks of %d",
+               static_cast<long long>(n), info.name, info.block_elems);
+  return n / info.block_elems * info.block_bytes;
+}
+
+void dequantize(DType type, const std::byte* src, float* dst, int64_t n) {
+  const DTypeInfo& info = dtype_info(type);
+  TANDEM_CHECK(n >= 0 && n % info.block_elems == 0, "%lld weights of %s, blocks of %d",
+               static_cast<long long>(n), info.name, info.block_elems);
+  simd().dequantize(type, src, dst, n);
+}
+
+bool all_finite(DType type, const std::byte* src, int64_t n) {
+  const DTypeInfo& info = dtype_info(type);
+  const int64_t blocks = dtype_bytes(type, n) / info.block_bytes;
+  switch (type) {
+    case DType::kF32:
+      return finite_f32(src, n);
+    case DType::kF16:
+      return finite_words(src, 2, n, kF16Exponent);
+    case DType::kBF16:
+      return finite_words(src, 2, n, kBF16Exponent);
+    case DType::kQ4_0:
+    case DType::kQ5_0:
+    case DType::kQ8_0:
+      return finite_words(src, info.block_bytes, blocks, kF16Exponent);
+    case DType::kQ4_K:
+    case DType::kQ5_K:  // d, then dmin
+      return finite_words(src, info.block_bytes, blocks, kF16Exponent) &&
+             finite_words(src + 2, info.block_bytes, blocks, kF16Exponent);
+    case DType::kQ6_K:  // d closes the block
+      return finite_words(src + info.block_bytes - 2, info.block_bytes, blocks, kF16Exponent);
+  }
+  return false;
+}
+
+float f16_to_f32(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16;
+  const uint32_t exponent = (h >> 10) & 0x1FU;
+  const uint32_t mantissa = h & 0x3FFU;
+  if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24, exact
+    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24F);
+    return std::bit_cast<float>(sign | bits);
+  }
+  if (exponent == 0x1F) {  // a NaN comes out quiet, as the F16C instructions make it
+    const uint32_t quiet = mantissa != 0 ? 0x400000U : 0U;
+    return std::bit_cast<float>(sign | 0x7F800000U | quiet | (mantissa << 13));
+  }
+  return std::bit_cast<float>(sign | ((exponent + 112U) << 23) | (mantissa << 13));
+}
+
+uint16_t f32_to_f16(float f) {
+  const uint32_t bits = std::bit_cast<uint32_t>(f);
+  const uint32_t sign = (bits >> 16) & 0x8000U;
+  const uint32_t magnitude = bits & 0x7FFFFFFFU;
+  uint32_t half = 0;
+  if (magnitude > 0x7F800000U) {
+    half = 0x7E00U | ((magnitude >> 13) & 0x3FFU);
+  } else if (magnitude >= 0x477FF000U) {  // 65520, the first value that rounds up to infinity
+    half = 0x7C00U;
+  } else if (magnitude < 0x38800000U) {  // below 2^-14: subnormal or zero
+    // Floats in [0.5, 1) are 2^-24 apart, the step of f16's subnormals: the addition rounds.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
+    half = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5F);
+  } else {
+    const uint32_t rounded = magnitude + 0xFFFU + ((magnitude >> 13) & 1U);
+    half = (rounded - (112U << 23)) >> 13;
+  }
+  return static_cast<uint16_t>(sign | half);
+}
+
+}  // namespace tandem
