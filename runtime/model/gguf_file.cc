@@ -1,0 +1,185 @@
+#include "runtime/model/gguf_file.h"
+
+#include <fmt/format.h>
+
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+
+#include "kernels/check.h"
+#include "runtime/error.h"
+#include "runtime/model/gguf_metadata.h"
+#include "runtime/model/gguf_parser.h"
+#include "runtime/model/gguf_split.h"
+#include "runtime/model/mapped_file.h"
+
+namespace tandem {
+
+struct GgufFile::Impl {
+  std::string name;
+  std::vector<MappedFile> mappings;  // one a part; none for memory
+  uint64_t file_bytes = 0;
+  uint32_t version = 0;  // this and what follows: of the first part
+  uint64_t alignment = 0;
+  GgufMetadata metadata;
+  std::vector<GgufTensor> tensors;                            // of all parts
+  std::unordered_map<std::string_view, size_t> tensor_index;  // name -> place in tensors
+
+  void add_part(GgufImage image, uint32_t part, const std::string& where);
+  void add_split_part(const std::filesystem::path& path, uint32_t part, const SplitKeys& keys);
+  void check_tensor_count(const SplitKeys& keys) const;
+};
+
+namespace {
+
+void check_same(const std::string& where, const char* key, uint64_t expected, uint64_t got) {
+  if (expected != got) {
+    fail_key(where, key, fmt::format("{}", expected), fmt::format("{}", got));
+  }
+}
+
+// The split convention's name for a part, or an error: without it, the others cannot be found.
+SplitName checked_split_name(const std::filesystem::path& path, const SplitKeys& keys) {
+  const auto name = parse_split_name(path);
+  if (!name) {
+    throw FileError(path.string(),
+                    fmt::format("it is part {0} of {1}; expected a name that ends in "
+                                "-{0:05}-of-{1:05}.gguf, so that the other parts can be found",
+                                keys.no + 1, keys.count));
+  }
+  check_same(path.string(), "split.count", name->count, keys.count);
+  check_same(path.string(), "split.no", name->part - 1, keys.no);
+  return *name;
+}
+
+}  // namespace
+
+// Parts come in order: the first brings the metadata.
+void GgufFile::Impl::add_part(GgufImage image, uint32_t part, const std::string& where) {
+  for (GgufTensor& tensor : image.tensors) {
+    tensor.part = part;
+    if (!tensor_index.emplace(tensor.name, tensors.size()).second) {
+      throw FileError(where,
+                      fmt::format("tensor {} is in an earlier part too", quoted(tensor.name)));
+    }
+    tensors.push_back(tensor);
+  }
+  if (part > 0) return;
+  version = image.version;
+  alignment = image.alignment;
+  metadata = std::move(image.metadata);
+}
+
+// `keys` are those of the part that was named: the others must agree.
+void GgufFile::Impl::add_split_part(const std::filesystem::path& path, uint32_t part,
+                                    const SplitKeys& keys) {
+  const std::string where = path.string();
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
+    throw FileError(
+        where, fmt::format("part {} of {} is missing; expected it here", part + 1, keys.count));
+  }
+  mappings.emplace_back(path);
+  const auto bytes = mappings.back().bytes();
+  GgufImage image = parse_gguf(bytes, where);
+  const SplitKeys part_keys = read_split_keys(image.metadata, where);
+  check_same(where, "split.count", keys.count, part_keys.count);
+  check_same(where, "split.no", part, part_keys.no);
+  if (part_keys.n_tensors && keys.n_tensors) {
+    check_same(where, "split.tensors.count", *keys.n_tensors, *part_keys.n_tensors);
+  }
+  file_bytes += bytes.size();
+  add_part(std::move(image), part, where);
+}
+
+void GgufFile::Impl::check_tensor_count(const SplitKeys& keys) const {
+  const char* key = "split.tensors.count";
+  if (!keys.n_tensors) fail_key(name, key, "an integer", "nothing: the key is missing");
+  if (*keys.n_tensors != tensors.size()) {
+    fail_key(name, key, fmt::format("the {} tensors of the {} parts", tensors.size(), keys.count),
+             fmt::format("{}", *keys.n_tensors));
+  }
+}
+
+GgufFile GgufFile::open(const std::filesystem::path& path) {
+  auto impl = std::make_unique<Impl>();
+  impl->name = path.string();
+  MappedFile named(path);
+  GgufImage image = parse_gguf(named.bytes(), impl->name);
+  const SplitKeys keys = read_split_keys(image.metadata, impl->name);
+  if (keys.count > 1) {
+    // The named part is read again in its turn: headers are small.
+    const SplitName name = checked_split_name(path, keys);
+    for (uint32_t part = 0; part < keys.count; ++part) {
+      impl->add_split_part(split_path(path, name, part + 1), part, keys);
+    }
+    impl->check_tensor_count(keys);
+    return GgufFile(std::move(impl));
+  }
+  const auto name = parse_split_name(path);
+  if (name && name->count > 1) {
+    throw FileError(impl->name,
+                    "its name says that it is one of several parts, but it has no key "
+                    "\"split.count\" that agrees");
+  }
+  impl->file_bytes = named.bytes().size();
+  impl->mappings.push_back(std::move(named));
+  impl->add_part(std::move(image), 0, impl->name);
+  return GgufFile(std::move(impl));
+}
+
+GgufFile GgufFile::from_memory(std::span<const std::byte> bytes, std::string name) {
+  auto impl = std::make_unique<Impl>();
+  impl->name = std::move(name);
+  GgufImage image = parse_gguf(bytes, impl->name);
+  const SplitKeys keys = read_split_keys(image.metadata, impl->name);
+  if (keys.count > 1) {
+    throw FileError(
+        impl->name,
+        fmt::format("it is one of {} parts; a model in memory must be whole", keys.count));
+  }
+  impl->file_bytes = bytes.size();
+  impl->add_part(std::move(image), 0, impl->name);
+  return GgufFile(std::move(impl));
+}
+
+GgufFile::GgufFile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+GgufFile::GgufFile(GgufFile&&) noexcept = default;
+GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
+GgufFile::~GgufFile() = default;
+
+const std::string& GgufFile::name() const { return impl_->name; }
+uint32_t GgufFile::version() const { return impl_->version; }
+uint64_t GgufFile::file_bytes() const { return impl_->file_bytes; }
+uint64_t GgufFile::alignment() const { return impl_->alignment; }
+
+uint32_t GgufFile::n_parts() const {
+  return impl_->mappings.empty() ? 1 : static_cast<uint32_t>(impl_->mappings.size());
+}
+
+const std::vector<std::pair<std::string_view, GgufValue>>& GgufFile::metadata() const {
+  return impl_->metadata.entries;
+}
+
+const GgufValue* GgufFile::find(std::string_view key) const { return impl_->metadata.find(key); }
+
+const std::vector<GgufTensor>& GgufFile::tensors() const { return impl_->tensors; }
+
+const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
+  const auto it = impl_->tensor_index.find(name);
+  return it == impl_->tensor_index.end() ? nullptr : &impl_->tensors[it->second];
+}
+
+void GgufFile::advise_will_need(const GgufTensor& tensor) const {
+  if (impl_->mappings.empty()) return;
+  TANDEM_CHECK(tensor.part < n_parts(), "part %u of %u", tensor.part, n_parts());
+  impl_->mappings[tensor.part].advise_will_need({tensor.data, tensor.size_bytes});
+}
+
+void GgufFile::advise_dont_need(const GgufTensor& tensor) const {
+  if (impl_->mappings.empty()) return;
+  TANDEM_CHECK(tensor.part < n_parts(), "part %u of %u", tensor.part, n_parts());
+  impl_->mappings[tensor.part].advise_dont_need({tensor.data, tensor.size_bytes});
+}
+
+}  // namespace tandem

@@ -1,0 +1,72 @@
+// A model ready to run: configuration and weights. Matrices are views into the mapped file;
+// vectors (norms, biases) are small and owned as f32. Immutable after loading; any thread may read.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/expert_ffn.h"
+#include "kernels/tensor.h"
+#include "runtime/model/gguf_file.h"
+#include "runtime/model/model_config.h"
+
+namespace tandem {
+
+using Vector = std::vector<float>;  // empty: the layer has none
+
+struct SharedExpert {
+  ExpertWeights ffn;   // width shared_ff
+  WeightView gate_in;  // [1, d]: its sigmoid scales the output; empty: not scaled
+};
+
+struct LayerWeights {
+  Vector attn_norm;  // [d]
+  WeightView wq;     // [n_heads * head_dim, d]
+  WeightView wk;     // [n_kv_heads * head_dim, d]
+  WeightView wv;     // [n_kv_heads * v_head_dim, d]
+  WeightView wo;     // [d, n_heads * v_head_dim]
+  Vector bq, bk, bv, bo;
+  Vector q_norm;  // [head_dim] or [n_heads * head_dim]
+  Vector k_norm;  // [head_dim] or [n_kv_heads * head_dim]
+  Vector ffn_norm;    // [d]
+  WeightView router;  // [n_experts, d]
+  std::optional<SharedExpert> shared;
+  std::vector<ExpertWeights> experts;  // [n_experts]
+};
+
+struct ModelWeights {
+  WeightView embedding;  // [n_vocab, d]
+  Vector output_norm;    // [d]
+  WeightView output;     // [n_vocab, d]; the embedding where the file ties them
+  Vector rope_factors;   // [n_rot / 2]
+  std::vector<LayerWeights> layers;
+};
+
+class Model {
+ public:
+  // FileError for a missing tensor, a wrong shape or a type that no kernel reads; each names the
+  // tensor. Reads no matrix yet.
+  static Model load(GgufFile file);
+
+  const GgufFile& file() const { return *file_; }
+  const ModelConfig& config() const { return config_; }
+  const ModelWeights& weights() const { return weights_; }
+
+  int64_t expert_bytes(int64_t layer) const { return weights_.layers[layer].experts[0].bytes(); }
+  int64_t all_expert_bytes() const;
+
+  // Reads every block's scales. FileError naming the first tensor with one that is not finite.
+  // layer < 0: all tensors, otherwise those of one layer.
+  void check_finite(int64_t layer = -1) const;
+
+ private:
+  Model() = default;
+
+  std::unique_ptr<GgufFile> file_;
+  ModelConfig config_;
+  ModelWeights weights_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,189 @@
+#include "runtime/model/model_config.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "runtime/error.h"
+#include "runtime/model/families.h"
+#include "runtime/model/gguf_file.h"
+
+namespace tandem {
+namespace {
+
+constexpr uint64_t kMaxLayers = 1024;
+constexpr uint64_t kMaxExperts = 4096;
+constexpr uint64_t kMaxWidth = 1U << 20;
+constexpr uint64_t kMaxHeads = 4096;
+constexpr uint64_t kMaxHeadDim = 512;  // the attention kernel's bound
+constexpr uint64_t kMaxContext = 1U << 28;
+
+// Reads `{arch}.key` values and checks their range.
+class Keys {
+ public:
+  Keys(const GgufFile& file, std::string arch) : file_(file), arch_(std::move(arch)) {}
+
+  std::string full(std::string_view key) const { return fmt::format("{}.{}", arch_, key); }
+
+  int64_t count(std::string_view key, uint64_t most) const {
+    return checked(key, file_.need_uint(full(key)), most);
+  }
+  int64_t count_or(std::string_view key, uint64_t most, int64_t otherwise) const {
+    const auto value = file_.get_uint(full(key));
+    return value ? checked(key, *value, most) : otherwise;
+  }
+  float number_or(std::string_view key, double otherwise) const {
+    const double value = file_.get_float(full(key)).value_or(otherwise);
+    if (!std::isfinite(value)) fail(key, "is not a finite number");
+    return static_cast<float>(value);
+  }
+  float positive_or(std::string_view key, double otherwise) const {
+    const float value = number_or(key, otherwise);
+    if (!(value > 0)) fail(key, fmt::format("is {}; expected a positive number", value));
+    return value;
+  }
+  std::optional<std::string_view> text(std::string_view key) const {
+    return file_.get_string(full(key));
+  }
+  std::optional<bool> flag(std::string_view key) const { return file_.get_bool(full(key)); }
+
+  // A head count may be one number, or one for each layer (which must then all be equal).
+  int64_t heads(std::string_view key, int64_t otherwise) const {
+    const GgufValue* value = file_.find(full(key));
+    if (value == nullptr || !std::holds_alternative<GgufArray>(*value)) {
+      return count_or(key, kMaxHeads, otherwise);
+    }
+    const std::vector<int64_t> all = file_.get_int_array(full(key)).value();
+    for (const int64_t n : all) {
+      if (n != all.front()) fail(key, "differs from layer to layer, which no family here does");
+    }
+    if (all.empty()) fail(key, "is an empty array");
+    return checked(key, static_cast<uint64_t>(all.front()), kMaxHeads);
+  }
+
+  [[noreturn]] void fail(std::string_view key, const std::string& what) const {
+    throw FileError(file_.name(), fmt::format("{} {}", full(key), what));
+  }
+
+ private:
+  int64_t checked(std::string_view key, uint64_t value, uint64_t most) const {
+    if (value < 1 || value > most) {
+      fail(key, fmt::format("is {}; expected 1 to {}", value, most));
+    }
+    return static_cast<int64_t>(value);
+  }
+
+  const GgufFile& file_;
+  std::string arch_;
+};
+
+// RoPE scaling keys as llama.cpp's converters write them; defaults as its loader sets them.
+void read_rope(const Keys& keys, ModelConfig* config) {
+  RopeParams& rope = config->rope;
+  rope.n_rot = keys.count_or("rope.dimension_count", kMaxHeadDim, config->head_dim);
+  if (rope.n_rot > config->head_dim || rope.n_rot % 2 != 0) {
+    keys.fail("rope.dimension_count", fmt::format("is {}; expected an even number up to {}",
+                                                  rope.n_rot, config->head_dim));
+  }
+  rope.freq_base = keys.positive_or("rope.freq_base", 10000.0);
+  const std::string_view type = keys.text("rope.scaling.type").value_or("");
+  // Old files say only "scale_linear".
+  const float linear = keys.positive_or("rope.scale_linear", 1.0);
+  const float factor = keys.number_or("rope.scaling.factor", linear);
+  const bool scaled = factor > 0.0F;  // 0 means "not scaled" in files
+  rope.yarn_orig_ctx = keys.count_or("rope.scaling.original_context_length", kMaxContext,
+                                     config->n_ctx_train);
+  if (type == "yarn") {
+    rope.freq_scale = scaled ? 1.0F / factor : 1.0F;
+    rope.yarn_ext_factor = 1.0F;
+    rope.yarn_attn_factor = keys.positive_or("rope.scaling.attn_factor", 1.0);
+    rope.yarn_beta_fast = keys.positive_or("rope.scaling.yarn_beta_fast", 32.0);
+    rope.yarn_beta_slow = keys.positive_or("rope.scaling.yarn_beta_slow", 1.0);
+  } else if (type.empty() || type == "linear") {
+    rope.freq_scale = scaled ? 1.0F / factor : 1.0F;
+  } else if (type != "none") {
+    keys.fail("rope.scaling.type",
+              fmt::format("is \"{}\"; expected none, linear or yarn", type));
+  }
+}
+
+void read_routing(const Keys& keys, const Family& family, ModelConfig* config) {
+  RoutingRules& rules = config->routing;
+  rules.n_experts = static_cast<int32_t>(keys.count("expert_count", kMaxExperts));
+  rules.top_k = static_cast<int32_t>(keys.count("expert_used_count", kMaxExperts));
+  if (rules.top_k > rules.n_experts) {
+    keys.fail("expert_used_count",
+              fmt::format("is {}, more than the {} experts", rules.top_k, rules.n_experts));
+  }
+  rules.normalize = keys.flag("expert_weights_norm").value_or(family.normalize_weights);
+  const float scale = keys.number_or("expert_weights_scale", 0.0);
+  rules.scale = scale == 0.0F ? 1.0F : scale;  // 0 means "not scaled" in files
+  const int64_t gating = keys.count_or("expert_gating_func", 2, 1);
+  rules.score = gating == 2 ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
+}
+
+int64_t expert_width(const GgufFile& file) {
+  for (const char* name : {"blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate.0.weight"}) {
+    if (const GgufTensor* gate = file.find_tensor(name)) return static_cast<int64_t>(gate->ne[1]);
+  }
+  throw FileError(file.name(), "has no tensor blk.0.ffn_gate_exps.weight");
+}
+
+const Family& known_family(const GgufFile& file, std::string_view arch) {
+  if (const Family* family = find_family(arch)) return *family;
+  std::string known;
+  for (const Family& family : families()) {
+    known += fmt::format("{}{} ({})", known.empty() ? "" : ", ", family.arch, family.what);
+  }
+  throw FileError(file.name(), fmt::format("general.architecture is \"{}\"; supported: {}", arch,
+                                           known));
+}
+
+}  // namespace
+
+ModelConfig read_model_config(const GgufFile& file) {
+  ModelConfig config;
+  config.arch = std::string(file.need_string("general.architecture"));
+  const Family& family = known_family(file, config.arch);
+  const Keys keys(file, config.arch);
+  const std::string stem = std::filesystem::path(file.name()).stem().string();
+  config.name = std::string(file.get_string("general.name").value_or(stem));
+  if (file.get_uint(keys.full("expert_count")).value_or(0) == 0) {
+    throw FileError(file.name(), fmt::format("{} is 0 or absent: not a mixture-of-experts model",
+                                             keys.full("expert_count")));
+  }
+  config.n_layers = keys.count("block_count", kMaxLayers);
+  config.n_ctx_train = keys.count("context_length", kMaxContext);
+  config.d_model = keys.count("embedding_length", kMaxWidth);
+  config.n_heads = keys.heads("attention.head_count", 0);
+  if (config.n_heads < 1) keys.fail("attention.head_count", "is missing");
+  config.n_kv_heads = keys.heads("attention.head_count_kv", config.n_heads);
+  if (config.n_heads % config.n_kv_heads != 0) {
+    keys.fail("attention.head_count",
+              fmt::format("is {}, not a multiple of the {} key-value heads", config.n_heads,
+                          config.n_kv_heads));
+  }
+  const int64_t even_split = config.d_model / config.n_heads;
+  config.head_dim = keys.count_or("attention.key_length", kMaxHeadDim, even_split);
+  config.v_head_dim = keys.count_or("attention.value_length", kMaxHeadDim, even_split);
+  if (config.head_dim < 1 || config.head_dim > static_cast<int64_t>(kMaxHeadDim) ||
+      config.v_head_dim > static_cast<int64_t>(kMaxHeadDim)) {
+    keys.fail("attention.key_length",
+              fmt::format("gives heads of {}; expected 1 to {}", config.head_dim, kMaxHeadDim));
+  }
+  config.rms_eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5);
+  config.clamp_qkv = keys.number_or("attention.clamp_kqv", 0.0);
+  config.qk_norm = family.qk_norm;
+  config.rope.style = family.rope;
+  config.expert_ff = expert_width(file);
+  read_rope(keys, &config);
+  read_routing(keys, family, &config);
+  if (family.adjust != nullptr) family.adjust(file, &config);
+  const GgufTensor* embedding = file.find_tensor("token_embd.weight");
+  if (embedding == nullptr) throw FileError(file.name(), "has no tensor token_embd.weight");
+  config.n_vocab = static_cast<int64_t>(embedding->ne[1]);
+  return config;
+}
+
+}  // namespace tandem
