@@ -1,0 +1,61 @@
+#include "runtime/device/cpu_device.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "runtime/error.h"
+
+namespace tandem {
+
+CpuDevice::CpuDevice(const MachineProfile& profile) : model_(profile) {
+  info_ = {"cpu", "host memory, no GPU", 0, true, false};
+}
+
+CpuDevice::~CpuDevice() {
+  for (const Block& block : blocks_) munmap(block.at, static_cast<size_t>(block.bytes));
+}
+
+DeviceAddr CpuDevice::alloc(int64_t bytes, const char* tag) {
+  // Fresh pages: they cost memory only once touched, so a long context is free until it is used.
+  const int64_t size = std::max<int64_t>(bytes, 1);
+  void* at = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) {
+    throw MemoryError(fmt::format("{}: cannot allocate {:.1f} MiB of host memory", tag,
+                                  static_cast<double>(bytes) / (1 << 20)));
+  }
+  blocks_.push_back({static_cast<std::byte*>(at), size});
+  used_bytes_ += size;
+  return {static_cast<std::byte*>(at)};
+}
+
+void CpuDevice::free(DeviceAddr at) {
+  const auto it = std::find_if(blocks_.begin(), blocks_.end(),
+                               [&](const Block& block) { return block.at == at.at; });
+  TANDEM_CHECK(it != blocks_.end(), "%p was not allocated here", static_cast<void*>(at.at));
+  munmap(it->at, static_cast<size_t>(it->bytes));
+  used_bytes_ -= it->bytes;
+  blocks_.erase(it);
+}
+
+Timepoint CpuDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from,
+                                    int64_t bytes) {
+  std::memcpy(to.at, from, static_cast<size_t>(bytes));
+  return clock_.run(stream, 0);
+}
+
+Timepoint CpuDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
+  std::memcpy(to, from.at, static_cast<size_t>(bytes));
+  return clock_.run(stream, 0);
+}
+
+Timepoint CpuDevice::launch(Stream stream, const KernelCall& call) {
+  call.body(KernelScope(call.touches, 0));
+  return clock_.run(stream, model_.cpu_us(call.bytes, call.flops));
+}
+
+}  // namespace tandem

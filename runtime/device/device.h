@@ -1,0 +1,112 @@
+// The seam between the engine and a GPU: memory that only the device may touch, streams that run
+// in order, copies, kernels. CpuDevice runs everything at once on host memory, SimDevice is a
+// simulated GPU; CudaDevice comes behind the same interface.
+//
+// Owned by the engine; called by the thread that runs the step loop. Nothing but alloc() and
+// free() allocates. Failures of the device are MemoryError at alloc(), otherwise CHECKs.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "kernels/function_ref.h"
+#include "kernels/tensor.h"
+
+namespace tandem {
+
+enum class Stream : uint8_t { kCompute = 0, kCopy = 1 };
+inline constexpr int kStreamCount = 2;
+
+// "The n-th operation of this stream has ended." n = 0 has always ended.
+struct Timepoint {
+  Stream stream = Stream::kCompute;
+  uint64_t n = 0;
+};
+
+// An address in device memory. The host must never dereference it; kernels resolve it.
+struct DeviceAddr {
+  std::byte* at = nullptr;
+  explicit operator bool() const { return at != nullptr; }
+  friend DeviceAddr operator+(DeviceAddr a, int64_t bytes) { return {a.at + bytes}; }
+};
+
+// What a kernel reads and writes. Declared with every launch.
+struct Touch {
+  DeviceAddr at;
+  int64_t bytes = 0;
+  bool write = false;
+};
+
+// Handed to a running kernel: the only way from a device address to memory. A resolved range
+// must lie within what the launch declared.
+class KernelScope {
+ public:
+  KernelScope(std::span<const Touch> touches, std::ptrdiff_t offset)
+      : touches_(touches), offset_(offset) {}
+
+  const std::byte* read(DeviceAddr at, int64_t bytes) const;
+  std::byte* write(DeviceAddr at, int64_t bytes) const;
+  template <typename T>
+  const T* read_as(DeviceAddr at, int64_t count) const {
+    return reinterpret_cast<const T*>(read(at, count * static_cast<int64_t>(sizeof(T))));
+  }
+  template <typename T>
+  T* write_as(DeviceAddr at, int64_t count) const {
+    return reinterpret_cast<T*>(write(at, count * static_cast<int64_t>(sizeof(T))));
+  }
+  // The same matrix at an address that may be read.
+  WeightView read(const WeightView& device_view) const;
+
+ private:
+  std::byte* resolve(DeviceAddr at, int64_t bytes, bool write) const;
+
+  std::span<const Touch> touches_;
+  std::ptrdiff_t offset_;  // from device addresses to memory
+};
+
+struct KernelCall {
+  const char* name;
+  std::span<const Touch> touches;
+  int64_t bytes;  // moved, for the modelled time
+  int64_t flops;
+  FunctionRef<void(const KernelScope&)> body;
+};
+
+struct DeviceInfo {
+  std::string name;
+  std::string description;
+  int64_t vram_bytes = 0;    // 0: no memory of its own
+  bool host_memory = false;  // kernels read host memory in place; no copies are needed
+  bool simulated = false;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const DeviceInfo& info() const = 0;
+
+  // 256-byte aligned; contents undefined. MemoryError when it does not fit.
+  virtual DeviceAddr alloc(int64_t bytes, const char* tag) = 0;
+  virtual void free(DeviceAddr at) = 0;
+  virtual int64_t used_bytes() const = 0;
+
+  virtual Timepoint copy_to_device(Stream stream, DeviceAddr to, const void* from,
+                                   int64_t bytes) = 0;
+  virtual Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) = 0;
+  virtual Timepoint launch(Stream stream, const KernelCall& call) = 0;
+  // Later work of `stream` starts after `point`.
+  virtual void wait(Stream stream, Timepoint point) = 0;
+  // The host goes on after `point`.
+  virtual void host_wait(Timepoint point) = 0;
+
+  // The host was busy with experts for this long, as modelled.
+  virtual void host_busy(double us) = 0;
+  virtual double host_now_us() const = 0;                  // modelled
+  virtual double stream_now_us(Stream stream) const = 0;   // modelled end of what is enqueued
+  virtual int64_t copied_to_device_bytes() const = 0;      // since the start, weights and all
+};
+
+}  // namespace tandem

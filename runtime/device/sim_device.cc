@@ -1,0 +1,99 @@
+#include "runtime/device/sim_device.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+
+#include "kernels/check.h"
+#include "runtime/error.h"
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+std::byte* reserve(int64_t bytes, int protection) {
+  void* at = mmap(nullptr, static_cast<size_t>(bytes), protection,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) {
+    throw MemoryError(fmt::format("simulated GPU: cannot reserve {:.1f} MiB of address space",
+                                  static_cast<double>(bytes) / (1 << 20)));
+  }
+  return static_cast<std::byte*>(at);
+}
+
+}  // namespace
+
+SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes) : model_(profile) {
+  arena_bytes_ = std::max<int64_t>(vram_bytes, kAlignment);
+  addresses_ = reserve(arena_bytes_, PROT_NONE);
+  memory_ = reserve(arena_bytes_, PROT_READ | PROT_WRITE);
+  info_ = {"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false, true};
+}
+
+SimDevice::~SimDevice() {
+  munmap(addresses_, static_cast<size_t>(arena_bytes_));
+  munmap(memory_, static_cast<size_t>(arena_bytes_));
+}
+
+DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
+  const int64_t size = std::max<int64_t>((bytes + kAlignment - 1) / kAlignment, 1) * kAlignment;
+  int64_t at = 0;  // first fit
+  for (const auto& [offset, length] : blocks_) {
+    if (offset - at >= size) break;
+    at = offset + length;
+  }
+  if (at + size > info_.vram_bytes) {
+    throw MemoryError(fmt::format("{}: {:.2f} MiB do not fit into the {:.2f} MiB of the {} GPU, "
+                                  "{:.2f} MiB of which are in use",
+                                  tag, static_cast<double>(size) / (1 << 20),
+                                  static_cast<double>(info_.vram_bytes) / (1 << 20), info_.name,
+                                  static_cast<double>(used_bytes_) / (1 << 20)));
+  }
+  blocks_[at] = size;
+  used_bytes_ += size;
+  return {addresses_ + at};
+}
+
+void SimDevice::free(DeviceAddr at) {
+  const auto it = blocks_.find(at.at - addresses_);
+  TANDEM_CHECK(it != blocks_.end(), "%p was not allocated here", static_cast<void*>(at.at));
+  used_bytes_ -= it->second;
+  blocks_.erase(it);
+}
+
+std::byte* SimDevice::backing(DeviceAddr at, int64_t bytes) const {
+  const int64_t offset = at.at - addresses_;
+  auto it = blocks_.upper_bound(offset);
+  TANDEM_CHECK(it != blocks_.begin(), "%p is not device memory", static_cast<void*>(at.at));
+  it = std::prev(it);
+  TANDEM_CHECK(offset + bytes <= it->first + it->second,
+               "%lld bytes at %p reach past their allocation", static_cast<long long>(bytes),
+               static_cast<void*>(at.at));
+  return memory_ + offset;
+}
+
+Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from,
+                                    int64_t bytes) {
+  std::memcpy(backing(to, bytes), from, static_cast<size_t>(bytes));
+  copied_bytes_ += bytes;
+  return clock_.run(stream, model_.h2d_us(bytes));
+}
+
+Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
+  std::memcpy(to, backing(from, bytes), static_cast<size_t>(bytes));
+  return clock_.run(stream, model_.d2h_us(bytes));
+}
+
+Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {
+  for (const Touch& touch : call.touches) {
+    if (touch.bytes > 0) backing(touch.at, touch.bytes);  // nothing is nowhere: an absent bias
+  }
+  call.body(KernelScope(call.touches, memory_ - addresses_));
+  return clock_.run(stream, model_.gpu_us(call.bytes, call.flops));
+}
+
+}  // namespace tandem
