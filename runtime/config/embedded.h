@@ -1,0 +1,23 @@
+// Files that travel inside the program, so that it runs from any folder without any other file.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace tandem {
+
+// demo/hearthside-q8_0.gguf
+std::span<const std::byte> embedded_model();
+inline constexpr std::string_view kEmbeddedModelName = "hearthside-q8_0.gguf (built in)";
+
+struct EmbeddedFile {
+  std::string_view name;  // without folder and ending: "rtx3060-ddr4"
+  std::string_view text;
+};
+
+// configs/machines/*.toml
+std::span<const EmbeddedFile> embedded_machines();
+
+}  // namespace tandem

@@ -1,0 +1,104 @@
+#include "runtime/config/toml_reader.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "runtime/error.h"
+
+namespace tandem {
+namespace {
+
+// The dotted names of all values of a table.
+void list_keys(const toml::table& table, const std::string& prefix, std::set<std::string>* keys) {
+  for (const auto& [key, node] : table) {
+    const std::string name = prefix + std::string(key.str());
+    if (const toml::table* inner = node.as_table()) {
+      list_keys(*inner, name + ".", keys);
+    } else {
+      keys->insert(name);
+    }
+  }
+}
+
+}  // namespace
+
+TomlReader::TomlReader(std::string_view text, std::string file) : file_(std::move(file)) {
+  try {
+    table_ = toml::parse(text);
+  } catch (const toml::parse_error& error) {
+    throw ConfigError(fmt::format("{}:{}: {}", file_, error.source().begin.line,
+                                  error.description()));
+  }
+}
+
+toml::node_view<const toml::node> TomlReader::find(std::string_view key) {
+  asked_.emplace(key);
+  return std::as_const(table_).at_path(key);
+}
+
+void TomlReader::fail(std::string_view key, const std::string& what) const {
+  throw ConfigError(fmt::format("{}: {} {}", file_, key, what));
+}
+
+std::optional<double> TomlReader::number(std::string_view key, double least, double most) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  if (!node.is_number()) fail(key, "is not a number");
+  const double value = *node.value<double>();
+  if (!(value >= least && value <= most)) {
+    fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
+  }
+  return value;
+}
+
+std::optional<int64_t> TomlReader::integer(std::string_view key, int64_t least, int64_t most) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  if (!node.is_integer()) fail(key, "is not a whole number");
+  const int64_t value = *node.value<int64_t>();
+  if (value < least || value > most) {
+    fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
+  }
+  return value;
+}
+
+std::optional<std::string> TomlReader::text(std::string_view key) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  if (!node.is_string()) fail(key, "is not a string");
+  return *node.value<std::string>();
+}
+
+std::optional<bool> TomlReader::flag(std::string_view key) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  if (!node.is_boolean()) fail(key, "is not true or false");
+  return *node.value<bool>();
+}
+
+std::optional<std::string> TomlReader::scalar(std::string_view key) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  if (node.is_string()) return *node.value<std::string>();
+  if (node.is_integer()) return std::to_string(*node.value<int64_t>());
+  if (node.is_floating_point()) return fmt::format("{}", *node.value<double>());
+  if (node.is_boolean()) return *node.value<bool>() ? "true" : "false";
+  fail(key, "is neither text nor a number");
+}
+
+double TomlReader::need_number(std::string_view key, double least, double most) {
+  const auto value = number(key, least, most);
+  if (!value) fail(key, "is missing");
+  return *value;
+}
+
+void TomlReader::done() const {
+  std::set<std::string> keys;
+  list_keys(table_, "", &keys);
+  for (const std::string& key : keys) {
+    if (asked_.find(key) == asked_.end()) fail(key, "is not a known setting");
+  }
+}
+
+}  // namespace tandem

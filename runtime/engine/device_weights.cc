@@ -1,0 +1,67 @@
+#include "runtime/engine/device_weights.h"
+
+namespace tandem {
+
+DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(device) {
+  const ModelWeights& w = model.weights();
+  for (const LayerWeights& from : w.layers) {
+    DeviceLayer to;
+    to.attn_norm = upload(from.attn_norm, "norms");
+    to.wq = upload(from.wq, "attention weights");
+    to.wk = upload(from.wk, "attention weights");
+    to.wv = upload(from.wv, "attention weights");
+    to.wo = upload(from.wo, "attention weights");
+    to.bq = upload(from.bq, "biases");
+    to.bk = upload(from.bk, "biases");
+    to.bv = upload(from.bv, "biases");
+    to.bo = upload(from.bo, "biases");
+    to.q_norm = upload(from.q_norm, "norms");
+    to.k_norm = upload(from.k_norm, "norms");
+    to.ffn_norm = upload(from.ffn_norm, "norms");
+    to.router = upload(from.router, "router weights");
+    if (from.shared) {
+      SharedExpert shared;
+      shared.ffn.gate = upload(from.shared->ffn.gate, "shared expert");
+      shared.ffn.up = upload(from.shared->ffn.up, "shared expert");
+      shared.ffn.down = upload(from.shared->ffn.down, "shared expert");
+      shared.gate_in = upload(from.shared->gate_in, "shared expert");
+      to.shared = shared;
+    }
+    layers_.push_back(to);
+  }
+  output_norm_ = upload(w.output_norm, "norms");
+  output_ = upload(w.output, "output weights");
+  device_.host_wait(last_copy_);
+  if (device_.info().host_memory) return;
+  // The uploaded pages are not needed in host memory any more. The embedding is: its rows are
+  // looked up there. Where the file ties the two, dropping it only costs a page fault a row.
+  for (const GgufTensor& tensor : model.file().tensors()) {
+    if (tensor.name.find("_exps.") == std::string_view::npos) {
+      model.file().advise_dont_need(tensor);
+    }
+  }
+}
+
+WeightView DeviceWeights::upload(const WeightView& host, const char* tag) {
+  if (!host || device_.info().host_memory) return host;
+  const DeviceAddr at = device_.alloc(host.bytes(), tag);
+  last_copy_ = device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes());
+  WeightView view = host;
+  view.data = at.at;
+  return view;
+}
+
+DeviceVector DeviceWeights::upload(const Vector& host, const char* tag) {
+  DeviceVector vector{{}, static_cast<int64_t>(host.size())};
+  if (host.empty()) return vector;
+  if (device_.info().host_memory) {
+    // Never written through: norms and biases are only ever declared as read.
+    vector.at = {reinterpret_cast<std::byte*>(const_cast<float*>(host.data()))};
+    return vector;
+  }
+  vector.at = device_.alloc(vector.bytes(), tag);
+  last_copy_ = device_.copy_to_device(Stream::kCopy, vector.at, host.data(), vector.bytes());
+  return vector;
+}
+
+}  // namespace tandem

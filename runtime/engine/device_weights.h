@@ -1,0 +1,48 @@
+// The dense weights (attention, norms, router, shared expert, head) where the device can read
+// them: in the mapped file itself for a CPU, uploaded for a GPU. Experts are not here; they pass
+// through slots. Owned by the executor; addresses are valid as long as it lives.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "runtime/device/device.h"
+#include "runtime/model/model.h"
+
+namespace tandem {
+
+// A WeightView here holds a device address; KernelScope::read makes it readable.
+struct DeviceVector {
+  DeviceAddr at;  // null: the layer has none
+  int64_t n = 0;
+  explicit operator bool() const { return n > 0; }
+  int64_t bytes() const { return n * static_cast<int64_t>(sizeof(float)); }
+};
+
+struct DeviceLayer {
+  DeviceVector attn_norm, bq, bk, bv, bo, q_norm, k_norm, ffn_norm;
+  WeightView wq, wk, wv, wo, router;
+  std::optional<SharedExpert> shared;
+};
+
+class DeviceWeights {
+ public:
+  // MemoryError when the device is too small. Waits for the copies.
+  DeviceWeights(const Model& model, Device& device);
+
+  const DeviceLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
+  const DeviceVector& output_norm() const { return output_norm_; }
+  const WeightView& output() const { return output_; }
+
+ private:
+  WeightView upload(const WeightView& host, const char* tag);
+  DeviceVector upload(const Vector& host, const char* tag);
+
+  Device& device_;
+  Timepoint last_copy_{};
+  std::vector<DeviceLayer> layers_;
+  DeviceVector output_norm_;
+  WeightView output_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,193 @@
+#include "runtime/engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/check.h"
+#include "runtime/device/cpu_device.h"
+#include "runtime/device/sim_device.h"
+#include "runtime/error.h"
+
+namespace tandem {
+namespace {
+
+std::string mib(int64_t bytes) {
+  return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+const char* device_name(DeviceKind kind) {
+  switch (kind) {
+    case DeviceKind::kAuto:
+      return "auto";
+    case DeviceKind::kCpu:
+      return "cpu";
+    case DeviceKind::kSim:
+      return "sim";
+  }
+  return "?";
+}
+
+std::unique_ptr<Device> make_device(const EngineSettings& settings, const MachineProfile& machine,
+                                    std::vector<EffectiveSetting>* effective) {
+  EffectiveSetting line{"device", device_name(settings.device), "cpu", ""};
+  std::unique_ptr<Device> device;
+  if (settings.device == DeviceKind::kSim) {
+    line.effective = "sim";
+    line.reason = "simulated GPU of machine profile " + machine.name;
+    device = std::make_unique<SimDevice>(
+        machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes));
+  } else {
+    if (settings.device == DeviceKind::kAuto) {
+      line.reason = "this version drives no real GPU; --device sim simulates one";
+    }
+    device = std::make_unique<CpuDevice>(machine);
+  }
+  effective->push_back(line);
+  return device;
+}
+
+EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings,
+                       std::vector<EffectiveSetting>* effective) {
+  EngineShape shape;
+  shape.kv_type_k = settings.kv_type_k;
+  shape.kv_type_v = settings.kv_type_v;
+  EffectiveSetting context{"context", std::to_string(settings.n_ctx), "", ""};
+  if (settings.n_ctx < 0) throw ConfigError(fmt::format("-c is {}; expected 0 or more", settings.n_ctx));
+  if (settings.n_ctx == 0) {
+    shape.n_ctx = std::min(config.n_ctx_train, kDefaultContext);
+    context.requested = "auto";
+    context.reason = fmt::format("trained for {}, default at most {}", config.n_ctx_train,
+                                 kDefaultContext);
+  } else {
+    shape.n_ctx = settings.n_ctx;
+    if (shape.n_ctx > config.n_ctx_train) {
+      context.reason = fmt::format("the model was trained for {} only", config.n_ctx_train);
+    }
+  }
+  context.effective = std::to_string(shape.n_ctx);
+  effective->push_back(context);
+  if (settings.n_batch < 1) throw ConfigError(fmt::format("-b is {}; expected 1 or more", settings.n_batch));
+  shape.n_batch = std::min(settings.n_batch, shape.n_ctx);
+  effective->push_back({"batch", std::to_string(settings.n_batch), std::to_string(shape.n_batch),
+                        shape.n_batch < settings.n_batch ? "the context is no longer" : ""});
+  shape.max_logits = std::min(settings.max_logits, shape.n_batch);
+  return shape;
+}
+
+int thread_count(const EngineSettings& settings, std::vector<EffectiveSetting>* effective) {
+  constexpr int kMostThreads = 512;
+  if (settings.n_threads < 0 || settings.n_threads > kMostThreads) {
+    throw ConfigError(fmt::format("-t is {}; expected 0 (all cores) to {}", settings.n_threads,
+                                  kMostThreads));
+  }
+  const int cores = available_cores();
+  const int n = settings.n_threads == 0 ? cores : settings.n_threads;
+  effective->push_back({"threads", settings.n_threads == 0 ? "auto" : std::to_string(n),
+                        std::to_string(n),
+                        n > cores ? fmt::format("more than the {} cores available", cores) : ""});
+  return n;
+}
+
+std::string policy_list() {
+  std::string names;
+  for (const std::string_view name : eviction_policy_names()) {
+    names += names.empty() ? "" : ", ";
+    names += name;
+  }
+  return names;
+}
+
+}  // namespace
+
+Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings)
+    : model_(model),
+      costs_(machine),
+      shape_(make_shape(model.config(), settings, &effective_)),
+      pool_(thread_count(settings, &effective_)),
+      device_(make_device(settings, machine, &effective_)) {
+  make_executor(settings);
+  const int32_t slots = executor_->n_slots();
+  const ModelConfig& c = model.config();
+  const CacheShape cache_shape{static_cast<int32_t>(c.n_layers), c.routing.n_experts, slots};
+  auto policy = make_eviction_policy(settings.cache_policy, cache_shape);
+  if (policy == nullptr) {
+    throw ConfigError(fmt::format("cache policy is \"{}\"; expected one of {}",
+                                  settings.cache_policy, policy_list()));
+  }
+  effective_.push_back({"cache policy", settings.cache_policy,
+                        slots > 0 ? settings.cache_policy : "none",
+                        slots > 0 ? "" : "there are no expert slots"});
+  cache_ = std::make_unique<ExpertCache>(cache_shape, std::move(policy));
+  planner_ = std::make_unique<Planner>(
+      costs_, expert_costs(model), PlannerSettings{slots > 0, settings.admit_per_layer});
+  loaded_bytes_h2d_ = device_->copied_to_device_bytes();
+}
+
+void Engine::make_executor(const EngineSettings& settings) {
+  const std::optional<int32_t>& wanted = settings.expert_slots;
+  if (wanted && *wanted < 0) {
+    throw ConfigError(fmt::format("--moe-expert-cache is {}; expected 0 or more", *wanted));
+  }
+  try {
+    executor_ =
+        std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_, wanted);
+  } catch (const MemoryError& error) {
+    throw MemoryError(fmt::format("{} (the KV cache takes {}); raise --vram, or lower -c or -b",
+                                  error.what(), mib(kv_cache_bytes(model_.config(), shape_))));
+  }
+  const int32_t slots = executor_->n_slots();
+  std::string reason;
+  if (device_->info().host_memory) {
+    reason = "the CPU runs every expert";
+  } else if (slots != wanted.value_or(-1)) {
+    reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
+                         mib(device_->info().vram_bytes),
+                         mib(device_->used_bytes() - slots * ExpertSlots::slot_bytes(model_)));
+  }
+  effective_.push_back({"expert slots", wanted ? std::to_string(*wanted) : "auto",
+                        fmt::format("{} of {}", slots,
+                                    model_.config().n_layers * model_.config().routing.n_experts),
+                        reason});
+}
+
+std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_logits,
+                                    const std::function<bool(int64_t done)>& progress) {
+  const auto n = static_cast<int64_t>(tokens.size());
+  if (position_ + n > shape_.n_ctx) {
+    throw ConfigError(fmt::format("{} tokens after {} do not fit into the context of {}; raise -c",
+                                  n, position_, shape_.n_ctx));
+  }
+  std::span<const float> logits;
+  for (int64_t done = 0; done < n;) {
+    const int64_t size = std::min(n - done, shape_.n_batch);
+    const bool last = done + size == n;
+    const Batch batch{tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(size)),
+                      position_, static_cast<int32_t>(last ? n_logits : 0)};
+    logits = run_step(batch, *executor_, *planner_, *cache_, prefetcher_, plan_);
+    position_ += size;
+    done += size;
+    if (progress && !progress(done) && !last) return {};
+  }
+  for (const float logit : logits) {
+    if (std::isfinite(logit)) continue;
+    model_.check_finite();  // names the tensor
+    throw FileError(model_.file().name(), "the model gives logits that are not finite");
+  }
+  return logits;
+}
+
+void Engine::rewind(int64_t position) {
+  TANDEM_CHECK(position >= 0 && position <= position_, "%lld of %lld",
+               static_cast<long long>(position), static_cast<long long>(position_));
+  position_ = position;
+}
+
+EngineStats Engine::stats() const {
+  return {cache_->stats(), executor_->stats(),
+          device_->copied_to_device_bytes() - loaded_bytes_h2d_,
+          std::max(device_->host_now_us(), device_->stream_now_us(Stream::kCompute)) * 1e-6};
+}
+
+}  // namespace tandem

@@ -1,0 +1,78 @@
+// One model, one sequence: takes tokens, gives logits. Owns the device, the expert cache and the
+// step loop's parts. Not thread-safe; several engines may share a Model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/expert_cache.h"
+#include "runtime/device/device.h"
+#include "runtime/device/thread_pool.h"
+#include "runtime/engine/hybrid_executor.h"
+#include "runtime/engine/settings.h"
+#include "runtime/model/model.h"
+#include "scheduler/machine_profile.h"
+#include "scheduler/planner.h"
+#include "scheduler/prefetcher.h"
+#include "scheduler/step.h"
+
+namespace tandem {
+
+struct EngineStats {
+  CacheStats cache;
+  ExecutorStats experts;
+  int64_t bytes_h2d = 0;        // after loading
+  double modelled_seconds = 0;  // on the machine profile
+};
+
+class Engine {
+ public:
+  // MemoryError when host or device are too small, ConfigError for settings that contradict.
+  Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings);
+
+  // Appends tokens to the sequence, in batches, and returns the logits of the last n_logits of
+  // them: [n_logits, n_vocab] f32, valid until the next call. n_logits is at most
+  // settings.max_logits, and more than one only where all of them fall into the last batch.
+  // `progress` is told how many tokens are done, after every batch; returning false stops the
+  // reading there, and the result is then empty.
+  // ConfigError when the context would overflow; the sequence is then unchanged. FileError when
+  // the model's weights turn out to be damaged; rewind() before going on.
+  std::span<const float> eval(std::span<const int32_t> tokens, int64_t n_logits = 1,
+                              const std::function<bool(int64_t done)>& progress = {});
+
+  // Forgets all tokens from `position` on (at most position()); the expert cache stays warm.
+  void rewind(int64_t position);
+  int64_t position() const { return position_; }
+  int64_t n_ctx() const { return shape_.n_ctx; }
+  int64_t n_batch() const { return shape_.n_batch; }
+  int32_t n_slots() const { return executor_->n_slots(); }
+  const Model& model() const { return model_; }
+  const Device& device() const { return *device_; }
+  const std::vector<EffectiveSetting>& effective() const { return effective_; }
+  // The routing of the last layer that ran.
+  const RoutingDecision& last_routing() const { return executor_->last_routing(); }
+  EngineStats stats() const;
+
+ private:
+  void make_executor(const EngineSettings& settings);
+
+  const Model& model_;
+  CostModel costs_;
+  std::vector<EffectiveSetting> effective_;  // before those whose making writes into it
+  EngineShape shape_;
+  ThreadPool pool_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<HybridExecutor> executor_;
+  std::unique_ptr<ExpertCache> cache_;
+  std::unique_ptr<Planner> planner_;
+  NoPrefetcher prefetcher_;
+  LayerPlan plan_;
+  int64_t position_ = 0;
+  int64_t loaded_bytes_h2d_ = 0;
+};
+
+}  // namespace tandem

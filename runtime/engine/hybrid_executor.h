@@ -1,0 +1,82 @@
+// Carries out a step on a real model: dense layers on the device, routed experts split between
+// the device (those in slots) and the CPU (from the mapped file).
+// Called by the thread that runs the step loop. Nothing allocates after the first steps.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "runtime/device/device.h"
+#include "runtime/device/thread_pool.h"
+#include "runtime/engine/dense_layers.h"
+#include "runtime/engine/expert_slots.h"
+#include "runtime/model/model.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/executor.h"
+#include "scheduler/routing.h"
+
+namespace tandem {
+
+struct ExecutorStats {
+  uint64_t experts_cpu = 0;  // expert computations, one per layer, expert and step
+  uint64_t experts_gpu = 0;
+};
+
+// Cost of one expert of each layer, for planner and executor.
+std::vector<ExpertCost> expert_costs(const Model& model);
+
+class HybridExecutor final : public Executor {
+ public:
+  HybridExecutor(const Model& model, Device& device, ThreadPool& pool, const CostModel& costs,
+                 const EngineShape& shape, std::optional<int32_t> wanted_slots);
+
+  int32_t n_layers() const override { return static_cast<int32_t>(model_.config().n_layers); }
+  Clocks clocks() const override;
+  void begin_step(const Batch& batch) override;
+  // FileError when the router's logits are not finite; the step is then lost.
+  const RoutingDecision& route(LayerId layer) override;
+  void run(const LayerPlan& plan) override;
+  void prefetch(std::span<const PrefetchRequest> requests) override;
+  std::span<const float> end_step() override;
+
+  int32_t n_slots() const { return slots_.count(); }
+  const RoutingDecision& last_routing() const { return routing_; }
+  const ExecutorStats& stats() const { return stats_; }
+  void reset_stats() { stats_ = {}; }
+
+ private:
+  void gather_calls(const LayerPlan& plan);
+  void run_gpu(const LayerPlan& plan);
+  void run_cpu(const LayerPlan& plan);
+
+  // An expert of the plan and the slot it runs from; an invalid slot means the CPU.
+  struct Assigned {
+    PlannedExpert expert;
+    SlotId slot;
+  };
+
+  const Model& model_;
+  Device& device_;
+  ThreadPool& pool_;
+  CostModel costs_;
+  std::vector<ExpertCost> expert_costs_;
+  DenseLayers dense_;
+  int64_t gpu_hidden_bytes_;
+  DeviceAddr gpu_hidden_;  // [n_batch * top_k, ff] f32; null where the CPU runs every expert
+  ExpertSlots slots_;
+  Router router_;
+  RoutingDecision routing_;
+  int32_t n_logits_ = 0;
+  ExecutorStats stats_;
+
+  std::vector<float> cpu_hidden_;  // [n_batch * top_k, ff]
+  std::vector<float> cpu_out_;     // [n_batch, d]
+  std::vector<ExpertRow> rows_;    // [n_batch * top_k], as routing_.tokens
+  std::vector<Assigned> assigned_;
+  std::vector<ExpertCall> calls_;
+  std::vector<Touch> touches_;
+};
+
+}  // namespace tandem

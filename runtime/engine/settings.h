@@ -1,0 +1,38 @@
+// What a user may ask of the engine, and what became of it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "kernels/attention.h"
+
+namespace tandem {
+
+enum class DeviceKind { kAuto, kCpu, kSim };
+
+struct EngineSettings {
+  DeviceKind device = DeviceKind::kAuto;
+  std::optional<int64_t> vram_bytes{};  // default: the machine profile's
+  std::optional<int32_t> expert_slots{};  // default: what fits into the VRAM
+  std::string cache_policy = "lru";
+  int32_t admit_per_layer = 1;
+  int64_t n_ctx = 0;  // 0: the model's own, at most kDefaultContext
+  int64_t n_batch = 512;
+  int64_t max_logits = 1;
+  int n_threads = 0;  // 0: the cores that this process may use
+  KvType kv_type_k = KvType::kF16;
+  KvType kv_type_v = KvType::kF16;
+};
+
+inline constexpr int64_t kDefaultContext = 4096;
+
+// One line of "requested and effective".
+struct EffectiveSetting {
+  std::string name;
+  std::string requested;
+  std::string effective;
+  std::string reason;  // why it is so; empty where the two are the same
+};
+
+}  // namespace tandem
