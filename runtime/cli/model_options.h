@@ -1,0 +1,60 @@
+// The flags that every command with a model shares, with llama.cpp's names where it has them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "runtime/engine/engine.h"
+#include "runtime/model/model.h"
+#include "runtime/text/tokenizer.h"
+#include "scheduler/machine_profile.h"
+
+namespace tandem {
+
+class ModelOptions {
+ public:
+  // -m, --check-tensors, --allow-unknown-pretokenizer, --config
+  void add_model(CLI::App* app);
+  // Device, VRAM, cache, context, batch, threads, KV types, machine profile.
+  void add_engine(CLI::App* app);
+
+  // Fills options that were not given on the command line from --config. Keys are the long flags
+  // without dashes in front. Call first in a command's callback.
+  void apply_config(CLI::App* app) const;
+
+  // The file of -m, or the built-in demo model.
+  GgufFile open_model() const;
+  Model load_model() const;
+  Tokenizer load_tokenizer(const GgufFile& file) const;
+  // Also checks that tokenizer and weights agree on the vocabulary.
+  Tokenizer load_tokenizer(const Model& model) const;
+  MachineProfile machine() const;
+  EngineSettings engine_settings() const;
+  bool built_in() const { return model_path.empty(); }
+
+  std::string model_path;
+  bool check_tensors = false;
+  bool allow_unknown_pretokenizer = false;
+  std::string config_path;
+  std::string machine_name;
+  std::string device = "auto";
+  int64_t vram_mib = -1;
+  int32_t expert_slots = -1;
+  std::string cache_policy = "lru";
+  int32_t admit_per_layer = 1;
+  int64_t n_ctx = 0;
+  int64_t n_batch = 512;
+  int n_threads = 0;
+  std::string kv_type_k = "f16";
+  std::string kv_type_v = "f16";
+};
+
+// Reads a whole file, or standard input for "-". FileError when it cannot be read.
+std::string read_text(const std::string& path);
+// Writes all of it or nothing: a temporary file beside it, then a rename.
+void write_file(const std::string& path, const std::string& bytes);
+// Writes to standard output and flushes. Error when it cannot take it (a full disk).
+void print_out(std::string_view text);
+
+}  // namespace tandem

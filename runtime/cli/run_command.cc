@@ -1,0 +1,130 @@
+// tandem run: one prompt, one answer.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "runtime/cli/commands.h"
+#include "runtime/cli/interrupt.h"
+#include "runtime/cli/model_options.h"
+#include "runtime/cli/progress.h"
+#include "runtime/cli/sampling_options.h"
+#include "runtime/cli/summary.h"
+#include "runtime/engine/generate.h"
+#include "runtime/error.h"
+#include "runtime/text/escapes.h"
+
+namespace tandem {
+namespace {
+
+struct RunOptions {
+  ModelOptions model;
+  SamplingOptions sampling;
+  std::string prompt;
+  std::string prompt_file;
+  int64_t max_tokens = -1;
+  bool ignore_eos = false;
+  bool json = false;
+  bool hide_prompt = false;
+  bool keep_escapes = false;
+  CLI::Option* prompt_given = nullptr;
+};
+
+std::string prompt_text(const RunOptions& options) {
+  if (options.prompt_given->count() > 0 || !options.prompt.empty()) {
+    return options.keep_escapes ? options.prompt : process_escapes(options.prompt);
+  }
+  if (!options.prompt_file.empty()) return read_text(options.prompt_file);
+  if (isatty(STDIN_FILENO) == 0) return read_text("-");
+  if (options.model.built_in()) return "Once upon a time";
+  throw ConfigError("no prompt: give -p TEXT, -f FILE, or text on standard input");
+}
+
+std::vector<TokenId> prompt_tokens(const RunOptions& options, const Tokenizer& tokenizer) {
+  std::vector<TokenId> ids = tokenizer.encode(prompt_text(options), true, true);
+  if (ids.empty()) {
+    throw ConfigError("the prompt is empty, and this model has no token to begin with");
+  }
+  return ids;
+}
+
+void check_fits(const std::vector<TokenId>& prompt, const Engine& engine) {
+  if (static_cast<int64_t>(prompt.size()) <= engine.n_ctx()) return;
+  throw ConfigError(fmt::format("the prompt is {} tokens long, the context {}; raise -c",
+                                prompt.size(), engine.n_ctx()));
+}
+
+int run(const RunOptions& options) {
+  Progress progress;
+  progress.show("loading " + (options.model.built_in() ? std::string("the built-in demo model")
+                                                       : options.model.model_path));
+  const Model model = options.model.load_model();
+  const Tokenizer tokenizer = options.model.load_tokenizer(model);
+  const MachineProfile machine = options.model.machine();
+  const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);
+  Engine engine(model, machine, options.model.engine_settings());
+  check_fits(prompt, engine);
+  const SamplingSettings sampling = options.sampling.settings();
+  Sampler sampler(sampling, model.config().n_vocab, engine.n_ctx());
+
+  const InterruptGuard guard;
+  std::string text;
+  GenerationHooks hooks;
+  hooks.interrupted = [&] { return guard.interrupted(); };
+  hooks.on_prompt = [&](int64_t done, int64_t total) {
+    progress.show_count("reading the prompt", done, total);
+  };
+  hooks.on_text = [&](std::string_view piece) {
+    progress.clear();
+    text += piece;
+    if (!options.json && !piece.empty()) print_out(piece);
+  };
+  progress.show_count("reading the prompt", 0, static_cast<int64_t>(prompt.size()));
+  if (!options.json && !options.hide_prompt) {
+    progress.clear();
+    print_out(tokenizer.decode(prompt));
+  }
+  const GenerationResult result =
+      generate(engine, tokenizer, sampler, {prompt, options.max_tokens, options.ignore_eos}, hooks);
+  progress.clear();
+  if (options.json) {
+    nlohmann::ordered_json json = summary_json(engine, result, machine, sampling.seed);
+    json["text"] = text;
+    print_out(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  } else {
+    print_out("\n");
+    std::fputs(summary_text(engine, result, machine, sampling.seed).c_str(), stderr);
+  }
+  return result.stop == StopReason::kInterrupted ? kExitInterrupted : 0;
+}
+
+}  // namespace
+
+void add_run_command(CLI::App* program, int* exit_code) {
+  const auto options = std::make_shared<RunOptions>();
+  CLI::App* app = program->add_subcommand("run", "Continue a prompt");
+  app->footer("Example:\n  tandem run -m model.gguf -p \"Once upon a time\" -n 128 --device sim "
+              "--vram 4096");
+  options->model.add_model(app);
+  options->prompt_given = app->add_option("-p,--prompt", options->prompt, "text to continue");
+  CLI::Option* file = app->add_option("-f,--file", options->prompt_file, "file with the prompt");
+  file->excludes(options->prompt_given);
+  app->add_option("-n,--predict,--n-predict", options->max_tokens,
+                  "tokens to write (-1: until the model ends or the context is full)")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40))
+      ->capture_default_str();
+  options->model.add_engine(app);
+  options->sampling.add_to(app);
+  app->add_flag("--ignore-eos", options->ignore_eos, "go on where the model would end");
+  app->add_flag("--no-display-prompt", options->hide_prompt, "do not print the prompt");
+  app->add_flag("--no-escape", options->keep_escapes, "take \\n and the like in -p as they stand");
+  app->add_flag("--json", options->json, "print one JSON object at the end, nothing else");
+  app->callback([app, options, exit_code] {
+    options->model.apply_config(app);
+    *exit_code = run(*options);
+  });
+}
+
+}  // namespace tandem
