@@ -1,0 +1,70 @@
+// No kernel may allocate: a decode step runs thousands of them. Counts every operator new of the
+// test program.
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/dense.h"
+#include "kernels/elementwise.h"
+#include "kernels/expert_ffn.h"
+#include "tests/kernels/kernel_testing.h"
+#include "tests/support/catch.h"
+
+namespace {
+std::atomic<int64_t> news{0};
+}
+
+void* operator new(size_t size) {
+  news.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(size == 0 ? 1 : size)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  news.fetch_add(1, std::memory_order_relaxed);
+  return std::malloc(size == 0 ? 1 : size);
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+
+namespace tandem {
+namespace {
+
+using testing::random_floats;
+using testing::RandomWeights;
+
+TEST_CASE("no kernel allocates memory") {
+  std::mt19937 rng(41);
+  const int64_t d = 256;
+  const RandomWeights w(rng, DType::kQ4_K, d, d);
+  const std::vector<float> x = random_floats(rng, 5 * d);
+  std::vector<float> y(x.size());
+  std::vector<float> hidden(x.size());
+  std::vector<float> table(static_cast<size_t>(5 * 64));
+  std::vector<std::byte> k(static_cast<size_t>(8 * d * 2));
+  std::vector<std::byte> v(k.size());
+  const KvView cache{KvType::kF16, KvType::kF16, 4, 64, 64, k.data(), v.data()};
+  RopeParams rope;
+  rope.n_rot = 64;
+  const ExpertRow rows[] = {{0, 1.0F}, {4, 1.0F}};
+  const ExpertCall calls[] = {{{w.view(), w.view(), w.view()}, rows}};
+
+  const int64_t before = news.load();
+  for (const int64_t n : {1, 5}) {
+    rms_norm(x.data(), d, x.data(), 1e-6F, n, d, y.data(), d);
+    matmul(w.view(), nullptr, x.data(), d, n, y.data(), d, serial_for);
+    rope_table(rope, 0, n, table.data());
+    rope_apply(RopeStyle::kHalves, table.data(), 64, n, 4, 64, y.data(), d);
+    kv_append(cache, x.data(), x.data(), 0, n);
+    attention(cache, x.data(), 4, 0.125F, 0, n, y.data(), serial_for);
+  }
+  expert_ffn(calls, x.data(), d, y.data(), hidden.data(), serial_for);
+  const int64_t after = news.load();
+  CHECK(after == before);
+  CHECK(before > 0);
+}
+
+}  // namespace
+}  // namespace tandem

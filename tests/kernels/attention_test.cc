@@ -1,0 +1,169 @@
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "tests/kernels/kernel_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem {
+namespace {
+
+using testing::all_isas;
+using testing::IsaScope;
+using testing::random_floats;
+using testing::same_bits;
+
+struct Shape {
+  KvType type_k;
+  KvType type_v;
+  int64_t n_heads;
+  int64_t n_kv_heads;
+  int64_t head_dim;
+  int64_t v_head_dim;
+};
+
+const Shape kShapes[] = {
+    {KvType::kF32, KvType::kF32, 1, 1, 1, 1},      {KvType::kF32, KvType::kF32, 4, 4, 16, 16},
+    {KvType::kF16, KvType::kF16, 8, 2, 64, 64},    {KvType::kF16, KvType::kF32, 6, 2, 24, 40},
+    {KvType::kF32, KvType::kF16, 40, 1, 13, 7},    {KvType::kF16, KvType::kF16, 2, 1, 512, 512},
+    {KvType::kF16, KvType::kF16, 12, 4, 192, 128},
+};
+
+// A sequence of n tokens with random queries, keys and values; the cache is full of NaN where
+// nothing was appended.
+class Sequence {
+ public:
+  Sequence(const Shape& shape, int64_t n, uint32_t seed) : shape_(shape), n_(n) {
+    std::mt19937 rng(seed);
+    q_ = random_floats(rng, n * shape.n_heads * shape.head_dim);
+    k_ = random_floats(rng, n * shape.n_kv_heads * shape.head_dim);
+    v_ = random_floats(rng, n * shape.n_kv_heads * shape.v_head_dim);
+  }
+
+  float scale() const { return 1.5F / std::sqrt(static_cast<float>(shape_.head_dim)); }
+
+  // Appends and attends `batch` tokens at a time, as an engine does.
+  std::vector<float> run(int64_t batch, ParallelFor parallel) const {
+    const int64_t n_ctx = n_ + 40;
+    std::vector<std::byte> k(static_cast<size_t>(n_ctx * shape_.n_kv_heads * shape_.head_dim *
+                                                 kv_type_bytes(shape_.type_k)),
+                             std::byte{0xFF});
+    std::vector<std::byte> v(static_cast<size_t>(n_ctx * shape_.n_kv_heads * shape_.v_head_dim *
+                                                 kv_type_bytes(shape_.type_v)),
+                             std::byte{0xFF});
+    const KvView cache{shape_.type_k,     shape_.type_v, shape_.n_kv_heads, shape_.head_dim,
+                       shape_.v_head_dim, k.data(),      v.data()};
+    std::vector<float> out(static_cast<size_t>(n_ * shape_.n_heads * shape_.v_head_dim),
+                           std::numeric_limits<float>::quiet_NaN());
+    for (int64_t t = 0; t < n_; t += batch) {
+      const int64_t count = std::min(batch, n_ - t);
+      kv_append(cache, k_.data() + t * shape_.n_kv_heads * shape_.head_dim,
+                v_.data() + t * shape_.n_kv_heads * shape_.v_head_dim, t, count);
+      attention(cache, q_.data() + t * shape_.n_heads * shape_.head_dim, shape_.n_heads, scale(), t,
+                count, out.data() + t * shape_.n_heads * shape_.v_head_dim, parallel);
+    }
+    return out;
+  }
+
+  // Two passes over the keys in float64, one query at a time.
+  std::vector<double> reference(int64_t t, int64_t h) const {
+    const int64_t kv = h / (shape_.n_heads / shape_.n_kv_heads);
+    std::vector<double> scores;
+    for (int64_t j = 0; j <= t; ++j) {
+      double sum = 0;
+      for (int64_t c = 0; c < shape_.head_dim; ++c) {
+        sum += static_cast<double>(at(q_, (t * shape_.n_heads + h) * shape_.head_dim + c)) *
+               stored(shape_.type_k, at(k_, (j * shape_.n_kv_heads + kv) * shape_.head_dim + c));
+      }
+      scores.push_back(sum * static_cast<double>(scale()));
+    }
+    const double max = *std::max_element(scores.begin(), scores.end());
+    double total = 0;
+    std::vector<double> out(static_cast<size_t>(shape_.v_head_dim));
+    for (int64_t j = 0; j <= t; ++j) {
+      const double weight = std::exp(scores[static_cast<size_t>(j)] - max);
+      total += weight;
+      for (int64_t c = 0; c < shape_.v_head_dim; ++c) {
+        out[static_cast<size_t>(c)] +=
+            weight *
+            stored(shape_.type_v, at(v_, (j * shape_.n_kv_heads + kv) * shape_.v_head_dim + c));
+      }
+    }
+    for (double& value : out) value /= total;
+    return out;
+  }
+
+ private:
+  static float at(const std::vector<float>& values, int64_t i) {
+    return values[static_cast<size_t>(i)];
+  }
+  static double stored(KvType type, float v) {
+    return static_cast<double>(type == KvType::kF16 ? f16_to_f32(f32_to_f16(v)) : v);
+  }
+
+  Shape shape_;
+  int64_t n_;
+  std::vector<float> q_;
+  std::vector<float> k_;
+  std::vector<float> v_;
+};
+
+TEST_CASE("attention matches float64 for grouped heads and every cache type") {
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const Shape& shape : kShapes) {
+      for (const int64_t n : {1, 2, 75}) {
+        const Sequence sequence(shape, n, 11);
+        const std::vector<float> out = sequence.run(n, serial_for);
+        INFO(ops->name << " head_dim " << shape.head_dim << " n " << n);
+        for (int64_t t = 0; t < n; ++t) {
+          for (int64_t h = 0; h < shape.n_heads; ++h) {
+            const std::vector<double> expected = sequence.reference(t, h);
+            const float* got = out.data() + (t * shape.n_heads + h) * shape.v_head_dim;
+            for (size_t c = 0; c < expected.size(); ++c) {
+              REQUIRE(std::abs(static_cast<double>(got[c]) - expected[c]) < 4e-6);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("attention has the same bits in every batch split and on any threads") {
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const Shape& shape : kShapes) {
+      const Sequence sequence(shape, 75, 12);
+      const std::vector<float> whole = sequence.run(75, serial_for);
+      INFO(ops->name << " head_dim " << shape.head_dim);
+      for (const int64_t batch : {1, 7, 32, 64})
+        CHECK(same_bits(whole, sequence.run(batch, serial_for)));
+      CHECK(same_bits(whole, sequence.run(75, testing::reverse_for)));
+      CHECK(same_bits(whole, sequence.run(10, testing::threads_for)));
+    }
+  }
+}
+
+TEST_CASE("scores too large for exp do not overflow the softmax") {
+  const Shape shape{KvType::kF32, KvType::kF32, 1, 1, 1, 1};
+  std::vector<float> k = {10.0F, -500.0F, 1000.0F};
+  std::vector<float> v = {1.0F, 2.0F, 3.0F};
+  const KvView cache{shape.type_k,
+                     shape.type_v,
+                     1,
+                     1,
+                     1,
+                     reinterpret_cast<std::byte*>(k.data()),
+                     reinterpret_cast<std::byte*>(v.data())};
+  const std::vector<float> q = {1.0F, 1.0F, 1.0F};
+  std::vector<float> out(3);
+  attention(cache, q.data(), 1, 1.0F, 0, 3, out.data(), serial_for);
+  CHECK(out == std::vector<float>{1.0F, 1.0F, 3.0F});
+}
+
+}  // namespace
+}  // namespace tandem

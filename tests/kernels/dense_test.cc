@@ -1,0 +1,156 @@
+#include "kernels/dense.h"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "kernels/isa.h"
+#include "tests/kernels/kernel_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem {
+namespace {
+
+using testing::all_isas;
+using testing::Dot;
+using testing::IsaScope;
+using testing::kAllTypes;
+using testing::random_floats;
+using testing::RandomWeights;
+using testing::reference_dot;
+using testing::same_bits;
+
+// At most 64 + 3 additions in a lane of a chunk and one per chunk: below 70 roundings of 2^-24
+// each of the sum of magnitudes, for every width used here.
+constexpr double kTolerance = 70.0 / (1 << 24);
+
+void check_matmul(const WeightView& w, const std::vector<float>& weights, const float* bias,
+                  int64_t n, int64_t pad, std::mt19937& rng) {
+  const int64_t x_stride = w.cols + pad;
+  const int64_t y_stride = w.rows + pad;
+  const std::vector<float> x = random_floats(rng, n * x_stride);
+  std::vector<float> y(static_cast<size_t>(n * y_stride), -7.0F);
+  matmul(w, bias, x.data(), x_stride, n, y.data(), y_stride, serial_for);
+  for (int64_t t = 0; t < n; ++t) {
+    const float* row = y.data() + t * y_stride;
+    for (int64_t r = 0; r < w.rows; ++r) {
+      const Dot dot = reference_dot(weights.data() + r * w.cols, x.data() + t * x_stride, w.cols);
+      const double b = bias != nullptr ? static_cast<double>(bias[r]) : 0.0;
+      const double limit = kTolerance * (dot.magnitude + std::abs(b));
+      INFO("token " << t << " row " << r);
+      REQUIRE(std::abs(row[r] - (dot.sum + b)) <= limit);
+    }
+    for (int64_t r = w.rows; r < y_stride; ++r) REQUIRE(row[r] == -7.0F);
+  }
+}
+
+TEST_CASE("a product with weights of every format matches float64") {
+  std::mt19937 rng(1);
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : kAllTypes) {
+      const int block = dtype_info(type).block_elems;
+      const std::vector<int64_t> widths = block == 1 ? std::vector<int64_t>{1, 3, 31, 519}
+                                                     : std::vector<int64_t>{block, 3 * block, 768};
+      for (const int64_t cols : widths) {
+        for (const int64_t rows : {1, 2, 31, 33, 67}) {
+          const int misalign = static_cast<int>(rows % 2);
+          const RandomWeights w(rng, type, rows, cols, misalign);
+          const std::vector<float> weights = w.dequantized();
+          const std::vector<float> bias = random_floats(rng, rows);
+          for (const int64_t n : {1, 2, 3, 4, 5, 7, 9}) {
+            INFO(ops->name << " " << dtype_info(type).name << " [" << rows << ", " << cols << "] n "
+                           << n);
+            check_matmul(w.view(), weights, n % 2 == 0 ? bias.data() : nullptr, n, n % 3, rng);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a token's product has the same bits in every batch split and on any threads") {
+  std::mt19937 rng(2);
+  const int64_t n = 150;  // more than one token tile
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : kAllTypes) {
+      const int64_t cols = dtype_info(type).block_elems == 1 ? 1029 : 768;
+      const int64_t rows = 70;
+      const RandomWeights w(rng, type, rows, cols, 1);
+      const std::vector<float> x = random_floats(rng, n * cols);
+      const auto run = [&](int64_t batch, ParallelFor parallel) {
+        std::vector<float> y(static_cast<size_t>(n * rows));
+        for (int64_t t = 0; t < n; t += batch) {
+          matmul(w.view(), nullptr, x.data() + t * cols, cols, std::min(batch, n - t),
+                 y.data() + t * rows, rows, parallel);
+        }
+        return y;
+      };
+      const std::vector<float> whole = run(n, serial_for);
+      INFO(ops->name << " " << dtype_info(type).name);
+      for (const int64_t batch : {1, 2, 3, 4, 5, 7, 64}) {
+        INFO("batch " << batch);
+        CHECK(same_bits(whole, run(batch, serial_for)));
+      }
+      CHECK(same_bits(whole, run(n, testing::reverse_for)));
+      CHECK(same_bits(whole, run(n, testing::threads_for)));
+      CHECK(same_bits(whole, run(7, testing::threads_for)));
+    }
+  }
+}
+
+TEST_CASE("a row's product has the same bits whichever rows stand around it") {
+  std::mt19937 rng(3);
+  const int64_t cols = 768;
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : kAllTypes) {
+      const RandomWeights w(rng, type, 39, cols);
+      const std::vector<float> x = random_floats(rng, 3 * cols);
+      for (const int64_t n : {1, 3}) {
+        std::vector<float> whole(static_cast<size_t>(n * 39));
+        matmul(w.view(), nullptr, x.data(), cols, n, whole.data(), 39, serial_for);
+        for (int64_t r = 0; r < 39; ++r) {
+          WeightView row = w.view();
+          row.data += r * row.row_bytes();
+          row.rows = 1;
+          std::vector<float> y(static_cast<size_t>(n));
+          matmul(row, nullptr, x.data(), cols, n, y.data(), 1, serial_for);
+          for (int64_t t = 0; t < n; ++t) {
+            INFO(ops->name << " " << dtype_info(type).name << " row " << r);
+            REQUIRE(y[static_cast<size_t>(t)] == whole[static_cast<size_t>(t * 39 + r)]);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("an embedding is the dequantised row of its id") {
+  std::mt19937 rng(4);
+  for (const DType type : kAllTypes) {
+    const int64_t cols = 2 * dtype_info(type).block_elems;
+    const RandomWeights w(rng, type, 11, cols, 1);
+    const std::vector<float> weights = w.dequantized();
+    const std::vector<int32_t> ids = {10, 0, 3, 3};
+    std::vector<float> y(ids.size() * static_cast<size_t>(cols));
+    embed(w.view(), ids, y.data());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      for (int64_t c = 0; c < cols; ++c) {
+        REQUIRE(y[i * static_cast<size_t>(cols) + static_cast<size_t>(c)] ==
+                weights[static_cast<size_t>(ids[i] * cols + c)]);
+      }
+    }
+  }
+}
+
+// CTest runs this case with TANDEM_ISA set as well (see CMakeLists.txt).
+TEST_CASE("the instruction set is the one that the environment asks for") {
+  const char* forced = std::getenv("TANDEM_ISA");
+  const std::string expected = forced != nullptr ? forced : all_isas().back()->name;
+  CHECK(kernel_isa() == expected);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,171 @@
+#include "kernels/expert_ffn.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tests/kernels/kernel_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem {
+namespace {
+
+using testing::all_isas;
+using testing::IsaScope;
+using testing::random_floats;
+using testing::RandomWeights;
+using testing::reference_dot;
+using testing::same_bits;
+
+struct Expert {
+  RandomWeights gate;
+  RandomWeights up;
+  RandomWeights down;
+  Expert(std::mt19937& rng, DType type, DType down_type, int64_t d, int64_t ff)
+      : gate(rng, type, ff, d), up(rng, type, ff, d, 1), down(rng, down_type, d, ff) {}
+  ExpertWeights weights() const { return {gate.view(), up.view(), down.view()}; }
+};
+
+// weight * down(silu(gate x) * up x) in float64.
+std::vector<double> reference(const Expert& expert, const float* x, double weight) {
+  const int64_t d = expert.gate.view().cols;
+  const int64_t ff = expert.gate.view().rows;
+  const std::vector<float> gate = expert.gate.dequantized();
+  const std::vector<float> up = expert.up.dequantized();
+  const std::vector<float> down = expert.down.dequantized();
+  std::vector<double> hidden;
+  for (int64_t f = 0; f < ff; ++f) {
+    const double g = reference_dot(gate.data() + f * d, x, d).sum;
+    hidden.push_back(g / (1.0 + std::exp(-g)) * reference_dot(up.data() + f * d, x, d).sum);
+  }
+  std::vector<double> out(static_cast<size_t>(d));
+  for (size_t r = 0; r < out.size(); ++r) {
+    for (size_t f = 0; f < hidden.size(); ++f) {
+      out[r] += weight * static_cast<double>(down[r * hidden.size() + f]) * hidden[f];
+    }
+  }
+  return out;
+}
+
+std::vector<float> run(const std::vector<ExpertCall>& calls, const std::vector<float>& x, int64_t d,
+                       std::vector<float> y, ParallelFor parallel) {
+  std::vector<float> hidden(static_cast<size_t>(expert_ffn_hidden_floats(calls)));
+  expert_ffn(calls, x.data(), d, y.data(), hidden.data(), parallel);
+  return y;
+}
+
+double max_abs(const std::vector<double>& values) {
+  double out = 0;
+  for (const double v : values) out = std::max(out, std::abs(v));
+  return out;
+}
+
+void check_close(const std::vector<float>& got, const std::vector<double>& expected) {
+  const double limit = 1e-5 * max_abs(expected);
+  for (size_t i = 0; i < got.size(); ++i) {
+    INFO("element " << i);
+    REQUIRE(std::abs(static_cast<double>(got[i]) - expected[i]) <= limit);
+  }
+}
+
+// Four experts of which one has no rows, and six tokens; every token uses two or three experts
+// with weights of its own, and token 5 none.
+struct Layer {
+  int64_t d;
+  std::vector<float> x;
+  std::vector<float> y;
+  std::vector<Expert> experts;
+  std::vector<std::vector<ExpertRow>> rows = {{{0, 0.7F}, {1, 0.2F}, {3, 0.5F}},
+                                              {},
+                                              {{4, 0.9F}, {0, 0.3F}, {2, 0.1F}, {1, 0.8F}},
+                                              {{0, -0.4F}, {4, 0.6F}}};
+
+  Layer(DType type, DType down_type, int64_t d_model, int64_t ff) : d(d_model) {
+    std::mt19937 rng(31);
+    x = random_floats(rng, 6 * d);
+    y = random_floats(rng, 6 * d);
+    for (size_t e = 0; e < rows.size(); ++e) experts.emplace_back(rng, type, down_type, d, ff);
+  }
+
+  std::vector<ExpertCall> calls() const {
+    std::vector<ExpertCall> out;
+    for (size_t e = 0; e < rows.size(); ++e) out.push_back({experts[e].weights(), rows[e]});
+    return out;
+  }
+
+  std::vector<double> expected() const {
+    std::vector<double> out(y.begin(), y.end());
+    for (size_t e = 0; e < rows.size(); ++e) {
+      for (const ExpertRow& use : rows[e]) {
+        const auto term =
+            reference(experts[e], x.data() + use.row * d, static_cast<double>(use.weight));
+        for (size_t c = 0; c < term.size(); ++c)
+          out[static_cast<size_t>(use.row * d) + c] += term[c];
+      }
+    }
+    return out;
+  }
+};
+
+TEST_CASE("expert_ffn matches float64 with several experts on a token") {
+  struct Case {
+    DType type;
+    DType down_type;
+    int64_t d;
+    int64_t ff;
+  };
+  const Case cases[] = {
+      {DType::kF32, DType::kF32, 37, 45},     {DType::kQ8_0, DType::kQ8_0, 64, 96},
+      {DType::kQ4_K, DType::kQ6_K, 256, 256}, {DType::kQ5_K, DType::kQ5_0, 256, 32},
+      {DType::kF16, DType::kBF16, 33, 31},    {DType::kQ4_0, DType::kF16, 32, 70}};
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const Case& c : cases) {
+      INFO(ops->name << " " << dtype_info(c.type).name << " d " << c.d << " ff " << c.ff);
+      const Layer layer(c.type, c.down_type, c.d, c.ff);
+      check_close(run(layer.calls(), layer.x, c.d, layer.y, serial_for), layer.expected());
+    }
+  }
+}
+
+TEST_CASE("the order of experts parts no row from its weight") {
+  const Layer layer(DType::kQ8_0, DType::kQ8_0, 64, 64);
+  std::vector<ExpertCall> calls = layer.calls();
+  std::reverse(calls.begin(), calls.end());
+  check_close(run(calls, layer.x, 64, layer.y, serial_for), layer.expected());
+}
+
+TEST_CASE("expert_ffn has the same bits on any threads") {
+  const Layer layer(DType::kQ4_K, DType::kQ6_K, 256, 256);
+  const auto calls = layer.calls();
+  const std::vector<float> serial = run(calls, layer.x, 256, layer.y, serial_for);
+  CHECK(same_bits(serial, run(calls, layer.x, 256, layer.y, testing::reverse_for)));
+  CHECK(same_bits(serial, run(calls, layer.x, 256, layer.y, testing::threads_for)));
+}
+
+TEST_CASE("a token's expert output has the same bits alone and among many rows") {
+  std::mt19937 rng(32);
+  const int64_t n = 200;  // more than one token tile
+  const Expert expert(rng, DType::kQ8_0, DType::kQ8_0, 64, 64);
+  const std::vector<float> x = random_floats(rng, n * 64);
+  std::vector<ExpertRow> rows;
+  rows.reserve(static_cast<size_t>(n));
+  for (int32_t i = 0; i < n; ++i) rows.push_back({static_cast<int32_t>(n) - 1 - i, 0.25F});
+  const std::vector<float> zero(x.size());
+  const std::vector<float> whole = run({{expert.weights(), rows}}, x, 64, zero, serial_for);
+  std::vector<float> alone = zero;
+  for (const ExpertRow& row : rows) {
+    alone = run({{expert.weights(), std::span(&row, 1)}}, x, 64, alone, serial_for);
+  }
+  CHECK(same_bits(whole, alone));
+}
+
+TEST_CASE("without calls or rows y stays as it was") {
+  const Layer layer(DType::kQ8_0, DType::kQ8_0, 64, 64);
+  CHECK(same_bits(run({}, layer.x, 64, layer.y, serial_for), layer.y));
+  const std::vector<ExpertCall> empty = {{layer.experts[0].weights(), {}}};
+  CHECK(same_bits(run(empty, layer.x, 64, layer.y, serial_for), layer.y));
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,82 @@
+// Shared by the tests of the GGUF reader.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/error.h"
+#include "runtime/model/gguf_file.h"
+#include "tests/support/gguf_builder.h"
+
+namespace tandem::test {
+
+inline const std::filesystem::path kFixtures =
+    std::filesystem::path(TANDEM_SOURCE_DIR) / "tests/fixtures/gguf";
+inline const std::filesystem::path kDemoModel =
+    std::filesystem::path(TANDEM_SOURCE_DIR) / "demo/hearthside-q8_0.gguf";
+
+// A folder of its own, removed with everything in it.
+class TempDir {
+ public:
+  TempDir() {
+    std::string name = (std::filesystem::temp_directory_path() / "tandem-gguf-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + name);
+    path_ = name;
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline Bytes read_bytes(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + path.string());
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
+
+// The message of the FileError that `action` throws; "no error" when it throws none. Anything
+// else that it throws passes through and fails the test.
+template <typename Action>
+std::string error_of(const Action& action) {
+  try {
+    action();
+  } catch (const FileError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+inline std::string parse_error(std::span<const std::byte> image) {
+  return error_of([&] { GgufFile::from_memory(image, "memory"); });
+}
+
+inline std::string open_error(const std::filesystem::path& path) {
+  return error_of([&] { GgufFile::open(path); });
+}
+
+inline bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+inline std::span<const std::byte> data_of(const GgufTensor& tensor) {
+  return {tensor.data, tensor.size_bytes};
+}
+
+}  // namespace tandem::test

@@ -1,0 +1,106 @@
+#include <cstddef>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/support/catch.h"
+#include "tests/text/text_test_util.h"
+
+namespace tandem::test {
+namespace {
+
+// sentencepiece.json: make_tokenizer_fixtures.py says how Google's sentencepiece made it.
+TEST_CASE("ids and texts are those of sentencepiece, with and without byte tokens") {
+  const Json fixture = read_fixture("sentencepiece.json");
+  REQUIRE(fixture.size() == 2);
+  for (const Json& model : fixture) {
+    SentencePieceVocabulary vocabulary(false);
+    vocabulary.tokens = model["tokens"].get<std::vector<std::string>>();
+    vocabulary.scores = model["scores"].get<std::vector<float>>();
+    vocabulary.types = model["types"].get<std::vector<int32_t>>();
+    const Tokenizer tokenizer = make_tokenizer(vocabulary.file());
+    for (size_t i = 0; i < model["texts"].size(); ++i) {
+      const auto text = model["texts"][i].get<std::string>();
+      const auto ids = model["ids"][i].get<Ids>();
+      CAPTURE(text);
+      CHECK(tokenizer.encode(text, false, false) == ids);
+      if (model["byte_fallback"]) CHECK(tokenizer.decode(ids) == text);
+    }
+  }
+}
+
+TEST_CASE("a SentencePiece file adds BOS and a leading space unless it says otherwise") {
+  SentencePieceVocabulary vocabulary;
+  const TokenId space = vocabulary.add("\xE2\x96\x81", -1);
+  const TokenId a = vocabulary.add("a", -2);
+  CHECK(make_tokenizer(vocabulary.file()).encode("a", true, false) == Ids{1, space, a});
+
+  GgufBuilder plain = vocabulary.file();
+  plain.add_bool("tokenizer.ggml.add_bos_token", false);
+  plain.add_bool("tokenizer.ggml.add_eos_token", true);
+  plain.add_bool("tokenizer.ggml.add_space_prefix", false);
+  CHECK(make_tokenizer(plain).encode("a", true, false) == Ids{a, 2});
+  CHECK(make_tokenizer(plain).decode(Ids{space, a}) == " a");
+}
+
+TEST_CASE("text after a special token gets the leading space, and decoding takes it away") {
+  SentencePieceVocabulary vocabulary;
+  const TokenId space = vocabulary.add("\xE2\x96\x81", -1);
+  const TokenId a = vocabulary.add("a", -2);
+  const TokenId tool = vocabulary.add("<tool>", 0, TokenType::kUserDefined);
+  const Tokenizer tokenizer = make_tokenizer(vocabulary.file());
+  const Ids ids = tokenizer.encode("a<tool>a</s> a", false, true);
+  CHECK(ids == Ids{space, a, tool, space, a, 2, space, space, a});
+  CHECK(tokenizer.decode(ids, true) == "a<tool>a</s> a");
+  CHECK(tokenizer.decode(ids, false) == "a<tool>a a");
+}
+
+TEST_CASE("text that spells a control or byte token does not become it") {
+  SentencePieceVocabulary vocabulary;
+  for (const char* piece : {"<", "/", "s", ">", "</", "s>", "0x41"}) vocabulary.add(piece, -1);
+  GgufBuilder builder = vocabulary.file();
+  builder.add_bool("tokenizer.ggml.add_space_prefix", false);
+  const Tokenizer tokenizer = make_tokenizer(builder);
+  const Ids ids = tokenizer.encode("</s>", false, false);
+  CHECK(ids == Ids{*tokenizer.find("</"), *tokenizer.find("s>")});
+  CHECK(tokenizer.encode("</s>", false, true) == Ids{2});
+  const TokenId letter_a = tokenizer.find("<0x41>").value();
+  for (const TokenId id : tokenizer.encode("<0x41>", false, false)) CHECK(id != letter_a);
+}
+
+TEST_CASE("any bytes come back from SentencePiece ids with byte tokens") {
+  SentencePieceVocabulary vocabulary;
+  for (const char* piece : {"\xE2\x96\x81", "a", "b", "ab",
+                            "\xE2\x96\x81"
+                            "a"}) {
+    vocabulary.add(piece, -1);
+  }
+  const Tokenizer tokenizer = make_tokenizer(vocabulary.file());
+  std::mt19937 rng(3);
+  for (int round = 0; round < 500; ++round) {
+    std::string bytes(rng() % 40, ' ');
+    for (char& c : bytes) {
+      constexpr char kLetters[] = "ab  \n";
+      c = rng() % 2 == 0 ? kLetters[rng() % 5] : static_cast<char>(rng() % 256);
+    }
+    CHECK(tokenizer.decode(tokenizer.encode(bytes, false, false)) == bytes);
+  }
+}
+
+TEST_CASE("a megabyte without a space is merged by scores to its end") {
+  SentencePieceVocabulary vocabulary;
+  std::string part = "a";
+  vocabulary.add(part, -100);
+  for (int doubling = 0; doubling < 8; ++doubling) {
+    part += part;
+    vocabulary.add(part, static_cast<float>(-doubling));
+  }
+  GgufBuilder builder = vocabulary.file();
+  builder.add_bool("tokenizer.ggml.add_space_prefix", false);
+  const Tokenizer tokenizer = make_tokenizer(builder);
+  const Ids ids = tokenizer.encode(std::string(1 << 20, 'a'), false, false);
+  CHECK(ids == Ids(1 << 12, tokenizer.find(part).value()));
+}
+
+}  // namespace
+}  // namespace tandem::test
