@@ -5,12 +5,12 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define TANDEM_CHECK(condition, ...)                                                  \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
+#define TANDEM_CHECK(condition, ...)                                                     \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
       std::fprintf(stderr, "%s:%d: check failed: %s: ", __FILE__, __LINE__, #condition); \
-      std::fprintf(stderr, __VA_ARGS__);                                              \
-      std::fputc('\n', stderr);                                                       \
-      std::abort();                                                                   \
-    }                                                                                 \
+      std::fprintf(stderr, __VA_ARGS__);                                                 \
+      std::fputc('\n', stderr);                                                          \
+      std::abort();                                                                      \
+    }                                                                                    \
   } while (false)

@@ -28,7 +28,7 @@ void kv_append(const KvView& cache, const float* k, const float* v, int64_t firs
 // out[t, h, :] = softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group], j <= first_pos + t
 // q: [n, n_heads, head_dim] f32; out: [n, n_heads, v_head_dim] f32. f32 arithmetic, no allocation,
 // and a result that does not depend on how the tokens were batched.
-void attention(const KvView& cache, const float* q, int64_t n_heads, float scale,
-               int64_t first_pos, int64_t n, float* out, ParallelFor parallel);
+void attention(const KvView& cache, const float* q, int64_t n_heads, float scale, int64_t first_pos,
+               int64_t n, float* out, ParallelFor parallel);
 
 }  // namespace tandem

@@ -20,7 +20,7 @@ enum class RopeStyle { kInterleaved, kHalves };
 // Rotary embedding as the families use it. YaRN: Peng et al., arXiv 2309.00071.
 struct RopeParams {
   RopeStyle style = RopeStyle::kHalves;
-  int64_t n_rot = 0;             // leading elements of each head that turn
+  int64_t n_rot = 0;  // leading elements of each head that turn
   float freq_base = 10000.0F;
   float freq_scale = 1.0F;       // 1/factor for linear scaling and for YaRN
   float yarn_ext_factor = 0.0F;  // 0: no YaRN; 1: full YaRN ramp

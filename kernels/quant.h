@@ -21,9 +21,9 @@ enum class DType : uint32_t {
 };
 
 struct DTypeInfo {
-  const char* name;   // as llama.cpp prints it: "f32", "q4_K"
-  int block_elems;    // weights in a block
-  int block_bytes;    // bytes of a block
+  const char* name;  // as llama.cpp prints it: "f32", "q4_K"
+  int block_elems;   // weights in a block
+  int block_bytes;   // bytes of a block
 };
 
 // nullptr for a type id that no kernel here reads.

@@ -13,8 +13,8 @@ namespace tandem {
 // Consecutive tokens of one sequence.
 struct Batch {
   std::span<const int32_t> tokens;
-  int64_t first_pos = 0;       // position of tokens[0] in the sequence
-  int32_t n_logits = 1;        // logits are wanted for the last n_logits tokens
+  int64_t first_pos = 0;  // position of tokens[0] in the sequence
+  int32_t n_logits = 1;   // logits are wanted for the last n_logits tokens
 };
 
 // Copies that a prefetcher asks for; nobody waits for them.

@@ -40,8 +40,8 @@ struct LayerPlan {
   // Experts that get a slot: first the kFetch ones in the order of `experts`, then admissions,
   // whose copy nobody in this layer waits for.
   std::vector<ExpertId> incoming;
-  std::vector<ModelTime> ready;   // [incoming.size()]
-  std::vector<SlotId> slots;      // [incoming.size()], filled by commit
+  std::vector<ModelTime> ready;  // [incoming.size()]
+  std::vector<SlotId> slots;     // [incoming.size()], filled by commit
   int32_t n_fetch = 0;
   Clocks end;  // modelled
 

@@ -12,9 +12,9 @@ struct MachineProfile {
   std::string description;
 
   struct Cpu {
-    double read_gbps = 0;         // weights, all cores
-    double gflops = 0;            // multiply and add counted apart, on quantised weights
-    double first_expert_us = 0;   // waking the workers, once a layer
+    double read_gbps = 0;        // weights, all cores
+    double gflops = 0;           // multiply and add counted apart, on quantised weights
+    double first_expert_us = 0;  // waking the workers, once a layer
   } cpu;
   struct Gpu {
     int64_t vram_bytes = 0;

@@ -36,8 +36,7 @@ void Planner::classify(const RoutingDecision& routing, const ExpertCache& cache,
   plan->incoming.clear();
   plan->ready.clear();
   for (const ExpertLoad& load : routing.loads) {
-    const SlotId slot =
-        settings_.use_gpu ? cache.find({routing.layer, load.expert}) : SlotId{};
+    const SlotId slot = settings_.use_gpu ? cache.find({routing.layer, load.expert}) : SlotId{};
     const ModelTime ready = slot.valid() ? cache.ready_at(slot) : 0;
     plan->experts.push_back({load.expert, load.first, load.count,
                              slot.valid() ? Placement::kGpu : Placement::kCpu, slot, ready});

@@ -12,8 +12,8 @@
 namespace tandem {
 
 struct PlannerSettings {
-  bool use_gpu = true;           // false: everything on the CPU, nothing admitted
-  int32_t admit_per_layer = 1;   // misses that ran on the CPU and enter the cache afterwards
+  bool use_gpu = true;          // false: everything on the CPU, nothing admitted
+  int32_t admit_per_layer = 1;  // misses that ran on the CPU and enter the cache afterwards
 };
 
 class Planner {

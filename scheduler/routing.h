@@ -39,10 +39,10 @@ struct RoutingDecision {
   LayerId layer;
   int32_t n_tokens = 0;
   int32_t top_k = 0;
-  std::span<const ExpertId> ids;         // [n_tokens, top_k], heaviest first
-  std::span<const float> weights;        // [n_tokens, top_k]
-  std::span<const ExpertLoad> loads;     // activated experts by id
-  std::span<const RoutedToken> tokens;   // [n_tokens * top_k], grouped by expert, rows ascending
+  std::span<const ExpertId> ids;        // [n_tokens, top_k], heaviest first
+  std::span<const float> weights;       // [n_tokens, top_k]
+  std::span<const ExpertLoad> loads;    // activated experts by id
+  std::span<const RoutedToken> tokens;  // [n_tokens * top_k], grouped by expert, rows ascending
 };
 
 class Router {

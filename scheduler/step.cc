@@ -8,9 +8,9 @@ std::span<const float> run_step(const Batch& batch, Executor& exec, Planner& pla
   for (LayerId layer{0}; layer.value < exec.n_layers(); ++layer.value) {
     const RoutingDecision& routing = exec.route(layer);  // at most one host sync a layer
     prefetcher.observe(routing);
-    planner.plan(routing, cache, exec.clocks(), &plan);  // pure
-    cache.commit(plan.access());                         // only writer: victims and slots
-    exec.run(plan);                                      // enqueue and return
+    planner.plan(routing, cache, exec.clocks(), &plan);           // pure
+    cache.commit(plan.access());                                  // only writer: victims and slots
+    exec.run(plan);                                               // enqueue and return
     exec.prefetch(prefetcher.next(layer, cache, exec.clocks()));  // what the link has left
   }
   return exec.end_step();

@@ -1,13 +1,16 @@
 #include "runtime/config/embedded.h"
 
 // TANDEM_EMBED(symbol, path): the file's bytes as symbol_begin … symbol_end.
-#define TANDEM_EMBED(symbol, path)                        \
-  asm(".section .rodata\n"                                \
-      ".global " #symbol "_begin\n.global " #symbol "_end\n" \
-      ".balign 64\n" #symbol "_begin:\n"                  \
-      ".incbin \"" path "\"\n" #symbol "_end:\n"          \
-      ".byte 0\n.previous\n");                            \
-  extern "C" const char symbol##_begin[];                 \
+#define TANDEM_EMBED(symbol, path)                  \
+  asm(".section .rodata\n"                          \
+      ".global " #symbol "_begin\n.global " #symbol \
+      "_end\n"                                      \
+      ".balign 64\n" #symbol                        \
+      "_begin:\n"                                   \
+      ".incbin \"" path "\"\n" #symbol              \
+      "_end:\n"                                     \
+      ".byte 0\n.previous\n");                      \
+  extern "C" const char symbol##_begin[];           \
   extern "C" const char symbol##_end[];
 
 // The list below is CMake's; see CMakeLists.txt beside this file.

@@ -27,8 +27,8 @@ TomlReader::TomlReader(std::string_view text, std::string file) : file_(std::mov
   try {
     table_ = toml::parse(text);
   } catch (const toml::parse_error& error) {
-    throw ConfigError(fmt::format("{}:{}: {}", file_, error.source().begin.line,
-                                  error.description()));
+    throw ConfigError(
+        fmt::format("{}:{}: {}", file_, error.source().begin.line, error.description()));
   }
 }
 

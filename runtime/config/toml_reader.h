@@ -2,12 +2,12 @@
 // and nothing is silently ignored. Messages name the file and the key.
 #pragma once
 
+#include <toml++/toml.h>
+
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
-
-#include <toml++/toml.h>
 
 namespace tandem {
 

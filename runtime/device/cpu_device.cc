@@ -42,8 +42,7 @@ void CpuDevice::free(DeviceAddr at) {
   blocks_.erase(it);
 }
 
-Timepoint CpuDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from,
-                                    int64_t bytes) {
+Timepoint CpuDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) {
   std::memcpy(to.at, from, static_cast<size_t>(bytes));
   return clock_.run(stream, 0);
 }

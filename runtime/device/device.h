@@ -104,9 +104,9 @@ class Device {
 
   // The host was busy with experts for this long, as modelled.
   virtual void host_busy(double us) = 0;
-  virtual double host_now_us() const = 0;                  // modelled
-  virtual double stream_now_us(Stream stream) const = 0;   // modelled end of what is enqueued
-  virtual int64_t copied_to_device_bytes() const = 0;      // since the start, weights and all
+  virtual double host_now_us() const = 0;                 // modelled
+  virtual double stream_now_us(Stream stream) const = 0;  // modelled end of what is enqueued
+  virtual int64_t copied_to_device_bytes() const = 0;     // since the start, weights and all
 };
 
 }  // namespace tandem

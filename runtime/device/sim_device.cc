@@ -47,11 +47,12 @@ DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
     at = offset + length;
   }
   if (at + size > info_.vram_bytes) {
-    throw MemoryError(fmt::format("{}: {:.2f} MiB do not fit into the {:.2f} MiB of the {} GPU, "
-                                  "{:.2f} MiB of which are in use",
-                                  tag, static_cast<double>(size) / (1 << 20),
-                                  static_cast<double>(info_.vram_bytes) / (1 << 20), info_.name,
-                                  static_cast<double>(used_bytes_) / (1 << 20)));
+    throw MemoryError(
+        fmt::format("{}: {:.2f} MiB do not fit into the {:.2f} MiB of the {} GPU, "
+                    "{:.2f} MiB of which are in use",
+                    tag, static_cast<double>(size) / (1 << 20),
+                    static_cast<double>(info_.vram_bytes) / (1 << 20), info_.name,
+                    static_cast<double>(used_bytes_) / (1 << 20)));
   }
   blocks_[at] = size;
   used_bytes_ += size;
@@ -76,8 +77,7 @@ std::byte* SimDevice::backing(DeviceAddr at, int64_t bytes) const {
   return memory_ + offset;
 }
 
-Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from,
-                                    int64_t bytes) {
+Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) {
   std::memcpy(backing(to, bytes), from, static_cast<size_t>(bytes));
   copied_bytes_ += bytes;
   return clock_.run(stream, model_.h2d_us(bytes));

@@ -71,7 +71,9 @@ DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
   logits_host_.resize(static_cast<size_t>(shape.max_logits * c.n_vocab));
 }
 
-DeviceAddr DenseLayers::floats(int64_t n, const char* tag) { return device_.alloc(n * kFloat, tag); }
+DeviceAddr DenseLayers::floats(int64_t n, const char* tag) {
+  return device_.alloc(n * kFloat, tag);
+}
 
 Touch DenseLayers::all(DeviceAddr at, int64_t floats_per_token, bool write) const {
   return {at, n_ * floats_per_token * kFloat, write};
@@ -84,41 +86,39 @@ void DenseLayers::embed(const Batch& batch) {
                "%lld tokens at %lld", static_cast<long long>(n_),
                static_cast<long long>(first_pos_));
   tandem::embed(model_.weights().embedding, batch.tokens, embedded_.data());
-  device_.wait(Stream::kCompute,
-               device_.copy_to_device(Stream::kCopy, residual_, embedded_.data(),
-                                      n_ * config_.d_model * kFloat));
+  device_.wait(Stream::kCompute, device_.copy_to_device(Stream::kCopy, residual_, embedded_.data(),
+                                                        n_ * config_.d_model * kFloat));
   const std::array touches{all(rope_, config_.rope.n_rot, true)};
-  device_.launch(Stream::kCompute,
-                 {"rope_table", touches, n_ * config_.rope.n_rot * kFloat, 0,
-                  [&](const KernelScope& scope) {
-                    rope_table(config_.rope, first_pos_, n_,
-                               scope.write_as<float>(rope_, n_ * config_.rope.n_rot));
-                  }});
+  device_.launch(
+      Stream::kCompute,
+      {"rope_table", touches, n_ * config_.rope.n_rot * kFloat, 0, [&](const KernelScope& scope) {
+         rope_table(config_.rope, first_pos_, n_,
+                    scope.write_as<float>(rope_, n_ * config_.rope.n_rot));
+       }});
 }
 
 void DenseLayers::normalize(const DeviceVector& gain, DeviceAddr from, DeviceAddr to, int64_t n) {
   const int64_t d = config_.d_model;
   const std::array touches{Touch{from, n * d * kFloat, false}, Touch{to, n * d * kFloat, true},
                            read_of(gain)};
-  device_.launch(Stream::kCompute, {"rms_norm", touches, 2 * n * d * kFloat, 4 * n * d,
-                                    [&](const KernelScope& scope) {
-                                      rms_norm(scope.read_as<float>(from, n * d), d,
-                                               values(scope, gain), config_.rms_eps, n, d,
-                                               scope.write_as<float>(to, n * d), d);
-                                    }});
+  device_.launch(
+      Stream::kCompute,
+      {"rms_norm", touches, 2 * n * d * kFloat, 4 * n * d, [&](const KernelScope& scope) {
+         rms_norm(scope.read_as<float>(from, n * d), d, values(scope, gain), config_.rms_eps, n, d,
+                  scope.write_as<float>(to, n * d), d);
+       }});
 }
 
 void DenseLayers::matmul_kernel(const char* name, const WeightView& w, const DeviceVector& bias,
                                 DeviceAddr x, int64_t n, DeviceAddr y) {
   const std::array touches{read_of(w), read_of(bias), Touch{x, n * w.cols * kFloat, false},
                            Touch{y, n * w.rows * kFloat, true}};
-  device_.launch(Stream::kCompute,
-                 {name, touches, w.bytes() + n * (w.cols + w.rows) * kFloat, matmul_flops(w, n),
-                  [&](const KernelScope& scope) {
-                    matmul(scope.read(w), values(scope, bias),
-                           scope.read_as<float>(x, n * w.cols), w.cols, n,
-                           scope.write_as<float>(y, n * w.rows), w.rows, pool_);
-                  }});
+  device_.launch(Stream::kCompute, {name, touches, w.bytes() + n * (w.cols + w.rows) * kFloat,
+                                    matmul_flops(w, n), [&](const KernelScope& scope) {
+                                      matmul(scope.read(w), values(scope, bias),
+                                             scope.read_as<float>(x, n * w.cols), w.cols, n,
+                                             scope.write_as<float>(y, n * w.rows), w.rows, pool_);
+                                    }});
 }
 
 void DenseLayers::attention(int64_t index) {
@@ -175,22 +175,26 @@ void DenseLayers::qk_norm_and_rope(const DeviceLayer& layer) {
 void DenseLayers::attend(const KvLayer& cache) {
   const ModelConfig& c = config_;
   const int64_t out_width = c.n_heads * c.v_head_dim;
-  const std::array touches{all(q_, c.q_width(), false), all(k_, c.k_width(), false),
-                           all(v_, c.v_width(), false), Touch{cache.k, kv_bytes_k_, true},
+  const std::array touches{all(q_, c.q_width(), false),       all(k_, c.k_width(), false),
+                           all(v_, c.v_width(), false),       Touch{cache.k, kv_bytes_k_, true},
                            Touch{cache.v, kv_bytes_v_, true}, all(attended_, out_width, true)};
   const int64_t kv_read = (kv_bytes_k_ + kv_bytes_v_) / shape_.n_ctx * (first_pos_ + n_);
   const int64_t flops = 2 * n_ * (first_pos_ + n_) * c.n_heads * (c.head_dim + c.v_head_dim);
-  device_.launch(
-      Stream::kCompute,
-      {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
-         const KvView kv{shape_.kv_type_k, shape_.kv_type_v, c.n_kv_heads, c.head_dim, c.v_head_dim,
-                         scope.write(cache.k, kv_bytes_k_), scope.write(cache.v, kv_bytes_v_)};
-         kv_append(kv, scope.read_as<float>(k_, n_ * c.k_width()),
-                   scope.read_as<float>(v_, n_ * c.v_width()), first_pos_, n_);
-         tandem::attention(kv, scope.read_as<float>(q_, n_ * c.q_width()), c.n_heads,
-                           1.0F / std::sqrt(static_cast<float>(c.head_dim)), first_pos_, n_,
-                           scope.write_as<float>(attended_, n_ * out_width), pool_);
-       }});
+  device_.launch(Stream::kCompute,
+                 {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
+                    const KvView kv{shape_.kv_type_k,
+                                    shape_.kv_type_v,
+                                    c.n_kv_heads,
+                                    c.head_dim,
+                                    c.v_head_dim,
+                                    scope.write(cache.k, kv_bytes_k_),
+                                    scope.write(cache.v, kv_bytes_v_)};
+                    kv_append(kv, scope.read_as<float>(k_, n_ * c.k_width()),
+                              scope.read_as<float>(v_, n_ * c.v_width()), first_pos_, n_);
+                    tandem::attention(kv, scope.read_as<float>(q_, n_ * c.q_width()), c.n_heads,
+                                      1.0F / std::sqrt(static_cast<float>(c.head_dim)), first_pos_,
+                                      n_, scope.write_as<float>(attended_, n_ * out_width), pool_);
+                  }});
 }
 
 void DenseLayers::attention_output(const DeviceLayer& layer) {
@@ -198,11 +202,11 @@ void DenseLayers::attention_output(const DeviceLayer& layer) {
   const int64_t n = n_ * config_.d_model;
   const std::array touches{all(residual_, config_.d_model, true),
                            all(projected_, config_.d_model, false)};
-  device_.launch(Stream::kCompute, {"residual", touches, 3 * n * kFloat, n,
-                                    [&](const KernelScope& scope) {
-                                      add(scope.read_as<float>(projected_, n), n,
-                                          scope.write_as<float>(residual_, n));
-                                    }});
+  device_.launch(Stream::kCompute,
+                 {"residual", touches, 3 * n * kFloat, n, [&](const KernelScope& scope) {
+                    add(scope.read_as<float>(projected_, n), n,
+                        scope.write_as<float>(residual_, n));
+                  }});
 }
 
 Timepoint DenseLayers::gate(int64_t index) {
@@ -223,9 +227,12 @@ void DenseLayers::shared_expert(int64_t index) {
     matmul_kernel("shared_gate", shared.gate_in, {}, normed_, n_, shared_scale_);
   }
   const int64_t d = config_.d_model;
-  const std::array touches{read_of(shared.ffn.gate),      read_of(shared.ffn.up),
-                           read_of(shared.ffn.down),      all(normed_, d, false),
-                           all(residual_, d, true),       all(shared_scale_, 1, false),
+  const std::array touches{read_of(shared.ffn.gate),
+                           read_of(shared.ffn.up),
+                           read_of(shared.ffn.down),
+                           all(normed_, d, false),
+                           all(residual_, d, true),
+                           all(shared_scale_, 1, false),
                            all(shared_hidden_, config_.shared_ff, true)};
   device_.launch(
       Stream::kCompute,
@@ -236,9 +243,9 @@ void DenseLayers::shared_expert(int64_t index) {
            const float weight = shared.gate_in ? 1.0F / (1.0F + std::exp(-scale[t])) : 1.0F;
            shared_rows_[static_cast<size_t>(t)] = {static_cast<int32_t>(t), weight};
          }
-         const ExpertCall call{{scope.read(shared.ffn.gate), scope.read(shared.ffn.up),
-                                scope.read(shared.ffn.down)},
-                               std::span(shared_rows_).first(static_cast<size_t>(n_))};
+         const ExpertCall call{
+             {scope.read(shared.ffn.gate), scope.read(shared.ffn.up), scope.read(shared.ffn.down)},
+             std::span(shared_rows_).first(static_cast<size_t>(n_))};
          expert_ffn({&call, 1}, scope.read_as<float>(normed_, n_ * d), d,
                     scope.write_as<float>(residual_, n_ * d),
                     scope.write_as<float>(shared_hidden_, n_ * config_.shared_ff), pool_);
@@ -249,12 +256,12 @@ void DenseLayers::add_from_host(const float* moe) {
   const int64_t n = n_ * config_.d_model;
   // On the compute stream: the copy engine may be busy with experts that nobody waits for.
   device_.copy_to_device(Stream::kCompute, moe_, moe, n * kFloat);
-  const std::array touches{all(residual_, config_.d_model, true), all(moe_, config_.d_model, false)};
-  device_.launch(Stream::kCompute, {"combine", touches, 3 * n * kFloat, n,
-                                    [&](const KernelScope& scope) {
-                                      add(scope.read_as<float>(moe_, n), n,
-                                          scope.write_as<float>(residual_, n));
-                                    }});
+  const std::array touches{all(residual_, config_.d_model, true),
+                           all(moe_, config_.d_model, false)};
+  device_.launch(Stream::kCompute,
+                 {"combine", touches, 3 * n * kFloat, n, [&](const KernelScope& scope) {
+                    add(scope.read_as<float>(moe_, n), n, scope.write_as<float>(residual_, n));
+                  }});
 }
 
 std::span<const float> DenseLayers::head(int64_t n) {

@@ -58,8 +58,8 @@ class DenseLayers {
   void attend(const KvLayer& cache);
   void attention_output(const DeviceLayer& layer);
   void normalize(const DeviceVector& gain, DeviceAddr from, DeviceAddr to, int64_t n);
-  void matmul_kernel(const char* name, const WeightView& w, const DeviceVector& bias,
-                     DeviceAddr x, int64_t n, DeviceAddr y);
+  void matmul_kernel(const char* name, const WeightView& w, const DeviceVector& bias, DeviceAddr x,
+                     int64_t n, DeviceAddr y);
   Touch all(DeviceAddr at, int64_t floats_per_token, bool write) const;
 
   const Model& model_;

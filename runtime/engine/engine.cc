@@ -36,8 +36,8 @@ std::unique_ptr<Device> make_device(const EngineSettings& settings, const Machin
   if (settings.device == DeviceKind::kSim) {
     line.effective = "sim";
     line.reason = "simulated GPU of machine profile " + machine.name;
-    device = std::make_unique<SimDevice>(
-        machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes));
+    device =
+        std::make_unique<SimDevice>(machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes));
   } else {
     if (settings.device == DeviceKind::kAuto) {
       line.reason = "this version drives no real GPU; --device sim simulates one";
@@ -54,12 +54,13 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
   shape.kv_type_k = settings.kv_type_k;
   shape.kv_type_v = settings.kv_type_v;
   EffectiveSetting context{"context", std::to_string(settings.n_ctx), "", ""};
-  if (settings.n_ctx < 0) throw ConfigError(fmt::format("-c is {}; expected 0 or more", settings.n_ctx));
+  if (settings.n_ctx < 0)
+    throw ConfigError(fmt::format("-c is {}; expected 0 or more", settings.n_ctx));
   if (settings.n_ctx == 0) {
     shape.n_ctx = std::min(config.n_ctx_train, kDefaultContext);
     context.requested = "auto";
-    context.reason = fmt::format("trained for {}, default at most {}", config.n_ctx_train,
-                                 kDefaultContext);
+    context.reason =
+        fmt::format("trained for {}, default at most {}", config.n_ctx_train, kDefaultContext);
   } else {
     shape.n_ctx = settings.n_ctx;
     if (shape.n_ctx > config.n_ctx_train) {
@@ -68,7 +69,8 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
   }
   context.effective = std::to_string(shape.n_ctx);
   effective->push_back(context);
-  if (settings.n_batch < 1) throw ConfigError(fmt::format("-b is {}; expected 1 or more", settings.n_batch));
+  if (settings.n_batch < 1)
+    throw ConfigError(fmt::format("-b is {}; expected 1 or more", settings.n_batch));
   shape.n_batch = std::min(settings.n_batch, shape.n_ctx);
   effective->push_back({"batch", std::to_string(settings.n_batch), std::to_string(shape.n_batch),
                         shape.n_batch < settings.n_batch ? "the context is no longer" : ""});
@@ -79,8 +81,8 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
 int thread_count(const EngineSettings& settings, std::vector<EffectiveSetting>* effective) {
   constexpr int kMostThreads = 512;
   if (settings.n_threads < 0 || settings.n_threads > kMostThreads) {
-    throw ConfigError(fmt::format("-t is {}; expected 0 (all cores) to {}", settings.n_threads,
-                                  kMostThreads));
+    throw ConfigError(
+        fmt::format("-t is {}; expected 0 (all cores) to {}", settings.n_threads, kMostThreads));
   }
   const int cores = available_cores();
   const int n = settings.n_threads == 0 ? cores : settings.n_threads;
@@ -120,8 +122,8 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
                         slots > 0 ? settings.cache_policy : "none",
                         slots > 0 ? "" : "there are no expert slots"});
   cache_ = std::make_unique<ExpertCache>(cache_shape, std::move(policy));
-  planner_ = std::make_unique<Planner>(
-      costs_, expert_costs(model), PlannerSettings{slots > 0, settings.admit_per_layer});
+  planner_ = std::make_unique<Planner>(costs_, expert_costs(model),
+                                       PlannerSettings{slots > 0, settings.admit_per_layer});
   loaded_bytes_h2d_ = device_->copied_to_device_bytes();
 }
 
@@ -131,8 +133,7 @@ void Engine::make_executor(const EngineSettings& settings) {
     throw ConfigError(fmt::format("--moe-expert-cache is {}; expected 0 or more", *wanted));
   }
   try {
-    executor_ =
-        std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_, wanted);
+    executor_ = std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_, wanted);
   } catch (const MemoryError& error) {
     throw MemoryError(fmt::format("{} (the KV cache takes {}); raise --vram, or lower -c or -b",
                                   error.what(), mib(kv_cache_bytes(model_.config(), shape_))));
@@ -146,10 +147,10 @@ void Engine::make_executor(const EngineSettings& settings) {
                          mib(device_->info().vram_bytes),
                          mib(device_->used_bytes() - slots * ExpertSlots::slot_bytes(model_)));
   }
-  effective_.push_back({"expert slots", wanted ? std::to_string(*wanted) : "auto",
-                        fmt::format("{} of {}", slots,
-                                    model_.config().n_layers * model_.config().routing.n_experts),
-                        reason});
+  effective_.push_back(
+      {"expert slots", wanted ? std::to_string(*wanted) : "auto",
+       fmt::format("{} of {}", slots, model_.config().n_layers * model_.config().routing.n_experts),
+       reason});
 }
 
 std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_logits,

@@ -44,8 +44,8 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot) {
   device_.wait(Stream::kCopy, state.last_use);
   const ExpertWeights& from = host_weights(model_, key);
   const ExpertWeights to = weights(key, slot);
-  for (const auto& [host, device] : {std::pair{from.gate, to.gate}, std::pair{from.up, to.up},
-                                     std::pair{from.down, to.down}}) {
+  for (const auto& [host, device] :
+       {std::pair{from.gate, to.gate}, std::pair{from.up, to.up}, std::pair{from.down, to.down}}) {
     state.ready = device_.copy_to_device(Stream::kCopy, {const_cast<std::byte*>(device.data)},
                                          host.data, host.bytes());
   }

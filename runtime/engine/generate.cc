@@ -55,12 +55,11 @@ GenerationResult generate(Engine& engine, const Tokenizer& tokenizer, Sampler& s
   const auto interrupted = [&] { return hooks.interrupted && hooks.interrupted(); };
   const auto total = static_cast<int64_t>(request.prompt.size());
   const Stopwatch prefill(engine);
-  std::span<const float> logits =
-      engine.eval(request.prompt, 1, [&](int64_t done) {
-        result.prompt_tokens = done;
-        if (hooks.on_prompt) hooks.on_prompt(done, total);
-        return !interrupted();
-      });
+  std::span<const float> logits = engine.eval(request.prompt, 1, [&](int64_t done) {
+    result.prompt_tokens = done;
+    if (hooks.on_prompt) hooks.on_prompt(done, total);
+    return !interrupted();
+  });
   result.prefill_seconds = prefill.seconds();
   result.modelled_prefill_seconds = prefill.modelled_seconds();
   for (const TokenId id : request.prompt) sampler.accept(id);

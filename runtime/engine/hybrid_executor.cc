@@ -12,9 +12,7 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 
-Touch read_of(const WeightView& w) {
-  return {{const_cast<std::byte*>(w.data)}, w.bytes(), false};
-}
+Touch read_of(const WeightView& w) { return {{const_cast<std::byte*>(w.data)}, w.bytes(), false}; }
 
 }  // namespace
 
@@ -101,9 +99,8 @@ void HybridExecutor::gather_calls(const LayerPlan& plan) {
     assigned_.push_back({expert, slot});
   }
   // By id, not by load: a token's contributions are then added in the same order in every batch.
-  std::sort(assigned_.begin(), assigned_.end(), [](const Assigned& a, const Assigned& b) {
-    return a.expert.expert < b.expert.expert;
-  });
+  std::sort(assigned_.begin(), assigned_.end(),
+            [](const Assigned& a, const Assigned& b) { return a.expert.expert < b.expert.expert; });
 }
 
 void HybridExecutor::run_gpu(const LayerPlan& plan) {

@@ -56,12 +56,12 @@ Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<cons
     engine.rewind(0);
     for (int64_t at = 0; at < n_ctx;) {
       const int64_t n = std::min(engine.n_batch(), n_ctx - at);
-      const auto rows = engine.eval(
-          std::span(chunk).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), n);
+      const auto rows =
+          engine.eval(std::span(chunk).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), n);
       for (int64_t i = std::max(at, first); i < at + n && i < n_ctx - 1; ++i) {
-        const double nll = negative_log_likelihood(
-            rows.subspan(static_cast<size_t>(i - at) * vocab, vocab),
-            chunk[static_cast<size_t>(i + 1)]);
+        const double nll =
+            negative_log_likelihood(rows.subspan(static_cast<size_t>(i - at) * vocab, vocab),
+                                    chunk[static_cast<size_t>(i + 1)]);
         sums.nll += nll;
         sums.nll2 += nll * nll;
         ++sums.count;

@@ -22,7 +22,7 @@ struct Perplexity {
 // with max_logits >= n_batch. ConfigError when there are fewer than 2 * n_ctx tokens.
 // `progress` gets the running value after each chunk; returning false stops there.
 Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<const TokenId> tokens,
-                      int64_t n_ctx, const std::function<bool(const Perplexity&, int64_t total)>&
-                                         progress = {});
+                      int64_t n_ctx,
+                      const std::function<bool(const Perplexity&, int64_t total)>& progress = {});
 
 }  // namespace tandem

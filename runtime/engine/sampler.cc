@@ -30,10 +30,9 @@ int32_t Sampler::sample(std::span<const float> logits) {
   }
   penalize();
   if (settings_.temperature <= 0.0F) {
-    return std::max_element(candidates_.begin(), candidates_.end(),
-                            [](const Candidate& a, const Candidate& b) {
-                              return a.logit < b.logit;
-                            })
+    return std::max_element(
+               candidates_.begin(), candidates_.end(),
+               [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; })
         ->token;
   }
   keep_top_k();

@@ -10,12 +10,12 @@
 namespace tandem {
 
 struct SamplingSettings {
-  float temperature = 0.8F;  // <= 0: greedy, the most likely token (lowest id on a tie)
-  int32_t top_k = 40;        // <= 0: all
-  float top_p = 0.95F;       // >= 1: off
-  float min_p = 0.05F;       // <= 0: off
-  float repeat_penalty = 1.0F;   // 1: off
-  int32_t repeat_last_n = 64;    // tokens that the penalty looks back; 0: off, -1: all
+  float temperature = 0.8F;     // <= 0: greedy, the most likely token (lowest id on a tie)
+  int32_t top_k = 40;           // <= 0: all
+  float top_p = 0.95F;          // >= 1: off
+  float min_p = 0.05F;          // <= 0: off
+  float repeat_penalty = 1.0F;  // 1: off
+  int32_t repeat_last_n = 64;   // tokens that the penalty looks back; 0: off, -1: all
   uint32_t seed = 0;
 };
 
@@ -46,7 +46,7 @@ class Sampler {
   std::vector<Candidate> candidates_;  // sorted by logit, descending, once top-k has run
   std::vector<int32_t> history_;       // ring of the last tokens
   size_t accepted_ = 0;
-  std::vector<uint8_t> seen_;          // [n_vocab], scratch of penalize()
+  std::vector<uint8_t> seen_;  // [n_vocab], scratch of penalize()
 };
 
 }  // namespace tandem

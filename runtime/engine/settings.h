@@ -13,7 +13,7 @@ enum class DeviceKind { kAuto, kCpu, kSim };
 
 struct EngineSettings {
   DeviceKind device = DeviceKind::kAuto;
-  std::optional<int64_t> vram_bytes{};  // default: the machine profile's
+  std::optional<int64_t> vram_bytes{};    // default: the machine profile's
   std::optional<int32_t> expert_slots{};  // default: what fits into the VRAM
   std::string cache_policy = "lru";
   int32_t admit_per_layer = 1;

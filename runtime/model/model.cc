@@ -37,8 +37,8 @@ class Tensors {
     return tensor == nullptr ? WeightView{} : view(*tensor, {cols, rows, 1});
   }
   // One matrix an expert, from the merged tensor or from the older one-tensor-an-expert files.
-  std::vector<WeightView> experts(const std::string& prefix, const std::string& which,
-                                  int64_t cols, int64_t rows, int64_t n) const {
+  std::vector<WeightView> experts(const std::string& prefix, const std::string& which, int64_t cols,
+                                  int64_t rows, int64_t n) const {
     std::vector<WeightView> views;
     if (const GgufTensor* merged =
             file_.find_tensor(fmt::format("{}ffn_{}_exps.weight", prefix, which))) {
@@ -87,8 +87,8 @@ class Tensors {
     dequantize(row.type, row.data, out.data(), n);
     for (const float value : out) {
       if (std::isfinite(value)) continue;
-      throw FileError(file_.name(), fmt::format("tensor {} holds a value that is not finite",
-                                                tensor.name));
+      throw FileError(file_.name(),
+                      fmt::format("tensor {} holds a value that is not finite", tensor.name));
     }
     return out;
   }
@@ -159,7 +159,8 @@ Model Model::load(GgufFile file) {
 
 int64_t Model::all_expert_bytes() const {
   int64_t bytes = 0;
-  for (int64_t i = 0; i < config_.n_layers; ++i) bytes += expert_bytes(i) * config_.routing.n_experts;
+  for (int64_t i = 0; i < config_.n_layers; ++i)
+    bytes += expert_bytes(i) * config_.routing.n_experts;
   return bytes;
 }
 
@@ -171,11 +172,9 @@ void Model::check_finite(int64_t layer) const {
     }
     const auto n = static_cast<int64_t>(tensor.ne[0] * tensor.ne[1] * tensor.ne[2] * tensor.ne[3]);
     if (!all_finite(static_cast<DType>(tensor.type_id), tensor.data, n)) {
-      throw FileError(file_->name(), fmt::format("tensor {} holds a {} that is not finite",
-                                                 tensor.name,
-                                                 dtype_info(tensor.type_id)->block_elems > 1
-                                                     ? "scale"
-                                                     : "value"));
+      throw FileError(file_->name(),
+                      fmt::format("tensor {} holds a {} that is not finite", tensor.name,
+                                  dtype_info(tensor.type_id)->block_elems > 1 ? "scale" : "value"));
     }
   }
 }

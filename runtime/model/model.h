@@ -28,8 +28,8 @@ struct LayerWeights {
   WeightView wv;     // [n_kv_heads * v_head_dim, d]
   WeightView wo;     // [d, n_heads * v_head_dim]
   Vector bq, bk, bv, bo;
-  Vector q_norm;  // [head_dim] or [n_heads * head_dim]
-  Vector k_norm;  // [head_dim] or [n_kv_heads * head_dim]
+  Vector q_norm;      // [head_dim] or [n_heads * head_dim]
+  Vector k_norm;      // [head_dim] or [n_kv_heads * head_dim]
   Vector ffn_norm;    // [d]
   WeightView router;  // [n_experts, d]
   std::optional<SharedExpert> shared;

@@ -83,8 +83,8 @@ void read_rope(const Keys& keys, ModelConfig* config) {
   RopeParams& rope = config->rope;
   rope.n_rot = keys.count_or("rope.dimension_count", kMaxHeadDim, config->head_dim);
   if (rope.n_rot > config->head_dim || rope.n_rot % 2 != 0) {
-    keys.fail("rope.dimension_count", fmt::format("is {}; expected an even number up to {}",
-                                                  rope.n_rot, config->head_dim));
+    keys.fail("rope.dimension_count",
+              fmt::format("is {}; expected an even number up to {}", rope.n_rot, config->head_dim));
   }
   rope.freq_base = keys.positive_or("rope.freq_base", 10000.0);
   const std::string_view type = keys.text("rope.scaling.type").value_or("");
@@ -92,8 +92,8 @@ void read_rope(const Keys& keys, ModelConfig* config) {
   const float linear = keys.positive_or("rope.scale_linear", 1.0);
   const float factor = keys.number_or("rope.scaling.factor", linear);
   const bool scaled = factor > 0.0F;  // 0 means "not scaled" in files
-  rope.yarn_orig_ctx = keys.count_or("rope.scaling.original_context_length", kMaxContext,
-                                     config->n_ctx_train);
+  rope.yarn_orig_ctx =
+      keys.count_or("rope.scaling.original_context_length", kMaxContext, config->n_ctx_train);
   if (type == "yarn") {
     rope.freq_scale = scaled ? 1.0F / factor : 1.0F;
     rope.yarn_ext_factor = 1.0F;
@@ -103,8 +103,7 @@ void read_rope(const Keys& keys, ModelConfig* config) {
   } else if (type.empty() || type == "linear") {
     rope.freq_scale = scaled ? 1.0F / factor : 1.0F;
   } else if (type != "none") {
-    keys.fail("rope.scaling.type",
-              fmt::format("is \"{}\"; expected none, linear or yarn", type));
+    keys.fail("rope.scaling.type", fmt::format("is \"{}\"; expected none, linear or yarn", type));
   }
 }
 
@@ -136,8 +135,8 @@ const Family& known_family(const GgufFile& file, std::string_view arch) {
   for (const Family& family : families()) {
     known += fmt::format("{}{} ({})", known.empty() ? "" : ", ", family.arch, family.what);
   }
-  throw FileError(file.name(), fmt::format("general.architecture is \"{}\"; supported: {}", arch,
-                                           known));
+  throw FileError(file.name(),
+                  fmt::format("general.architecture is \"{}\"; supported: {}", arch, known));
 }
 
 }  // namespace
@@ -160,9 +159,8 @@ ModelConfig read_model_config(const GgufFile& file) {
   if (config.n_heads < 1) keys.fail("attention.head_count", "is missing");
   config.n_kv_heads = keys.heads("attention.head_count_kv", config.n_heads);
   if (config.n_heads % config.n_kv_heads != 0) {
-    keys.fail("attention.head_count",
-              fmt::format("is {}, not a multiple of the {} key-value heads", config.n_heads,
-                          config.n_kv_heads));
+    keys.fail("attention.head_count", fmt::format("is {}, not a multiple of the {} key-value heads",
+                                                  config.n_heads, config.n_kv_heads));
   }
   const int64_t even_split = config.d_model / config.n_heads;
   config.head_dim = keys.count_or("attention.key_length", kMaxHeadDim, even_split);
