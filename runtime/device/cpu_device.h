@@ -15,6 +15,8 @@ class CpuDevice final : public Device {
  public:
   explicit CpuDevice(const MachineProfile& profile);
   ~CpuDevice() override;
+  CpuDevice(const CpuDevice&) = delete;
+  CpuDevice& operator=(const CpuDevice&) = delete;
 
   const DeviceInfo& info() const override { return info_; }
   DeviceAddr alloc(int64_t bytes, const char* tag) override;

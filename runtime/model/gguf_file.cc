@@ -182,4 +182,13 @@ void GgufFile::advise_dont_need(const GgufTensor& tensor) const {
   impl_->mappings[tensor.part].advise_dont_need({tensor.data, tensor.size_bytes});
 }
 
+void GgufFile::advise_dont_need(std::span<const std::byte> range) const {
+  for (const MappedFile& mapping : impl_->mappings) {
+    const std::byte* begin = mapping.bytes().data();
+    if (range.data() < begin || range.data() >= begin + mapping.bytes().size()) continue;
+    mapping.advise_dont_need(range);
+    return;
+  }
+}
+
 }  // namespace tandem

@@ -94,6 +94,8 @@ class GgufFile {
   // memory that is not a mapping.
   void advise_will_need(const GgufTensor& tensor) const;
   void advise_dont_need(const GgufTensor& tensor) const;
+  // A part of a tensor: one expert of a merged one.
+  void advise_dont_need(std::span<const std::byte> range) const;
 
  private:
   struct Impl;
