@@ -166,10 +166,8 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
     const bool last = done + size == n;
     const Batch batch{tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(size)),
                       position_, static_cast<int32_t>(last ? n_logits : 0)};
-    logits = run_step(batch, *executor_, *planner_, *cache_, prefetcher_, plan_);
-    position_ += size;
+    if (!step(batch, done, progress, &logits)) return {};
     done += size;
-    if (progress && !progress(done) && !last) return {};
   }
   for (const float logit : logits) {
     if (std::isfinite(logit)) continue;
@@ -177,6 +175,28 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
     throw FileError(model_.file().name(), "the model gives logits that are not finite");
   }
   return logits;
+}
+
+bool Engine::step(const Batch& batch, int64_t done,
+                  const std::function<bool(int64_t done)>& progress,
+                  std::span<const float>* logits) {
+  const auto size = static_cast<int64_t>(batch.tokens.size());
+  if (progress) {
+    executor_->set_layer_hook([&progress, done, size, this](int64_t layers) {
+      return progress(done + size * layers / executor_->n_layers());
+    });
+  }
+  // The hook refers to `progress`, so it must not outlive this call, whatever ends it.
+  const auto remove_hook = [this](void*) { executor_->set_layer_hook({}); };
+  const std::unique_ptr<void, decltype(remove_hook)> guard(this, remove_hook);
+  try {
+    *logits = run_step(batch, *executor_, *planner_, *cache_, prefetcher_, plan_);
+  } catch (const StepStopped&) {
+    return false;
+  }
+  position_ += size;
+  if (progress) progress(done + size);
+  return true;
 }
 
 void Engine::rewind(int64_t position) {

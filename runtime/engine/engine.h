@@ -37,8 +37,9 @@ class Engine {
   // Appends tokens to the sequence, in batches, and returns the logits of the last n_logits of
   // them: [n_logits, n_vocab] f32, valid until the next call. n_logits is at most
   // settings.max_logits, and more than one only where all of them fall into the last batch.
-  // `progress` is told how many tokens are done, after every batch; returning false stops the
-  // reading there, and the result is then empty.
+  // `progress` is told how many tokens are done, layer by layer (a batch half-way through the
+  // layers counts half); returning false stops the reading at the last whole batch, and the result
+  // is then empty.
   // ConfigError when the context would overflow; the sequence is then unchanged. FileError when
   // the model's weights turn out to be damaged; rewind() before going on.
   std::span<const float> eval(std::span<const int32_t> tokens, int64_t n_logits = 1,
@@ -59,6 +60,9 @@ class Engine {
 
  private:
   void make_executor(const EngineSettings& settings);
+  // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
+  bool step(const Batch& batch, int64_t done, const std::function<bool(int64_t done)>& progress,
+            std::span<const float>* logits);
 
   const Model& model_;
   CostModel costs_;

@@ -54,12 +54,13 @@ GenerationResult generate(Engine& engine, const Tokenizer& tokenizer, Sampler& s
   GenerationResult result;
   const auto interrupted = [&] { return hooks.interrupted && hooks.interrupted(); };
   const auto total = static_cast<int64_t>(request.prompt.size());
+  const int64_t begin = engine.position();
   const Stopwatch prefill(engine);
   std::span<const float> logits = engine.eval(request.prompt, 1, [&](int64_t done) {
-    result.prompt_tokens = done;
     if (hooks.on_prompt) hooks.on_prompt(done, total);
     return !interrupted();
   });
+  result.prompt_tokens = engine.position() - begin;
   result.prefill_seconds = prefill.seconds();
   result.modelled_prefill_seconds = prefill.modelled_seconds();
   for (const TokenId id : request.prompt) sampler.accept(id);

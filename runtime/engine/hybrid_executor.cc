@@ -62,6 +62,7 @@ void HybridExecutor::begin_step(const Batch& batch) {
 }
 
 const RoutingDecision& HybridExecutor::route(LayerId layer) {
+  if (layer_hook_ && !layer_hook_(layer.value)) throw StepStopped{};
   dense_.attention(layer.value);
   const Timepoint gate = dense_.gate(layer.value);
   dense_.shared_expert(layer.value);

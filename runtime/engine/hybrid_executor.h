@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "runtime/device/device.h"
@@ -27,8 +29,14 @@ struct ExecutorStats {
 // Cost of one expert of each layer, for planner and executor.
 std::vector<ExpertCost> expert_costs(const Model& model);
 
+// Thrown out of a step that its layer hook stopped. The step has no result.
+struct StepStopped {};
+
 class HybridExecutor final : public Executor {
  public:
+  // Told before each layer how many are done; false stops the step with StepStopped.
+  using LayerHook = std::function<bool(int64_t layers_done)>;
+
   HybridExecutor(const Model& model, Device& device, ThreadPool& pool, const CostModel& costs,
                  const EngineShape& shape, std::optional<int32_t> wanted_slots);
 
@@ -41,6 +49,7 @@ class HybridExecutor final : public Executor {
   void prefetch(std::span<const PrefetchRequest> requests) override;
   std::span<const float> end_step() override;
 
+  void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
   const RoutingDecision& last_routing() const { return routing_; }
   const ExecutorStats& stats() const { return stats_; }
@@ -69,6 +78,7 @@ class HybridExecutor final : public Executor {
   Router router_;
   RoutingDecision routing_;
   int32_t n_logits_ = 0;
+  LayerHook layer_hook_;
   ExecutorStats stats_;
 
   std::vector<float> cpu_hidden_;  // [n_batch * top_k, ff]

@@ -38,7 +38,11 @@ int32_t Sampler::sample(std::span<const float> logits) {
   keep_top_k();
   keep_top_p();
   keep_min_p();
-  for (Candidate& candidate : candidates_) candidate.logit /= settings_.temperature;
+  // Relative to the best: a quotient by a tiny temperature overflows to -inf, never to inf.
+  const float top = candidates_.front().logit;
+  for (Candidate& candidate : candidates_) {
+    candidate.logit = (candidate.logit - top) / settings_.temperature;
+  }
   return draw();
 }
 

@@ -7,8 +7,6 @@
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
 
-using Catch::Matchers::Contains;
-
 namespace tandem::test {
 namespace {
 
@@ -66,39 +64,39 @@ TEST_CASE("a NaN scale in an expert that is used is an error that names the tens
   std::vector<std::byte> image = demo_image();
   damage(&image, "blk.2.ffn_up_exps.weight", 32);
   for (const EngineSettings& settings : {cpu_settings(), sim_settings(20)}) {
-    CHECK_THAT(error_of(image, settings), Contains("not finite"));
+    CHECK_THAT(error_of(image, settings), contains("not finite"));
   }
 }
 
 TEST_CASE("a NaN scale in the router's layer names the tensor") {
   std::vector<std::byte> image = demo_image();
   damage(&image, "blk.0.attn_q.weight", 1);
-  CHECK_THAT(error_of(image, cpu_settings()), Contains("blk.0.attn_q.weight"));
+  CHECK_THAT(error_of(image, cpu_settings()), contains("blk.0.attn_q.weight"));
 }
 
 TEST_CASE("a NaN scale in the head names the tensor") {
   std::vector<std::byte> image = demo_image();
   damage(&image, "token_embd.weight", 1);
-  CHECK_THAT(error_of(image, cpu_settings()), Contains("token_embd.weight"));
+  CHECK_THAT(error_of(image, cpu_settings()), contains("token_embd.weight"));
 }
 
 TEST_CASE("checking the tensors finds a damaged expert before it is used") {
   std::vector<std::byte> image = demo_image();
   damage(&image, "blk.4.ffn_down_exps.weight", 32);
   const Model model = Model::load(GgufFile::from_memory(image, "damaged.gguf"));
-  CHECK_THROWS_WITH(model.check_finite(), Contains("blk.4.ffn_down_exps.weight"));
+  CHECK_THROWS_WITH(model.check_finite(), contains("blk.4.ffn_down_exps.weight"));
 }
 
 TEST_CASE("a missing tensor is an error that names it") {
   CHECK_THAT(load_error("blk.1.attn_k.weight", "blk.1.attn_x.weight"),
-             Contains("changed.gguf: has no tensor blk.1.attn_k.weight"));
+             contains("changed.gguf: has no tensor blk.1.attn_k.weight"));
   CHECK_THAT(load_error("blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_expo.weight"),
-             Contains("has no tensor blk.0.ffn_gate_exps.weight"));
+             contains("has no tensor blk.0.ffn_gate_exps.weight"));
 }
 
 TEST_CASE("an unknown architecture is an error that lists the known ones") {
   CHECK_THAT(load_error("qwen3moe", "qwen9moe"),
-             Contains("\"qwen9moe\"") && Contains("olmoe") && Contains("qwen2moe"));
+             contains("\"qwen9moe\"") && contains("olmoe") && contains("qwen2moe"));
 }
 
 TEST_CASE("metadata that contradicts the tensors is an error") {
@@ -111,7 +109,7 @@ TEST_CASE("metadata that contradicts the tensors is an error") {
   const uint32_t heads = 2;
   std::memcpy(image.data() + at + key.size() + 4, &heads, sizeof heads);
   CHECK_THROWS_WITH(Model::load(GgufFile::from_memory(image, "changed.gguf")),
-                    Contains("blk.0.attn_k.weight is 256 x 64; expected 256 x 128 x 1"));
+                    contains("blk.0.attn_k.weight is 256 x 64; expected 256 x 128 x 1"));
 }
 
 }  // namespace tandem::test
