@@ -16,6 +16,8 @@ namespace {
 
 using Messages = std::span<const ChatMessage>;
 
+constexpr std::string_view kSpaces = " \t\n\v\f\r";
+constexpr std::string_view kReasoningEnd = "</think>";
 constexpr std::string_view kDeepSeekEos = "<｜end▁of▁sentence｜>";
 
 bool is_system(const ChatMessage& message) { return message.role == "system"; }
@@ -24,7 +26,6 @@ bool is_assistant(const ChatMessage& message) { return message.role == "assistan
 
 // Python's str.strip() for ASCII text.
 std::string_view trim(std::string_view text) {
-  constexpr std::string_view kSpaces = " \t\n\v\f\r";
   const size_t begin = text.find_first_not_of(kSpaces);
   if (begin == std::string_view::npos) return {};
   return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
@@ -32,9 +33,8 @@ std::string_view trim(std::string_view text) {
 
 // An earlier answer without its reasoning, which reasoning models are not shown again.
 std::string_view after_reasoning(std::string_view content) {
-  constexpr std::string_view kEnd = "</think>";
-  const size_t end = content.rfind(kEnd);
-  return end == std::string_view::npos ? content : content.substr(end + kEnd.size());
+  const size_t end = content.rfind(kReasoningEnd);
+  return end == std::string_view::npos ? content : content.substr(end + kReasoningEnd.size());
 }
 
 void check_roles(Messages messages) {
@@ -70,12 +70,14 @@ const ChatMessage* take_system_and_check_turns(Messages& messages) {
       "chat message 0: expected no system message, which this family's template does not have");
 }
 
-// Qwen. Qwen2's default system message is not added: Qwen3 has none.
-std::string render_chatml(Messages messages, bool add_assistant) {
+// ChatML and Qwen3. Qwen2's default system message is not added.
+std::string render_chatml(ChatFamily family, Messages messages, bool add_assistant) {
+  const bool hides_reasoning = family == ChatFamily::kQwen3;
   std::string out;
   for (const ChatMessage& message : messages) {
     std::string_view content = message.content;
-    if (is_assistant(message) && after_reasoning(content).size() != content.size()) {
+    if (hides_reasoning && is_assistant(message) &&
+        after_reasoning(content).size() != content.size()) {
       content = after_reasoning(content);
       content.remove_prefix(std::min(content.find_first_not_of('\n'), content.size()));
     }
@@ -241,7 +243,8 @@ std::string render_chat(ChatFamily family, std::span<const ChatMessage> messages
   const std::string_view eos = eos_text.empty() ? usual_eos(family) : eos_text;
   switch (family) {
     case ChatFamily::kChatMl:
-      return render_chatml(messages, add_assistant);
+    case ChatFamily::kQwen3:
+      return render_chatml(family, messages, add_assistant);
     case ChatFamily::kLlama2:
       return render_llama2(messages, eos);
     case ChatFamily::kLlama3:

@@ -17,12 +17,19 @@ struct Named {
 };
 
 constexpr Named kNamed[] = {
-    {"chatml", ChatFamily::kChatMl},       {"llama2", ChatFamily::kLlama2},
-    {"llama3", ChatFamily::kLlama3},       {"mistral-v0", ChatFamily::kMistralV0},
-    {"mistral-v1", ChatFamily::kMistral},  {"mistral-v3", ChatFamily::kMistralV3},
-    {"zephyr", ChatFamily::kZephyr},       {"deepseek2", ChatFamily::kDeepSeek},
-    {"deepseek3", ChatFamily::kDeepSeek3}, {"command-r", ChatFamily::kCommandR},
-    {"gemma", ChatFamily::kGemma},         {"phi3", ChatFamily::kPhi3},
+    {"chatml", ChatFamily::kChatMl},
+    {"qwen3", ChatFamily::kQwen3},
+    {"llama2", ChatFamily::kLlama2},
+    {"llama3", ChatFamily::kLlama3},
+    {"mistral-v0", ChatFamily::kMistralV0},
+    {"mistral-v1", ChatFamily::kMistral},
+    {"mistral-v3", ChatFamily::kMistralV3},
+    {"zephyr", ChatFamily::kZephyr},
+    {"deepseek2", ChatFamily::kDeepSeek},
+    {"deepseek3", ChatFamily::kDeepSeek3},
+    {"command-r", ChatFamily::kCommandR},
+    {"gemma", ChatFamily::kGemma},
+    {"phi3", ChatFamily::kPhi3},
     {"olmo", ChatFamily::kOlmo},
 };
 
@@ -77,7 +84,8 @@ std::optional<ChatFamily> recognise(const Template& jinja) {
   if (jinja.has("<|im_start|>")) {
     const bool is_other =
         jinja.has("<|im_sep|>") || jinja.has("<end_of_utterance>");  // Phi-4, SmolVLM
-    return is_other ? std::nullopt : std::optional(ChatFamily::kChatMl);
+    if (is_other) return std::nullopt;
+    return jinja.has("split('</think>')") ? ChatFamily::kQwen3 : ChatFamily::kChatMl;
   }
   if (jinja.has("[INST]")) return bracket_family(jinja);
   if (jinja.has("<|assistant|>") && (jinja.has("<|user|>") || jinja.has("<|end|>"))) {

@@ -16,6 +16,7 @@ struct ChatMessage {
 
 enum class ChatFamily {
   kChatMl,
+  kQwen3,  // ChatML whose earlier answers are shown without their reasoning
   kLlama2,
   kLlama3,
   kMistral,    // "v1": " [INST] … [/INST] ", as Mixtral-8x7B-Instruct has it now

@@ -35,9 +35,11 @@ std::string describe(int code) {
   return reinterpret_cast<const char*>(message);
 }
 
+// Unicode's White_Space, inside a class.
+constexpr std::string_view kSpaces = R"(\p{Z}\t-\r\x{85})";
+
 // PCRE2's own \s also takes U+180E, which has not been White_Space since Unicode 6.3.
 std::string with_unicode_spaces(std::string_view pattern) {
-  constexpr std::string_view kSpaces = R"(\p{Z}\t-\r\x{85})";
   std::string out;
   bool in_class = false;
   for (size_t i = 0; i < pattern.size(); ++i) {

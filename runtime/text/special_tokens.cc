@@ -11,6 +11,7 @@
 namespace tandem {
 namespace {
 
+constexpr std::string_view kSpaces = " \t\n\v\f\r";
 constexpr std::string_view kBosKey = "tokenizer.ggml.bos_token_id";
 constexpr std::string_view kEosKey = "tokenizer.ggml.eos_token_id";
 constexpr std::string_view kUnknownKey = "tokenizer.ggml.unknown_token_id";
@@ -34,10 +35,9 @@ constexpr std::string_view kEndNames[] = {
     "[EOS]",            // Kimi
     "</s>",             // Llama 2, Mistral
     "<|fim_pad|>",      // Qwen, as are the next two: a file is over
-    "<|repo_name|>",    //
-    "<|file_sep|>",     //
-    "<\xEF\xBD\x9C"     // DeepSeek: <｜end▁of▁sentence｜>
-    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<｜end▁of▁sentence｜>",  // DeepSeek
 };
 
 std::optional<TokenId> read_id(const GgufFile& file, std::string_view key,
@@ -159,7 +159,6 @@ bool SpecialMatcher::takes_spaces_behind(TokenId id) const {
 }
 
 std::vector<Fragment> SpecialMatcher::split(std::string_view text, bool parse_special) const {
-  constexpr std::string_view kSpaces = " \t\n\v\f\r";
   const Table& table = parse_special ? with_special_ : always_;
   std::vector<Fragment> fragments;
   size_t text_from = 0;

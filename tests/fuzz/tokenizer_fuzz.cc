@@ -16,6 +16,7 @@
 namespace tandem {
 namespace {
 
+constexpr char kHex[] = "0123456789ABCDEF";
 constexpr const char* kSpaceMark = "\xE2\x96\x81";
 
 Tokenizer demo_tokenizer() {
@@ -29,7 +30,6 @@ Tokenizer build(const test::GgufBuilder& builder) {
 }
 
 Tokenizer sentencepiece_tokenizer() {
-  constexpr char kHex[] = "0123456789ABCDEF";
   std::vector<std::string> tokens{"<unk>", "<s>", "</s>", "<tool>"};
   std::vector<int32_t> types{2, 3, 3, 4};
   for (int byte = 0; byte < 256; ++byte) {
@@ -127,6 +127,7 @@ void fuzz_vocabulary(FuzzedDataProvider& data) {
 }  // namespace
 }  // namespace tandem
 
+// NOLINTNEXTLINE(readability-identifier-naming): the name that libFuzzer calls.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   FuzzedDataProvider data(bytes, size);
   if (data.ConsumeBool()) {

@@ -58,17 +58,15 @@ TEST_CASE("a template of no supported family is an error that lists them") {
     CAPTURE(jinja);
     CHECK_THROWS_AS(chat_family_from_template(jinja.get<std::string>()), ConfigError);
   }
-  CHECK_THROWS_WITH(chat_family_from_template("x"),
-                    Catch::Contains("chatml") && Catch::Contains("olmo"));
-  CHECK_THROWS_WITH(chat_family_by_name("chatlm"),
-                    Catch::Contains("chatlm") && Catch::Contains("chatml"));
+  CHECK_THROWS_WITH(chat_family_from_template("x"), contains("chatml") && contains("olmo"));
+  CHECK_THROWS_WITH(chat_family_by_name("chatlm"), contains("chatlm") && contains("chatml"));
 }
 
 TEST_CASE("a role that no template has is an error that says which message has it") {
   const std::vector<ChatMessage> messages{{"user", "x"}, {"tool", "y"}};
   for (const std::string_view name : chat_family_names()) {
     CHECK_THROWS_WITH(render_chat(chat_family_by_name(name), messages, true),
-                      Catch::Contains("message 1") && Catch::Contains("tool"));
+                      contains("message 1") && contains("tool"));
   }
 }
 
@@ -80,10 +78,10 @@ TEST_CASE("two user messages in a row are refused by the families whose template
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>user\ny<|im_end|>\n");
 }
 
-TEST_CASE("earlier answers are shown without their reasoning") {
+TEST_CASE("a reasoning model is shown its earlier answers without their reasoning") {
   const std::vector<ChatMessage> messages{
       {"user", "x"}, {"assistant", "<think>\nhm\n</think>\n\nyes"}, {"user", "y"}};
-  CHECK(render_chat(ChatFamily::kChatMl, messages, false) ==
+  CHECK(render_chat(ChatFamily::kQwen3, messages, false) ==
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
         "<|im_start|>user\ny<|im_end|>\n");
 }

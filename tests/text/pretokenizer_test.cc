@@ -31,6 +31,8 @@ std::vector<std::string> words(std::string_view pre, std::string_view text) {
   return result;
 }
 
+constexpr size_t kSize = 1 << 18;
+
 using Words = std::vector<std::string>;
 
 TEST_CASE("pre-tokenizers cut where their models' patterns do") {
@@ -79,7 +81,6 @@ TEST_CASE("the names of pre-tokenizers differ") {
 // Each of these made some published pattern or engine quadratic or overflow its stack. There is
 // no clock in the test: quadratic time on this size would run into CTest's own limit.
 TEST_CASE("a long text without a boundary is split by every pre-tokenizer") {
-  constexpr size_t kSize = 1 << 18;
   std::string newline_spaces;
   while (newline_spaces.size() < kSize) newline_spaces += "\n ";
   std::string mixed;

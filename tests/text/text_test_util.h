@@ -58,6 +58,8 @@ struct BytePairVocabulary {
   }
 };
 
+inline constexpr char kHex[] = "0123456789ABCDEF";
+
 // <unk>, <s>, </s>, the 256 bytes, then what is added.
 struct SentencePieceVocabulary {
   std::vector<std::string> tokens{"<unk>", "<s>", "</s>"};
@@ -65,7 +67,6 @@ struct SentencePieceVocabulary {
   std::vector<int32_t> types{2, 3, 3};
 
   explicit SentencePieceVocabulary(bool with_bytes = true) {
-    constexpr char kHex[] = "0123456789ABCDEF";
     for (int byte = 0; with_bytes && byte < 256; ++byte) {
       add(std::string("<0x") + kHex[byte / 16] + kHex[byte % 16] + ">", 0, TokenType::kByte);
     }

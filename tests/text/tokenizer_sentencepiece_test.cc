@@ -9,6 +9,9 @@
 namespace tandem::test {
 namespace {
 
+constexpr char kLetters[] = "ab  \n";
+const std::string kSpaceMark = "\xE2\x96\x81";
+
 // sentencepiece.json: make_tokenizer_fixtures.py says how Google's sentencepiece made it.
 TEST_CASE("ids and texts are those of sentencepiece, with and without byte tokens") {
   const Json fixture = read_fixture("sentencepiece.json");
@@ -70,9 +73,8 @@ TEST_CASE("text that spells a control or byte token does not become it") {
 
 TEST_CASE("any bytes come back from SentencePiece ids with byte tokens") {
   SentencePieceVocabulary vocabulary;
-  for (const char* piece : {"\xE2\x96\x81", "a", "b", "ab",
-                            "\xE2\x96\x81"
-                            "a"}) {
+  for (const std::string& piece :
+       {kSpaceMark, std::string("a"), std::string("b"), std::string("ab"), kSpaceMark + "a"}) {
     vocabulary.add(piece, -1);
   }
   const Tokenizer tokenizer = make_tokenizer(vocabulary.file());
@@ -80,7 +82,6 @@ TEST_CASE("any bytes come back from SentencePiece ids with byte tokens") {
   for (int round = 0; round < 500; ++round) {
     std::string bytes(rng() % 40, ' ');
     for (char& c : bytes) {
-      constexpr char kLetters[] = "ab  \n";
       c = rng() % 2 == 0 ? kLetters[rng() % 5] : static_cast<char>(rng() % 256);
     }
     CHECK(tokenizer.decode(tokenizer.encode(bytes, false, false)) == bytes);

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tests/support/catch.h"
@@ -15,13 +16,14 @@
 namespace tandem::test {
 namespace {
 
+constexpr std::string_view kSeparator = "\n__ggml_vocab_test__\n";
+
 std::string read_text(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
 std::vector<std::string> read_inputs(const std::filesystem::path& path) {
-  constexpr std::string_view kSeparator = "\n__ggml_vocab_test__\n";
   const std::string all = read_text(path);
   std::vector<std::string> texts;
   for (size_t at = 0; at < all.size();) {
