@@ -11,9 +11,8 @@
 
 namespace tandem {
 
-CpuDevice::CpuDevice(const MachineProfile& profile) : model_(profile) {
-  info_ = {"cpu", "host memory, no GPU", 0, true, false};
-}
+CpuDevice::CpuDevice(const MachineProfile& profile)
+    : ModelledDevice({"cpu", "host memory, no GPU", 0, true, false}, profile) {}
 
 CpuDevice::~CpuDevice() {
   for (const Block& block : blocks_) munmap(block.at, static_cast<size_t>(block.bytes));

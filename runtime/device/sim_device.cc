@@ -27,11 +27,13 @@ std::byte* reserve(int64_t bytes, int protection) {
 
 }  // namespace
 
-SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes) : model_(profile) {
+SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes)
+    : ModelledDevice(
+          {"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false, true},
+          profile) {
   arena_bytes_ = std::max<int64_t>(vram_bytes, kAlignment);
   addresses_ = reserve(arena_bytes_, PROT_NONE);
   memory_ = reserve(arena_bytes_, PROT_READ | PROT_WRITE);
-  info_ = {"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false, true};
 }
 
 SimDevice::~SimDevice() {
@@ -40,13 +42,17 @@ SimDevice::~SimDevice() {
 }
 
 DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
-  const int64_t size = std::max<int64_t>((bytes + kAlignment - 1) / kAlignment, 1) * kAlignment;
+  // What cannot fit is not rounded up: that could overflow.
+  const int64_t size =
+      bytes > info_.vram_bytes
+          ? bytes
+          : std::max<int64_t>((bytes + kAlignment - 1) / kAlignment, 1) * kAlignment;
   int64_t at = 0;  // first fit
   for (const auto& [offset, length] : blocks_) {
     if (offset - at >= size) break;
     at = offset + length;
   }
-  if (at + size > info_.vram_bytes) {
+  if (size > info_.vram_bytes - at) {
     throw MemoryError(
         fmt::format("{}: {:.2f} MiB do not fit into the {:.2f} MiB of the {} GPU, "
                     "{:.2f} MiB of which are in use",

@@ -5,13 +5,11 @@
 
 #include <map>
 
-#include "runtime/device/device.h"
-#include "runtime/device/virtual_clock.h"
-#include "scheduler/cost_model.h"
+#include "runtime/device/modelled_device.h"
 
 namespace tandem {
 
-class SimDevice final : public Device {
+class SimDevice final : public ModelledDevice {
  public:
   // MemoryError when the address space for vram_bytes cannot be reserved.
   SimDevice(const MachineProfile& profile, int64_t vram_bytes);
@@ -19,32 +17,21 @@ class SimDevice final : public Device {
   SimDevice(const SimDevice&) = delete;
   SimDevice& operator=(const SimDevice&) = delete;
 
-  const DeviceInfo& info() const override { return info_; }
   DeviceAddr alloc(int64_t bytes, const char* tag) override;
   void free(DeviceAddr at) override;
-  int64_t used_bytes() const override { return used_bytes_; }
   Timepoint copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
-  void wait(Stream stream, Timepoint point) override { clock_.wait(stream, point); }
-  void host_wait(Timepoint point) override { clock_.host_wait(point); }
-  void host_busy(double us) override { clock_.host_busy(us); }
-  double host_now_us() const override { return clock_.host_us(); }
-  double stream_now_us(Stream stream) const override { return clock_.end_us(stream); }
   int64_t copied_to_device_bytes() const override { return copied_bytes_; }
 
  private:
   // The memory behind a device range; CHECKs that the range lies inside one allocation.
   std::byte* backing(DeviceAddr at, int64_t bytes) const;
 
-  DeviceInfo info_;
-  CostModel model_;
-  VirtualClock clock_;
   std::byte* addresses_ = nullptr;  // PROT_NONE: what the host sees
   std::byte* memory_ = nullptr;     // what kernels and copies see
   int64_t arena_bytes_ = 0;
   std::map<int64_t, int64_t> blocks_;  // offset -> bytes, first fit
-  int64_t used_bytes_ = 0;
   int64_t copied_bytes_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// Modelled time of one host and its device streams. Shared by CpuDevice and SimDevice.
+// Modelled time of one host and its device streams.
 #pragma once
 
 #include <algorithm>
