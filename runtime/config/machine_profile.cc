@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <system_error>
 
 #include "runtime/config/embedded.h"
 #include "runtime/config/toml_reader.h"
@@ -63,10 +64,14 @@ MachineProfile load_machine_profile(const std::string& name_or_path) {
     throw ConfigError(fmt::format("machine profile \"{}\" is not built in; expected {}, or a file",
                                   name_or_path, known));
   }
+  // Looked at before it is read: reading a folder throws, and a device may never end.
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    throw FileError(name_or_path, "is not a file");
+  }
   std::ifstream in(path);
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   if (!in.good() && !in.eof()) throw FileError(name_or_path, "cannot be read");
-  if (!std::filesystem::is_regular_file(path)) throw FileError(name_or_path, "is not a file");
   return parse_machine_profile(text, path.stem().string(), name_or_path);
 }
 

@@ -45,7 +45,9 @@ std::optional<double> TomlReader::number(std::string_view key, double least, dou
   const auto node = find(key);
   if (!node) return std::nullopt;
   if (!node.is_number()) fail(key, "is not a number");
-  const double value = *node.value<double>();
+  // toml++ does not convert integers beyond 2^53 to double by itself.
+  const double value =
+      node.is_integer() ? static_cast<double>(*node.value<int64_t>()) : *node.value<double>();
   if (!(value >= least && value <= most)) {
     fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
   }
