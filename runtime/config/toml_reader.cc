@@ -13,7 +13,8 @@ namespace {
 void list_keys(const toml::table& table, const std::string& prefix, std::set<std::string>* keys) {
   for (const auto& [key, node] : table) {
     const std::string name = prefix + std::string(key.str());
-    if (const toml::table* inner = node.as_table()) {
+    const toml::table* inner = node.as_table();
+    if (inner != nullptr && !inner->empty()) {
       list_keys(*inner, name + ".", keys);
     } else {
       keys->insert(name);

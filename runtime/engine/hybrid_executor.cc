@@ -52,8 +52,10 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
 }
 
 Clocks HybridExecutor::clocks() const {
-  return {device_.host_now_us(), device_.stream_now_us(Stream::kCompute),
-          device_.stream_now_us(Stream::kCopy)};
+  // Nothing that is enqueued now can start before now, however long a stream has been idle.
+  const double now = device_.host_now_us();
+  return {now, std::max(now, device_.stream_now_us(Stream::kCompute)),
+          std::max(now, device_.stream_now_us(Stream::kCopy))};
 }
 
 void HybridExecutor::begin_step(const Batch& batch) {

@@ -82,5 +82,10 @@ TEST_CASE("the first key in the alphabet that nobody asked for is named") {
   CHECK(complaint([&] { toml.done(); }) == "f: t.b is not a known setting");
 }
 
+TEST_CASE("an unknown table is an error even when it is empty") {
+  const TomlReader toml("[typo]\n", "f");
+  CHECK(complaint([&] { toml.done(); }) == "f: typo is not a known setting");
+}
+
 }  // namespace
 }  // namespace tandem::test

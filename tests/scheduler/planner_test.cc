@@ -61,6 +61,14 @@ TEST_CASE("one of three misses is fetched when that ends the layer sooner") {
   CHECK(plan.end.link == Approx(215));
 }
 
+TEST_CASE("on a tie nothing is fetched") {
+  Problem p = absent_experts(1);
+  p.now.cpu = 121;  // 229 us either way
+  CHECK(plan_of(p).n_fetch == 0);
+  p.now.cpu = 122;
+  CHECK(plan_of(p).n_fetch == 1);
+}
+
 TEST_CASE("a busy link keeps experts from being fetched") {
   Problem p = absent_experts(3);
   p.now.link = 100;  // 329 us with a fetch, 308 without
