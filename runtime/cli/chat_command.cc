@@ -11,9 +11,11 @@
 #include "runtime/cli/commands.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/cli/model_options.h"
+#include "runtime/cli/option_checks.h"
 #include "runtime/cli/progress.h"
 #include "runtime/cli/sampling_options.h"
 #include "runtime/cli/summary.h"
+#include "runtime/cli/text_io.h"
 #include "runtime/engine/generate.h"
 #include "runtime/error.h"
 #include "runtime/text/chat_template.h"
@@ -33,10 +35,15 @@ struct ChatOptions {
 ChatFamily chat_family(const ChatOptions& options, const GgufFile& file) {
   if (!options.template_name.empty()) return chat_family_by_name(options.template_name);
   if (const auto jinja = file.get_string("tokenizer.chat_template")) {
-    return chat_family_from_template(*jinja);
+    try {
+      return chat_family_from_template(*jinja);
+    } catch (const ConfigError& error) {
+      throw ConfigError(
+          fmt::format("{}: {}; choose one with --chat-template", file.name(), error.what()));
+    }
   }
-  throw ConfigError(fmt::format("{} has no chat template; choose one with --chat-template",
-                                file.name()));
+  throw ConfigError(
+      fmt::format("{} has no chat template; choose one with --chat-template", file.name()));
 }
 
 class Conversation {
@@ -59,13 +66,12 @@ class Conversation {
   // Answers one message of the user. A message that does not fit is taken back.
   GenerationResult answer(const std::string& text, const GenerationHooks& hooks) {
     messages_.push_back({"user", text});
-    const std::vector<TokenId> all =
-        tokenizer_.encode(render_chat(family_, messages_, true), true, true);
-    if (static_cast<int64_t>(all.size()) >= engine_.n_ctx()) {
+    std::vector<TokenId> all;
+    try {
+      all = encode();
+    } catch (const ConfigError&) {
       messages_.pop_back();
-      throw ConfigError(fmt::format("the conversation is {} tokens long, the context {}; /clear "
-                                    "starts a new one",
-                                    all.size(), engine_.n_ctx()));
+      throw;
     }
     // What the KV cache holds already is not read again; the last token always is.
     const size_t known = common_prefix(all);
@@ -82,6 +88,18 @@ class Conversation {
   }
 
  private:
+  std::vector<TokenId> encode() const {
+    const std::string eos = tokenizer_.eos() ? tokenizer_.piece(*tokenizer_.eos(), true) : "";
+    std::vector<TokenId> all =
+        tokenizer_.encode(render_chat(family_, messages_, true, eos), true, true);
+    if (static_cast<int64_t>(all.size()) >= engine_.n_ctx()) {
+      throw ConfigError(
+          fmt::format("the conversation is {} tokens long, the context {}; /clear "
+                      "starts a new one",
+                      all.size(), engine_.n_ctx()));
+    }
+    return all;
+  }
   size_t common_prefix(const std::vector<TokenId>& all) const {
     const size_t most = std::min(cached_.size(), all.size() - 1);
     size_t n = 0;
@@ -125,22 +143,24 @@ void turn(Conversation& conversation, const std::string& line, InterruptGuard& g
                                       {"stopped", stop_reason_text(result.stop)},
                                       {"prefill_tps", result.prefill_tps()},
                                       {"decode_tps", result.decode_tps()}};
-  print_out(object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  print_out(json_text(object) + "\n");
 }
 
 int chat(const ChatOptions& options) {
   Progress progress;
-  progress.show("loading");
+  progress.show("loading " + options.model.model_text());
   const Model model = options.model.load_model();
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const ChatFamily family = chat_family(options, model.file());
-  Engine engine(model, options.model.machine(), options.model.engine_settings());
+  const MachineProfile machine = options.model.machine();
+  Engine engine(model, machine, options.model.engine_settings());
   Conversation conversation(options, tokenizer, engine, family);
   progress.clear();
+  std::fputs(settings_text(options.model.effective(engine, machine)).c_str(), stderr);
   const bool terminal = isatty(STDIN_FILENO) != 0;
   if (terminal) {
     std::fprintf(stderr, "%s. /clear starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n",
-                 model.config().name.c_str());
+                 printable(model.config().name).c_str());
   }
   InterruptGuard guard;
   std::string line;
@@ -170,14 +190,22 @@ void add_chat_command(CLI::App* program, int* exit_code) {
   CLI::App* app = program->add_subcommand("chat", "Talk with the model, line by line");
   std::string families;
   for (const std::string_view name : chat_family_names()) families += fmt::format(" {}", name);
-  app->footer("Example:\n  tandem chat -m model.gguf --system-prompt \"Be brief.\"\n"
-              "Supported templates:" + families);
+  app->footer(
+      "Example:\n  tandem chat -m model.gguf --system-prompt \"Be brief.\"\n"
+      "Supported templates:" +
+      families);
   options->model.add_model(app);
-  app->add_option("--system-prompt", options->system, "what the model is told first (-sys)");
+  app->add_option("--system-prompt", options->system, "what the model is told first, also -sys")
+      ->type_name("TEXT");
   app->add_option("--chat-template", options->template_name,
-                  "use this template instead of the file's");
-  app->add_option("-n,--predict,--n-predict", options->max_tokens, "most tokens of an answer")
-      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40));
+                  "use this template instead of the file's")
+      ->type_name("NAME")
+      ->check(not_empty());
+  app->add_option("-n,--predict,--n-predict", options->max_tokens,
+                  "most tokens of an answer; -1: until it ends")
+      ->type_name("N")
+      ->check(whole_number(-1, int64_t{1} << 40))
+      ->capture_default_str();
   options->model.add_engine(app);
   options->sampling.add_to(app);
   app->add_flag("--json", options->json, "print one JSON object a turn");

@@ -13,7 +13,7 @@ void add_chat_command(CLI::App* program, int* exit_code);
 void add_inspect_command(CLI::App* program);
 void add_tokenize_commands(CLI::App* program);
 void add_logits_command(CLI::App* program);
-void add_perplexity_command(CLI::App* program);
+void add_perplexity_command(CLI::App* program, int* exit_code);
 void add_bench_command(CLI::App* program);
 
 }  // namespace tandem

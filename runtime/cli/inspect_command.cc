@@ -1,15 +1,15 @@
 // tandem inspect: what is in a GGUF file. Reads files of any architecture.
 #include <fmt/format.h>
 
-#include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "runtime/cli/commands.h"
+#include "runtime/cli/inspect_report.h"
 #include "runtime/cli/model_options.h"
+#include "runtime/cli/option_checks.h"
 #include "runtime/cli/summary.h"
-#include "runtime/model/gguf_file.h"
+#include "runtime/cli/text_io.h"
 
 namespace tandem {
 namespace {
@@ -22,168 +22,59 @@ struct InspectOptions {
   bool json = false;
 };
 
-// Where a model's bytes are.
-struct Sizes {
-  uint64_t routed_experts = 0;
-  uint64_t rest = 0;
-  uint64_t one_expert = 0;  // of the first layer that has experts
-  uint64_t active = 0;      // read for one token: the rest without the embedding, and top-k experts
-};
-
-// Routed experts' tensors: merged ("blk.3.ffn_up_exps.weight") or one an expert
-// ("blk.3.ffn_up.7.weight").
-bool is_merged_experts(std::string_view name) {
-  return name.find("_exps.") != std::string_view::npos;
+std::string size_text(const Json& bytes) {
+  return bytes_text(static_cast<int64_t>(bytes.get<uint64_t>()));
 }
-bool is_single_expert(std::string_view name) {
-  for (const std::string_view part : {".ffn_gate.", ".ffn_up.", ".ffn_down."}) {
-    const size_t at = name.find(part);
-    if (at != std::string_view::npos && at + part.size() < name.size() &&
-        name[at + part.size()] >= '0' && name[at + part.size()] <= '9') {
-      return true;
+
+// At most `width` bytes, cut between characters.
+std::string shortened(std::string text, size_t width) {
+  if (text.size() <= width) return text;
+  while (width > 0 && (static_cast<unsigned char>(text[width]) & 0xc0) == 0x80) --width;
+  return text.substr(0, width) + " …";
+}
+
+std::string metadata_text(const Json& metadata) {
+  constexpr size_t kWidth = 200;
+  std::string text;
+  for (const auto& [key, value] : metadata.items()) {
+    std::string shown = json_text(value);
+    if (value.is_object()) {
+      shown = fmt::format("[{}] {}", value["length"].get<uint64_t>(), json_text(value["first"]));
+      if (value["length"] > value["first"].size()) shown += " …";
     }
+    text += fmt::format("  {:<44} {}\n", printable(key), shortened(std::move(shown), kWidth));
   }
-  return false;
+  return text;
 }
 
-// The layer of "blk.3.…", as text; empty for other tensors.
-std::string_view layer_of(std::string_view name) {
-  return name.substr(0, 4) == "blk." ? name.substr(4, name.find('.', 4) - 4) : std::string_view{};
-}
-
-Sizes measure(const GgufFile& file) {
-  Sizes sizes;
-  const std::string arch(file.get_string("general.architecture").value_or(""));
-  const uint64_t experts = file.get_uint(arch + ".expert_count").value_or(0);
-  const uint64_t used = file.get_uint(arch + ".expert_used_count").value_or(0);
-  const bool tied = file.find_tensor("output.weight") == nullptr;
-  std::string_view first_layer;
-  for (const GgufTensor& tensor : file.tensors()) {
-    if (is_merged_experts(tensor.name) || is_single_expert(tensor.name)) {
-      sizes.routed_experts += tensor.size_bytes;
-      if (first_layer.empty()) first_layer = layer_of(tensor.name);
-      if (layer_of(tensor.name) == first_layer && experts > 0) {
-        sizes.one_expert += tensor.size_bytes;  // of all experts, divided below
-      }
-      continue;
-    }
-    sizes.rest += tensor.size_bytes;
-    if (tied || tensor.name != "token_embd.weight") sizes.active += tensor.size_bytes;
+std::string tensor_text(const Json& tensors) {
+  std::string text;
+  for (const Json& tensor : tensors) {
+    text += fmt::format("  {:<40} {:<6} {:<24} {}\n", printable(tensor["name"].get<std::string>()),
+                        tensor["type"].get<std::string>(), json_text(tensor["shape"]),
+                        tensor["bytes"].get<uint64_t>());
   }
-  if (experts > 0) {
-    sizes.one_expert /= experts;
-    // Experts of a layer are equal, layers need not be.
-    sizes.active += sizes.routed_experts / experts * used;
-  }
-  return sizes;
-}
-
-Json array_json(const GgufArray& array) {
-  constexpr size_t kShown = 8;
-  Json json;
-  json["length"] = array.size();
-  Json& first = json["first"] = Json::array();
-  std::visit(
-      [&](const auto& values) {
-        for (size_t i = 0; i < values.size() && i < kShown; ++i) first.push_back(values[i]);
-      },
-      array.values);
-  return json;
-}
-
-Json value_json(const GgufValue& value) {
-  return std::visit(
-      [](const auto& v) -> Json {
-        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, GgufArray>) {
-          return array_json(v);
-        } else {
-          return Json(v);
-        }
-      },
-      value);
-}
-
-Json tensor_json(const GgufTensor& tensor) {
-  Json dims = Json::array();
-  for (uint32_t i = 0; i < tensor.n_dims; ++i) dims.push_back(tensor.ne[i]);
-  return {{"name", tensor.name},
-          {"type", ggml_type_info(tensor.type_id)->name},
-          {"shape", dims},
-          {"bytes", tensor.size_bytes}};
-}
-
-Json by_type(const GgufFile& file) {
-  Json types = Json::object();
-  for (const GgufTensor& tensor : file.tensors()) {
-    Json& entry = types[ggml_type_info(tensor.type_id)->name];
-    if (entry.is_null()) entry = {{"tensors", 0}, {"bytes", 0}};
-    entry["tensors"] = entry["tensors"].get<uint64_t>() + 1;
-    entry["bytes"] = entry["bytes"].get<uint64_t>() + tensor.size_bytes;
-  }
-  return types;
-}
-
-Json report(const GgufFile& file, bool tensors) {
-  Json json;
-  json["file"] = file.name();
-  json["version"] = file.version();
-  json["parts"] = file.n_parts();
-  json["alignment"] = file.alignment();
-  json["file_bytes"] = file.file_bytes();
-  Json& metadata = json["metadata"] = Json::object();
-  for (const auto& [key, value] : file.metadata()) metadata[std::string(key)] = value_json(value);
-  json["tensor_count"] = file.tensors().size();
-  json["types"] = by_type(file);
-  const Sizes sizes = measure(file);
-  json["expert_bytes"] = sizes.one_expert;
-  json["all_expert_bytes"] = sizes.routed_experts;
-  json["other_bytes"] = sizes.rest;
-  json["active_bytes_per_token"] = sizes.active;
-  if (tensors) {
-    Json& list = json["tensors"] = Json::array();
-    for (const GgufTensor& tensor : file.tensors()) list.push_back(tensor_json(tensor));
-  }
-  return json;
-}
-
-std::string dump(const Json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+  return text;
 }
 
 std::string text_of(const Json& json) {
-  const auto bytes = [&](const char* key) {
-    return bytes_text(static_cast<int64_t>(json[key].get<uint64_t>()));
-  };
-  std::string text = fmt::format("{}: GGUF v{}, {} part(s), {}, alignment {}\n\nmetadata\n",
-                                 json["file"].get<std::string>(), json["version"].get<int>(),
-                                 json["parts"].get<int>(), bytes("file_bytes"),
-                                 json["alignment"].get<uint64_t>());
-  for (const auto& [key, value] : json["metadata"].items()) {
-    std::string shown = dump(value);
-    if (value.is_object()) {
-      shown = fmt::format("[{}] {} …", value["length"].get<uint64_t>(), dump(value["first"]));
-    }
-    constexpr size_t kWidth = 200;
-    if (shown.size() > kWidth) shown = shown.substr(0, kWidth) + " …";
-    text += fmt::format("  {:<44} {}\n", key, shown);
-  }
+  std::string text =
+      fmt::format("{}: GGUF v{}, {} {}, {}, alignment {}\n\nmetadata\n{}",
+                  printable(json["file"].get<std::string>()), json["version"].get<int>(),
+                  json["parts"].get<int>(), json["parts"] == 1 ? "part" : "parts",
+                  size_text(json["file_bytes"]), json["alignment"].get<uint64_t>(),
+                  metadata_text(json["metadata"]));
   text += fmt::format("\ntensors: {}\n", json["tensor_count"].get<uint64_t>());
   for (const auto& [name, entry] : json["types"].items()) {
     text += fmt::format("  {:<6} {:>5} tensors {:>12}\n", name, entry["tensors"].get<uint64_t>(),
-                        bytes_text(static_cast<int64_t>(entry["bytes"].get<uint64_t>())));
+                        size_text(entry["bytes"]));
   }
-  if (json.contains("tensors")) {
-    for (const Json& tensor : json["tensors"]) {
-      text += fmt::format("  {:<40} {:<6} {:<24} {}\n", tensor["name"].get<std::string>(),
-                          tensor["type"].get<std::string>(), dump(tensor["shape"]),
-                          tensor["bytes"].get<uint64_t>());
-    }
-  }
+  if (json.contains("tensors")) text += tensor_text(json["tensors"]);
   text += fmt::format(
       "\nsizes\n  one expert             {}\n  all routed experts     {}\n"
       "  everything else        {}\n  active bytes a token   {}\n",
-      bytes("expert_bytes"), bytes("all_expert_bytes"), bytes("other_bytes"),
-      bytes("active_bytes_per_token"));
+      size_text(json["expert_bytes"]), size_text(json["all_expert_bytes"]),
+      size_text(json["other_bytes"]), size_text(json["active_bytes_per_token"]));
   return text;
 }
 
@@ -193,14 +84,16 @@ void add_inspect_command(CLI::App* program) {
   const auto options = std::make_shared<InspectOptions>();
   CLI::App* app = program->add_subcommand("inspect", "Show what a GGUF file holds");
   app->footer("Example:\n  tandem inspect model.gguf --tensors");
-  app->add_option("file,-m,--model", options->path, "GGUF file (default: the built-in demo model)");
+  app->add_option("file,-m,--model", options->path, "GGUF file; without it the built-in demo model")
+      ->type_name("FILE")
+      ->check(not_empty());
   app->add_flag("--tensors", options->tensors, "list every tensor");
   app->add_flag("--json", options->json, "print JSON");
   app->callback([options] {
     ModelOptions model;
     model.model_path = options->path;
-    const Json json = report(model.open_model(), options->tensors);
-    print_out(options->json ? dump(json, 2) + "\n" : text_of(json));
+    const Json json = inspect_report(model.open_model(), options->tensors);
+    print_out(options->json ? json_text(json, 2) + "\n" : text_of(json));
   });
 }
 

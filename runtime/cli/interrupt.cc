@@ -1,7 +1,8 @@
 #include "runtime/cli/interrupt.h"
 
-#include <csignal>
 #include <unistd.h>
+
+#include <csignal>
 
 #include "runtime/cli/commands.h"
 

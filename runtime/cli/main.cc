@@ -1,5 +1,7 @@
 // The program: parses the command line, runs one subcommand, turns an Error into one line.
+// Exit codes: 0, 1 (files, memory, devices), 2 (flags and settings), 130 (Ctrl-C).
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -8,44 +10,92 @@
 #include <vector>
 
 #include "runtime/cli/commands.h"
+#include "runtime/cli/llama_flags.h"
+#include "runtime/cli/option_checks.h"
+#include "runtime/cli/text_io.h"
 #include "runtime/cli/version.h"
 #include "runtime/error.h"
 
 namespace {
 
-// llama.cpp has flags of several letters behind one dash; CLI11 knows one letter or two dashes.
-std::string long_form(std::string_view argument) {
-  constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
-      {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}, {"-ngl", "--n-gpu-layers"},
-      {"-ncmoe", "--n-cpu-moe"},  {"-cmoe", "--cpu-moe"},     {"-ub", "--ubatch-size"},
-      {"-tb", "--threads-batch"}, {"-fa", "--flash-attn"},    {"-ot", "--override-tensor"},
-      {"-sys", "--system-prompt"}};
-  for (const auto& [from, to] : kAliases) {
-    if (argument == from) return std::string(to);
-  }
-  return std::string(argument);
+using tandem::instead_of;
+using tandem::long_form;
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+
+int report(const std::string& where, const std::string& what, int exit_code) {
+  std::fprintf(stderr, "%s: %s\n", where.c_str(), tandem::printable(what).c_str());
+  return exit_code;
 }
 
-int run(int argc, char** argv) {
-  CLI::App program{"Tandem runs mixture-of-experts language models that are bigger than the GPU."};
+// The first argument that nothing took, as the user spelt it.
+std::string first_unknown(const CLI::App& program, const std::vector<std::string>& typed) {
+  const std::vector<std::string> left = program.remaining(true);
+  const auto is_left = [&](const std::string& argument) {
+    return std::find(left.begin(), left.end(), long_form(argument)) != left.end();
+  };
+  const auto found = std::find_if(typed.begin(), typed.end(), is_left);
+  return found == typed.end() ? std::string() : *found;
+}
+
+// One line instead of CLI11's two.
+std::string usage_text(const CLI::App& program, const CLI::App* command,
+                       const CLI::ParseError& error, const std::vector<std::string>& typed) {
+  const std::string unknown = first_unknown(program, typed);
+  if (command == nullptr) {
+    std::string names;
+    for (const CLI::App* each : program.get_subcommands({})) {
+      names += (names.empty() ? "" : ", ") + each->get_name();
+    }
+    return (unknown.empty() ? "no command" : "\"" + unknown + "\" is not a command") +
+           "; expected one of " + names;
+  }
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
+    const std::string what = error.what();  // "--prompt: 1 required TEXT missing"
+    return what.substr(0, what.find(':')) + " needs one value";
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr || unknown.empty()) {
+    return error.what();
+  }
+  const std::string_view instead = instead_of(unknown);
+  return "unknown argument " + unknown + (instead.empty() ? "" : ": ") + std::string(instead);
+}
+
+void add_commands(CLI::App* program, int* exit_code) {
+  tandem::add_run_command(program, exit_code);
+  tandem::add_chat_command(program, exit_code);
+  tandem::add_inspect_command(program);
+  tandem::add_tokenize_commands(program);
+  tandem::add_logits_command(program);
+  tandem::add_perplexity_command(program, exit_code);
+  tandem::add_bench_command(program);
+}
+
+int run(const std::vector<std::string>& typed) {
+  CLI::App program{"Tandem runs mixture-of-experts language models that are bigger than the GPU.",
+                   "tandem"};
+  program.formatter(tandem::help_formatter());
   program.set_version_flag("--version", tandem::version_text());
   program.require_subcommand(1);
   program.footer("Example:\n  tandem run -m model.gguf -p \"Once upon a time\" -n 128");
   int exit_code = 0;
-  tandem::add_run_command(&program, &exit_code);
-  tandem::add_chat_command(&program, &exit_code);
-  tandem::add_inspect_command(&program);
-  tandem::add_tokenize_commands(&program);
-  tandem::add_logits_command(&program);
-  tandem::add_perplexity_command(&program);
-  tandem::add_bench_command(&program);
+  add_commands(&program, &exit_code);
 
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) arguments.push_back(long_form(argv[i]));
+  std::vector<std::string> reversed;  // as CLI11 wants them
+  for (auto it = typed.rbegin(); it != typed.rend(); ++it) reversed.push_back(long_form(*it));
   try {
-    program.parse(arguments);
+    program.parse(reversed);
+  } catch (const CLI::CallForHelp&) {
+    tandem::print_out(program.help());
+  } catch (const CLI::CallForVersion& version) {
+    tandem::print_out(std::string(version.what()) + "\n");
   } catch (const CLI::ParseError& error) {
-    return program.exit(error);
+    const std::vector<CLI::App*> commands = program.get_subcommands();
+    const CLI::App* command = commands.empty() ? nullptr : commands.front();
+    const std::string where = command == nullptr ? "tandem" : "tandem " + command->get_name();
+    return report(where, usage_text(program, command, error, typed) + "; see " + where + " --help",
+                  kExitUsage);
   }
   return exit_code;
 }
@@ -54,13 +104,12 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
-  } catch (const tandem::Error& error) {
-    std::fprintf(stderr, "tandem: %s\n", error.what());
+    return run({argv + std::min(argc, 1), argv + argc});
+  } catch (const tandem::ConfigError& error) {
+    return report("tandem", error.what(), kExitUsage);
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "tandem: out of host memory\n");
+    return report("tandem", "out of host memory", kExitFailure);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "tandem: %s\n", error.what());
+    return report("tandem", error.what(), kExitFailure);
   }
-  return 1;
 }

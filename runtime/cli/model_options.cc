@@ -1,17 +1,15 @@
 #include "runtime/cli/model_options.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <iterator>
+#include <algorithm>
+#include <optional>
+#include <set>
 
 #include "cache/eviction_policy.h"
+#include "runtime/cli/option_checks.h"
+#include "runtime/cli/summary.h"
+#include "runtime/cli/text_io.h"
 #include "runtime/config/embedded.h"
 #include "runtime/config/machine_profile.h"
 #include "runtime/config/toml_reader.h"
@@ -27,75 +25,139 @@ DeviceKind device_kind(const std::string& name) {
 
 KvType kv_type(const std::string& name) { return name == "f32" ? KvType::kF32 : KvType::kF16; }
 
-// The option's value as the command line would write it; nullopt when the file lacks the key.
-std::optional<std::string> config_value(TomlReader* toml, const CLI::Option& option) {
-  const std::string& key = option.get_lnames().front();
-  if (option.get_items_expected_max() == 0) {
-    const auto flag = toml->flag(key);
-    if (!flag) return std::nullopt;
-    return *flag ? "true" : "false";
+// A key of the file and its value as the command line would write it.
+struct ConfigValue {
+  std::string key;
+  std::string value;
+};
+
+// nullopt when the file has none of the option's names.
+std::optional<ConfigValue> config_value(TomlReader* toml, const CLI::Option& option) {
+  std::optional<ConfigValue> found;
+  for (const std::string& key : option.get_lnames()) {
+    std::optional<std::string> value;
+    if (option.get_items_expected_max() == 0) {
+      if (const auto flag = toml->flag(key)) value = *flag ? "true" : "false";
+    } else {
+      value = toml->scalar(key);
+    }
+    if (!value) continue;
+    if (found) toml->fail(key, "is the same setting as " + found->key);
+    found = ConfigValue{key, *value};
   }
-  if (const std::optional<std::string> any = toml->scalar(key)) return any;
-  return std::nullopt;
+  return found;
+}
+
+void set_from_config(CLI::Option* option, const ConfigValue& config, const TomlReader& toml) {
+  try {
+    option->add_result(config.value);
+    option->run_callback();
+  } catch (const CLI::Error& error) {
+    std::string why = error.what();
+    const std::string prefix = option->get_name() + ": ";
+    if (why.rfind(prefix, 0) == 0) why.erase(0, prefix.size());
+    toml.fail(config.key, "= " + why);
+  }
 }
 
 }  // namespace
 
 void ModelOptions::add_model(CLI::App* app) {
-  app->add_option("-m,--model", model_path, "GGUF file (default: the built-in demo model)");
-  app->add_flag("--check-tensors", check_tensors, "read all weights at load and refuse NaN or Inf");
+  app->add_option("-m,--model", model_path, "GGUF file; without it the built-in demo model")
+      ->type_name("FILE")
+      ->check(not_empty());
+  app->add_flag("--check-tensors", check_tensors, "read all weights at load; refuse NaN and Inf");
   app->add_flag("--allow-unknown-pretokenizer", allow_unknown_pretokenizer,
                 "treat an unknown tokenizer.ggml.pre as gpt-2");
-  app->add_option("--config", config_path, "TOML file with long flags as keys; flags given win");
+  app->add_option("--config", config_path, "TOML file, long flags as keys; flags given win")
+      ->type_name("FILE")
+      ->check(not_empty());
 }
 
 void ModelOptions::add_engine(CLI::App* app) {
-  std::vector<std::string> policies;
-  for (const std::string_view name : eviction_policy_names()) policies.emplace_back(name);
-  app->add_option("-c,--ctx-size", n_ctx, "context in tokens (0: the model's, at most 4096)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 28));
+  add_placement(app);
+  app->add_option("-c,--ctx-size", n_ctx, "context in tokens; 0: the model's, at most 4096")
+      ->type_name("N")
+      ->check(whole_number(0, int64_t{1} << 28))
+      ->capture_default_str();
   app->add_option("-b,--batch-size", n_batch, "tokens of a prompt read at once")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
-  app->add_option("-t,--threads", n_threads, "CPU threads (0: the cores available)")
-      ->check(CLI::Range(0, 512));
-  app->add_option("--device", device, "auto, cpu, or sim (a simulated GPU)")
-      ->check(CLI::IsMember({"auto", "cpu", "sim"}));
-  app->add_option("--vram", vram_mib, "MiB of device memory (default: the machine profile's)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
+      ->type_name("N")
+      ->check(whole_number(1, int64_t{1} << 20))
+      ->capture_default_str();
+  app->add_option("-t,--threads", n_threads, "CPU threads; 0: the cores available")
+      ->type_name("N")
+      ->check(whole_number(0, 512))
+      ->capture_default_str();
+  app->add_option("--cache-type-k", kv_type_k, "KV cache type for K, also -ctk")
+      ->type_name("f16|f32")
+      ->check(one_of({"f16", "f32"}))
+      ->capture_default_str();
+  app->add_option("--cache-type-v", kv_type_v, "KV cache type for V, also -ctv")
+      ->type_name("f16|f32")
+      ->check(one_of({"f16", "f32"}))
+      ->capture_default_str();
+}
+
+void ModelOptions::add_placement(CLI::App* app) {
+  std::vector<std::string> policies;
+  std::string policy_text;
+  for (const std::string_view name : eviction_policy_names()) {
+    policies.emplace_back(name);
+    policy_text += (policy_text.empty() ? "" : "|") + policies.back();
+  }
+  app->add_option("--device", device, "where to compute; sim: a simulated GPU")
+      ->type_name("auto|cpu|sim")
+      ->check(one_of({"auto", "cpu", "sim"}))
+      ->capture_default_str();
+  app->add_option("--vram", vram_mib, "device memory (default: the machine profile's)")
+      ->type_name("MIB")
+      ->check(whole_number(0, int64_t{1} << 24));
   app->add_option("--moe-expert-cache", expert_slots,
-                  "expert slots in device memory (default: what fits; 0: off)")
-      ->check(CLI::Range(0, 1 << 24));
+                  "expert slots in device memory; 0: off (default: what fits)")
+      ->type_name("N")
+      ->check(whole_number(0, 1 << 24));
   app->add_option("--moe-expert-cache-inserts", admit_per_layer,
-                  "experts that a layer may add to the cache after running them on the CPU")
-      ->check(CLI::Range(0, 4096));
+                  "most experts a layer adds to the cache per step")
+      ->type_name("N")
+      ->check(whole_number(0, 4096))
+      ->capture_default_str();
   app->add_option("--cache-policy", cache_policy, "who leaves the expert cache")
-      ->check(CLI::IsMember(policies));
-  app->add_option("--machine", machine_name,
-                  "machine profile for modelled times: a built-in name or a TOML file");
-  app->add_option("--cache-type-k", kv_type_k, "KV cache type for K (-ctk)")
-      ->check(CLI::IsMember({"f16", "f32"}));
-  app->add_option("--cache-type-v", kv_type_v, "KV cache type for V (-ctv)")
-      ->check(CLI::IsMember({"f16", "f32"}));
+      ->type_name(policy_text)
+      ->check(one_of(policies))
+      ->capture_default_str();
+  app->add_option("--machine", machine_name, "modelled times are for it: a name or a TOML file")
+      ->type_name("NAME")
+      ->default_str(std::string(kDefaultMachine))
+      ->check(not_empty());
 }
 
 void ModelOptions::apply_config(CLI::App* app) const {
   if (config_path.empty()) return;
   TomlReader toml(read_text(config_path), config_path);
+  std::set<const CLI::Option*> given;
+  for (const CLI::Option* option : app->get_options()) {
+    if (option->count() > 0) given.insert(option);
+  }
+  std::set<const CLI::Option*> from_file;
   for (CLI::Option* option : app->get_options()) {
-    if (option->get_lnames().empty() || option->get_lnames().front() == "help" ||
-        option->get_lnames().front() == "config") {
-      continue;
-    }
-    const std::optional<std::string> value = config_value(&toml, *option);
-    if (!value || option->count() > 0) continue;
-    try {
-      option->add_result(*value);
-      option->run_callback();
-    } catch (const CLI::Error& error) {
-      toml.fail(option->get_lnames().front(), fmt::format("is {}: {}", *value, error.what()));
-    }
+    if (option->check_lname("help") || option->check_lname("config")) continue;
+    const std::optional<ConfigValue> config = config_value(&toml, *option);
+    if (!config) continue;
+    const auto excluded_by = [&](const std::set<const CLI::Option*>& others) {
+      return std::any_of(others.begin(), others.end(), [&](const CLI::Option* other) {
+        return option->get_excludes().count(const_cast<CLI::Option*>(other)) > 0;
+      });
+    };
+    if (given.count(option) > 0 || excluded_by(given)) continue;
+    if (excluded_by(from_file)) toml.fail(config->key, "excludes another key of this file");
+    set_from_config(option, *config, toml);
+    from_file.insert(option);
   }
   toml.done();
+}
+
+std::string ModelOptions::model_text() const {
+  return built_in() ? "the built-in demo model" : model_path;
 }
 
 GgufFile ModelOptions::open_model() const {
@@ -144,37 +206,26 @@ EngineSettings ModelOptions::engine_settings() const {
   return settings;
 }
 
-std::string read_text(const std::string& path) {
-  if (path == "-") {
-    return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
+                                                      const MachineProfile& machine) const {
+  std::vector<EffectiveSetting> all = engine.effective();
+  const DeviceInfo& info = engine.device().info();
+  const std::string vram = vram_mib < 0 ? "auto" : bytes_text(vram_mib << 20);
+  if (info.host_memory) {
+    all.push_back({"vram", vram, "none", "the cpu device computes in host memory"});
+  } else {
+    all.push_back(
+        {"vram", vram, bytes_text(info.vram_bytes), vram_mib < 0 ? "the machine profile's" : ""});
   }
-  if (std::filesystem::is_directory(path)) throw FileError(path, "is a directory");
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw FileError(path, fmt::format("cannot be read: {}", std::strerror(errno)));
-  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (in.bad()) throw FileError(path, "cannot be read to its end");
-  return text;
-}
-
-void write_file(const std::string& path, const std::string& bytes) {
-  const std::string temporary = fmt::format("{}.{}.part", path, getpid());
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  out.close();
-  std::error_code error;
-  if (out) std::filesystem::rename(temporary, path, error);
-  if (!out || error) {
-    const std::string why = error ? error.message() : std::strerror(errno);
-    std::filesystem::remove(temporary, error);
-    throw FileError(path, fmt::format("cannot be written: {}", why));
-  }
-}
-
-void print_out(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
-      std::fflush(stdout) != 0) {
-    throw Error(fmt::format("standard output: cannot be written: {}", std::strerror(errno)));
-  }
+  const std::string inserts = std::to_string(admit_per_layer);
+  const bool cached = engine.n_slots() > 0;
+  all.push_back({"cache inserts", inserts, cached ? inserts : "none",
+                 cached ? "" : "there are no expert slots"});
+  const std::string kv = fmt::format("K {}, V {}", kv_type_k, kv_type_v);
+  all.push_back({"kv cache", kv, kv, ""});
+  all.push_back({"machine", machine_name.empty() ? machine.name : machine_name, machine.name,
+                 machine.description});
+  return all;
 }
 
 }  // namespace tandem

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <memory>
 #include <string>
+#include <vector>
 
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
@@ -20,7 +20,8 @@ class ModelOptions {
   void add_engine(CLI::App* app);
 
   // Fills options that were not given on the command line from --config. Keys are the long flags
-  // without dashes in front. Call first in a command's callback.
+  // without dashes in front. A flag that is given also beats the keys that it excludes. Call first
+  // in a command's callback.
   void apply_config(CLI::App* app) const;
 
   // The file of -m, or the built-in demo model.
@@ -31,7 +32,12 @@ class ModelOptions {
   Tokenizer load_tokenizer(const Model& model) const;
   MachineProfile machine() const;
   EngineSettings engine_settings() const;
+  // All that was asked for and what became of it: the engine's list and the rest of the flags.
+  std::vector<EffectiveSetting> effective(const Engine& engine,
+                                          const MachineProfile& machine) const;
   bool built_in() const { return model_path.empty(); }
+  // "the built-in demo model", or the path.
+  std::string model_text() const;
 
   std::string model_path;
   bool check_tensors = false;
@@ -48,13 +54,9 @@ class ModelOptions {
   int n_threads = 0;
   std::string kv_type_k = "f16";
   std::string kv_type_v = "f16";
-};
 
-// Reads a whole file, or standard input for "-". FileError when it cannot be read.
-std::string read_text(const std::string& path);
-// Writes all of it or nothing: a temporary file beside it, then a rename.
-void write_file(const std::string& path, const std::string& bytes);
-// Writes to standard output and flushes. Error when it cannot take it (a full disk).
-void print_out(std::string_view text);
+ private:
+  void add_placement(CLI::App* app);
+};
 
 }  // namespace tandem

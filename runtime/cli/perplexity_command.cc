@@ -1,13 +1,18 @@
 // tandem perplexity: how well a model predicts a text.
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "runtime/cli/commands.h"
+#include "runtime/cli/interrupt.h"
 #include "runtime/cli/model_options.h"
+#include "runtime/cli/option_checks.h"
 #include "runtime/cli/progress.h"
+#include "runtime/cli/summary.h"
+#include "runtime/cli/text_io.h"
 #include "runtime/engine/perplexity.h"
 #include "runtime/error.h"
 
@@ -20,52 +25,79 @@ struct PerplexityOptions {
   bool json = false;
 };
 
-void run(const PerplexityOptions& options) {
+void report(const PerplexityOptions& options, const Engine& engine, const MachineProfile& machine,
+            const Perplexity& result, int64_t total) {
+  const std::vector<EffectiveSetting> effective = options.model.effective(engine, machine);
+  if (options.json) {
+    print_out(json_text({{"model", engine.model().config().name},
+                         {"perplexity", result.value},
+                         {"uncertainty", result.uncertainty},
+                         {"chunks", result.chunks},
+                         {"chunks_of_text", total},
+                         {"scored_tokens", result.scored_tokens},
+                         {"n_ctx", engine.n_ctx()},
+                         {"settings", settings_json(effective)}},
+                        2) +
+              "\n");
+    return;
+  }
+  std::fputs(settings_text(effective).c_str(), stderr);
+  print_out(fmt::format("{} estimate: PPL = {:.4f} +/- {:.5f} ({} chunks of {} tokens)\n",
+                        result.chunks == total ? "Final" : "Interrupted", result.value,
+                        result.uncertainty, result.chunks, engine.n_ctx()));
+}
+
+int run(const PerplexityOptions& options) {
   constexpr int64_t kDefaultChunk = 512;  // llama-perplexity's
-  Progress progress;
-  progress.show("loading");
-  const Model model = options.model.load_model();
-  const Tokenizer tokenizer = options.model.load_tokenizer(model);
+  constexpr int64_t kLeastChunk = 3;      // one token in the second half that has a successor
   EngineSettings settings = options.model.engine_settings();
   if (settings.n_ctx == 0) settings.n_ctx = kDefaultChunk;
+  if (settings.n_ctx < kLeastChunk) {
+    throw ConfigError(fmt::format("-c is {}; perplexity needs chunks of at least {} tokens",
+                                  settings.n_ctx, kLeastChunk));
+  }
   settings.max_logits = settings.n_batch;
-  Engine engine(model, options.model.machine(), settings);
+  const std::string text = read_text(options.file);
+  Progress progress;
+  progress.show("loading " + options.model.model_text());
+  const Model model = options.model.load_model();
+  const Tokenizer tokenizer = options.model.load_tokenizer(model);
+  const MachineProfile machine = options.model.machine();
+  Engine engine(model, machine, settings);
   progress.show("tokenizing");
-  const std::vector<TokenId> tokens = tokenizer.encode(read_text(options.file), true, false);
+  const std::vector<TokenId> tokens = tokenizer.encode(text, true, false);
+  const InterruptGuard guard;
+  int64_t chunks = 0;
   const Perplexity result = perplexity(
       engine, tokenizer, tokens, engine.n_ctx(), [&](const Perplexity& so_far, int64_t total) {
         progress.show(fmt::format("chunk {} of {}: {:.4f}", so_far.chunks, total, so_far.value));
-        return true;
+        chunks = total;
+        return !guard.interrupted();
       });
   progress.clear();
-  if (options.json) {
-    const nlohmann::ordered_json json{{"model", model.config().name},
-                                      {"perplexity", result.value},
-                                      {"uncertainty", result.uncertainty},
-                                      {"chunks", result.chunks},
-                                      {"scored_tokens", result.scored_tokens},
-                                      {"n_ctx", engine.n_ctx()}};
-    print_out(json.dump(2) + "\n");
-  } else {
-    print_out(fmt::format("Final estimate: PPL = {:.4f} +/- {:.5f} ({} chunks of {} tokens)\n",
-                          result.value, result.uncertainty, result.chunks, engine.n_ctx()));
-  }
+  report(options, engine, machine, result, chunks);
+  return guard.interrupted() ? kExitInterrupted : 0;
 }
 
 }  // namespace
 
-void add_perplexity_command(CLI::App* program) {
+void add_perplexity_command(CLI::App* program, int* exit_code) {
   const auto options = std::make_shared<PerplexityOptions>();
-  CLI::App* app = program->add_subcommand(
-      "perplexity", "Perplexity of a text, as llama-perplexity defines it");
-  app->footer("Example:\n  tandem perplexity -m model.gguf -f text.txt -c 512");
+  CLI::App* app =
+      program->add_subcommand("perplexity", "Perplexity of a text, as llama-perplexity defines it");
+  app->footer(
+      "Example:\n  tandem perplexity -m model.gguf -f text.txt -c 512\n"
+      "The text is cut into chunks of -c tokens (512 without -c).");
   options->model.add_model(app);
-  app->add_option("-f,--file", options->file, "the text")->required();
+  app->add_option("-f,--file", options->file, "the text; -: standard input")
+      ->type_name("FILE")
+      ->check(not_empty())
+      ->required();
   app->add_flag("--json", options->json, "print JSON");
   options->model.add_engine(app);
-  app->callback([app, options] {
+  app->callback([app, options, exit_code] {
     options->model.apply_config(app);
-    run(*options);
+    *exit_code = run(*options);
   });
 }
 

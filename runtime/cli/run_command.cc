@@ -9,15 +9,20 @@
 #include "runtime/cli/commands.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/cli/model_options.h"
+#include "runtime/cli/option_checks.h"
 #include "runtime/cli/progress.h"
 #include "runtime/cli/sampling_options.h"
 #include "runtime/cli/summary.h"
+#include "runtime/cli/text_io.h"
 #include "runtime/engine/generate.h"
 #include "runtime/error.h"
 #include "runtime/text/escapes.h"
+#include "runtime/text/utf8_stream.h"
 
 namespace tandem {
 namespace {
+
+constexpr const char* kDemoPrompt = "Once upon a time";
 
 struct RunOptions {
   ModelOptions model;
@@ -32,13 +37,21 @@ struct RunOptions {
   CLI::Option* prompt_given = nullptr;
 };
 
+// As llama.cpp: the newline that editors and echo put at the end is not part of a prompt.
+std::string without_final_newline(std::string text) {
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
 std::string prompt_text(const RunOptions& options) {
-  if (options.prompt_given->count() > 0 || !options.prompt.empty()) {
+  if (options.prompt_given->count() > 0) {
     return options.keep_escapes ? options.prompt : process_escapes(options.prompt);
   }
-  if (!options.prompt_file.empty()) return read_text(options.prompt_file);
-  if (isatty(STDIN_FILENO) == 0) return read_text("-");
-  if (options.model.built_in()) return "Once upon a time";
+  if (!options.prompt_file.empty()) return without_final_newline(read_text(options.prompt_file));
+  const std::string piped =
+      isatty(STDIN_FILENO) == 0 ? without_final_newline(read_text("-")) : std::string();
+  if (!piped.empty()) return piped;
+  if (options.model.built_in()) return kDemoPrompt;
   throw ConfigError("no prompt: give -p TEXT, -f FILE, or text on standard input");
 }
 
@@ -56,10 +69,32 @@ void check_fits(const std::vector<TokenId>& prompt, const Engine& engine) {
                                 prompt.size(), engine.n_ctx()));
 }
 
+// The prompt as text in whole characters, whatever bytes it came in.
+std::string shown(const Tokenizer& tokenizer, const std::vector<TokenId>& prompt) {
+  Utf8Stream stream;
+  const std::string text = stream.push(tokenizer.decode(prompt));
+  return text + stream.flush();
+}
+
+// The hooks refer to all arguments.
+GenerationHooks make_hooks(const RunOptions& options, const InterruptGuard& guard,
+                           Progress* progress, std::string* text) {
+  GenerationHooks hooks;
+  hooks.interrupted = [&guard] { return guard.interrupted(); };
+  hooks.on_prompt = [progress](int64_t done, int64_t total) {
+    progress->show_count("reading the prompt", done, total);
+  };
+  hooks.on_text = [&options, progress, text](std::string_view piece) {
+    progress->clear();
+    *text += piece;
+    if (!options.json && !piece.empty()) print_out(piece);
+  };
+  return hooks;
+}
+
 int run(const RunOptions& options) {
   Progress progress;
-  progress.show("loading " + (options.model.built_in() ? std::string("the built-in demo model")
-                                                       : options.model.model_path));
+  progress.show("loading " + options.model.model_text());
   const Model model = options.model.load_model();
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();
@@ -71,31 +106,21 @@ int run(const RunOptions& options) {
 
   const InterruptGuard guard;
   std::string text;
-  GenerationHooks hooks;
-  hooks.interrupted = [&] { return guard.interrupted(); };
-  hooks.on_prompt = [&](int64_t done, int64_t total) {
-    progress.show_count("reading the prompt", done, total);
-  };
-  hooks.on_text = [&](std::string_view piece) {
-    progress.clear();
-    text += piece;
-    if (!options.json && !piece.empty()) print_out(piece);
-  };
-  progress.show_count("reading the prompt", 0, static_cast<int64_t>(prompt.size()));
-  if (!options.json && !options.hide_prompt) {
-    progress.clear();
-    print_out(tokenizer.decode(prompt));
-  }
-  const GenerationResult result =
-      generate(engine, tokenizer, sampler, {prompt, options.max_tokens, options.ignore_eos}, hooks);
   progress.clear();
+  if (!options.json && !options.hide_prompt) print_out(shown(tokenizer, prompt));
+  const GenerationResult result =
+      generate(engine, tokenizer, sampler, {prompt, options.max_tokens, options.ignore_eos},
+               make_hooks(options, guard, &progress, &text));
+  progress.clear();
+  const RunReport report{engine, result, machine, sampling,
+                         options.model.effective(engine, machine)};
   if (options.json) {
-    nlohmann::ordered_json json = summary_json(engine, result, machine, sampling.seed);
+    nlohmann::ordered_json json = summary_json(report);
     json["text"] = text;
-    print_out(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+    print_out(json_text(json, 2) + "\n");
   } else {
     print_out("\n");
-    std::fputs(summary_text(engine, result, machine, sampling.seed).c_str(), stderr);
+    std::fputs(summary_text(report).c_str(), stderr);
   }
   return result.stop == StopReason::kInterrupted ? kExitInterrupted : 0;
 }
@@ -105,22 +130,28 @@ int run(const RunOptions& options) {
 void add_run_command(CLI::App* program, int* exit_code) {
   const auto options = std::make_shared<RunOptions>();
   CLI::App* app = program->add_subcommand("run", "Continue a prompt");
-  app->footer("Example:\n  tandem run -m model.gguf -p \"Once upon a time\" -n 128 --device sim "
-              "--vram 4096");
+  app->footer(
+      "Example:\n  tandem run -m model.gguf -p \"Once upon a time\" -n 128 --device sim "
+      "--vram 4096");
   options->model.add_model(app);
-  options->prompt_given = app->add_option("-p,--prompt", options->prompt, "text to continue");
-  CLI::Option* file = app->add_option("-f,--file", options->prompt_file, "file with the prompt");
-  file->excludes(options->prompt_given);
+  options->prompt_given =
+      app->add_option("-p,--prompt", options->prompt, "text to continue")->type_name("TEXT");
+  app->add_option("-f,--file", options->prompt_file,
+                  "file with the prompt; its final newline is left out")
+      ->type_name("FILE")
+      ->check(not_empty())
+      ->excludes(options->prompt_given);
   app->add_option("-n,--predict,--n-predict", options->max_tokens,
-                  "tokens to write (-1: until the model ends or the context is full)")
-      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40))
+                  "tokens to write; -1: to the end or a full context")
+      ->type_name("N")
+      ->check(whole_number(-1, int64_t{1} << 40))
       ->capture_default_str();
   options->model.add_engine(app);
   options->sampling.add_to(app);
   app->add_flag("--ignore-eos", options->ignore_eos, "go on where the model would end");
   app->add_flag("--no-display-prompt", options->hide_prompt, "do not print the prompt");
   app->add_flag("--no-escape", options->keep_escapes, "take \\n and the like in -p as they stand");
-  app->add_flag("--json", options->json, "print one JSON object at the end, nothing else");
+  app->add_flag("--json", options->json, "print one JSON object at the end, with text and summary");
   app->callback([app, options, exit_code] {
     options->model.apply_config(app);
     *exit_code = run(*options);

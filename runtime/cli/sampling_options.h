@@ -3,6 +3,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
 
 #include "runtime/engine/sampler.h"
 
@@ -18,5 +20,9 @@ class SamplingOptions {
   SamplingSettings values_;
   int64_t seed_ = -1;
 };
+
+// One line: "temp 0.8, top-k 40, …".
+std::string sampling_text(const SamplingSettings& settings);
+nlohmann::ordered_json sampling_json(const SamplingSettings& settings);
 
 }  // namespace tandem

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include "runtime/cli/sampling_options.h"
+#include "runtime/cli/text_io.h"
+
 namespace tandem {
 namespace {
 
@@ -12,6 +15,19 @@ std::string setting_line(const EffectiveSetting& setting) {
   }
   if (!setting.reason.empty()) line += ": " + setting.reason;
   return line + "\n";
+}
+
+std::string file_size_text(const Engine& engine) {
+  return bytes_text(static_cast<int64_t>(engine.model().file().file_bytes()));
+}
+
+std::string cache_text(const CacheStats& cache) {
+  const uint64_t lookups = cache.hits + cache.misses;
+  if (lookups == 0) return "not asked";
+  return fmt::format("{} hits, {} misses ({:.1f} % hits), {} loaded, {} evicted", cache.hits,
+                     cache.misses,
+                     100.0 * static_cast<double>(cache.hits) / static_cast<double>(lookups),
+                     cache.inserts, cache.evictions);
 }
 
 std::string speed_line(const char* what, int64_t tokens, double tps, double modelled_tps,
@@ -25,44 +41,62 @@ std::string speed_line(const char* what, int64_t tokens, double tps, double mode
 
 std::string bytes_text(int64_t bytes) {
   const auto b = static_cast<double>(bytes);
+  if (bytes < 1 << 10) return fmt::format("{} B", bytes);
   if (bytes < 1 << 20) return fmt::format("{:.2f} KiB", b / (1 << 10));
   if (bytes < 1 << 30) return fmt::format("{:.2f} MiB", b / (1 << 20));
   return fmt::format("{:.2f} GiB", b / (1 << 30));
 }
 
-std::string summary_text(const Engine& engine, const GenerationResult& result,
-                         const MachineProfile& machine, uint32_t seed) {
-  const EngineStats stats = engine.stats();
-  const ModelConfig& config = engine.model().config();
-  std::string text = fmt::format("\n  {:<13} {} ({}), {}\n", "model", config.name, config.arch,
-                                 bytes_text(static_cast<int64_t>(engine.model().file().file_bytes())));
-  for (const EffectiveSetting& setting : engine.effective()) text += setting_line(setting);
-  text += fmt::format("  {:<13} {}\n", "seed", seed);
-  text += speed_line("prefill", result.prompt_tokens, result.prefill_tps(),
-                     result.modelled_prefill_tps(), machine.name);
-  text += speed_line("decode", result.decode_steps, result.decode_tps(),
-                     result.modelled_decode_tps(), machine.name);
-  const uint64_t lookups = stats.cache.hits + stats.cache.misses;
-  if (engine.n_slots() > 0 && lookups > 0) {
-    text += fmt::format("  {:<13} {} hits, {} misses ({:.1f} % hits), {} loaded, {} evicted\n",
-                        "cache", stats.cache.hits, stats.cache.misses,
-                        100.0 * static_cast<double>(stats.cache.hits) / static_cast<double>(lookups),
-                        stats.cache.inserts, stats.cache.evictions);
-  }
-  text += fmt::format("  {:<13} {} computed on the GPU, {} on the CPU\n", "experts",
-                      stats.experts.experts_gpu, stats.experts.experts_cpu);
-  text += fmt::format("  {:<13} {} from host to device\n", "link", bytes_text(stats.bytes_h2d));
-  if (engine.device().info().simulated) {
-    text += fmt::format("  {:<13} the GPU is simulated: its times are modelled, its results are "
-                        "computed\n",
-                        "note");
-  }
-  text += fmt::format("  {:<13} {}\n", "stopped", stop_reason_text(result.stop));
+std::string json_text(const nlohmann::ordered_json& json, int indent) {
+  return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+std::string settings_text(std::span<const EffectiveSetting> settings) {
+  std::string text;
+  for (const EffectiveSetting& setting : settings) text += setting_line(setting);
   return text;
 }
 
-nlohmann::ordered_json summary_json(const Engine& engine, const GenerationResult& result,
-                                    const MachineProfile& machine, uint32_t seed) {
+nlohmann::ordered_json settings_json(std::span<const EffectiveSetting> settings) {
+  nlohmann::ordered_json json;
+  for (const EffectiveSetting& setting : settings) {
+    json[setting.name] = {{"requested", setting.requested},
+                          {"effective", setting.effective},
+                          {"reason", setting.reason}};
+  }
+  return json;
+}
+
+std::string summary_text(const RunReport& report) {
+  const Engine& engine = report.engine;
+  const GenerationResult& result = report.result;
+  const EngineStats stats = engine.stats();
+  const ModelConfig& config = engine.model().config();
+  const auto line = [](std::string_view name, const std::string& what) {
+    return fmt::format("  {:<13} {}\n", name, what);
+  };
+  std::string text = "\n" + line("model", fmt::format("{} ({}), {}", printable(config.name),
+                                                      config.arch, file_size_text(engine)));
+  text += settings_text(report.settings);
+  text += line("sampling", sampling_text(report.sampling));
+  text += speed_line("prefill", result.prompt_tokens, result.prefill_tps(),
+                     result.modelled_prefill_tps(), report.machine.name);
+  text += speed_line("decode", result.decode_steps, result.decode_tps(),
+                     result.modelled_decode_tps(), report.machine.name);
+  if (engine.n_slots() > 0) text += line("cache", cache_text(stats.cache));
+  text += line("experts", fmt::format("{} computed on the GPU, {} on the CPU",
+                                      stats.experts.experts_gpu, stats.experts.experts_cpu));
+  text += line("link", bytes_text(stats.bytes_h2d) + " from host to device");
+  if (engine.device().info().simulated) {
+    text += line("note", "the GPU is simulated: its times are modelled, its results are computed");
+  }
+  text += line("stopped", stop_reason_text(result.stop));
+  return text;
+}
+
+nlohmann::ordered_json summary_json(const RunReport& report) {
+  const Engine& engine = report.engine;
+  const GenerationResult& result = report.result;
   const EngineStats stats = engine.stats();
   const bool cached = engine.n_slots() > 0;
   nlohmann::ordered_json json;
@@ -72,12 +106,12 @@ nlohmann::ordered_json summary_json(const Engine& engine, const GenerationResult
   json["tokens"] = result.tokens.size();
   json["token_ids"] = result.tokens;
   json["stopped"] = stop_reason_text(result.stop);
-  json["seed"] = seed;
+  json["seed"] = report.sampling.seed;
   json["prefill_tps"] = result.prefill_tps();
   json["decode_tps"] = result.decode_tps();
   json["modelled_prefill_tps"] = result.modelled_prefill_tps();
   json["modelled_decode_tps"] = result.modelled_decode_tps();
-  json["machine"] = machine.name;
+  json["machine"] = report.machine.name;
   json["cache_hits"] = cached ? stats.cache.hits : 0;
   json["cache_misses"] = cached ? stats.cache.misses : 0;
   json["cache_evictions"] = stats.cache.evictions;
@@ -85,11 +119,8 @@ nlohmann::ordered_json summary_json(const Engine& engine, const GenerationResult
   json["experts_gpu"] = stats.experts.experts_gpu;
   json["bytes_h2d"] = stats.bytes_h2d;
   json["gpu_simulated"] = engine.device().info().simulated;
-  for (const EffectiveSetting& setting : engine.effective()) {
-    json["settings"][setting.name] = {{"requested", setting.requested},
-                                      {"effective", setting.effective},
-                                      {"reason", setting.reason}};
-  }
+  json["settings"] = settings_json(report.settings);
+  json["sampling"] = sampling_json(report.sampling);
   return json;
 }
 

@@ -1,23 +1,40 @@
 // What a generation did, for people and as JSON.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "runtime/engine/engine.h"
 #include "runtime/engine/generate.h"
+#include "runtime/engine/sampler.h"
+#include "runtime/engine/settings.h"
 
 namespace tandem {
 
-// Several lines for stderr: settings requested and effective, speeds, cache, experts, link.
-std::string summary_text(const Engine& engine, const GenerationResult& result,
-                         const MachineProfile& machine, uint32_t seed);
+// Lives as long as what it refers to.
+struct RunReport {
+  const Engine& engine;
+  const GenerationResult& result;
+  const MachineProfile& machine;
+  const SamplingSettings& sampling;
+  std::vector<EffectiveSetting> settings;
+};
 
+// Several lines for stderr: settings requested and effective, speeds, cache, experts, link.
+std::string summary_text(const RunReport& report);
 // The keys of `run --json`, without "text".
-nlohmann::ordered_json summary_json(const Engine& engine, const GenerationResult& result,
-                                    const MachineProfile& machine, uint32_t seed);
+nlohmann::ordered_json summary_json(const RunReport& report);
+
+// One line a setting, with the reason where it is not what was requested.
+std::string settings_text(std::span<const EffectiveSetting> settings);
+nlohmann::ordered_json settings_json(std::span<const EffectiveSetting> settings);
 
 // "1.23 GiB"
 std::string bytes_text(int64_t bytes);
+// Compact for indent -1. Bytes that are no UTF-8 become U+FFFD.
+std::string json_text(const nlohmann::ordered_json& json, int indent = -1);
 
 }  // namespace tandem

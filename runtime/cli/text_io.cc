@@ -1,0 +1,106 @@
+#include "runtime/cli/text_io.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <system_error>
+
+#include "runtime/error.h"
+
+namespace tandem {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_write(const std::string& path, const std::string& why) {
+  throw FileError(path, "cannot be written: " + why);
+}
+
+// errno of the failure, or 0.
+int write_stream(const fs::path& path, std::string_view bytes) {
+  errno = 0;
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  out.close();
+  if (out) return 0;
+  return errno != 0 ? errno : EIO;
+}
+
+}  // namespace
+
+std::string read_text(const std::string& path) {
+  if (path == "-") {
+    return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  }
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) {
+    throw FileError(path, "cannot be read: expected a file, got a directory");
+  }
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw FileError(path, fmt::format("cannot be read: {}", std::strerror(errno)));
+  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  if (in.bad()) throw FileError(path, "cannot be read to its end");
+  return text;
+}
+
+void check_writable(const std::string& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) fail_write(path, "expected a file, got a directory");
+  const fs::path folder = fs::path(path).parent_path();
+  if (!folder.empty() && !fs::is_directory(folder, error)) {
+    fail_write(path, fmt::format("there is no folder {}", folder.string()));
+  }
+}
+
+void write_file(const std::string& path, std::string_view bytes) {
+  check_writable(path);
+  std::error_code error;
+  // A rename would replace a device by a file, and a link instead of what it points to.
+  const bool exists = fs::exists(path, error);
+  if (exists && !fs::is_regular_file(path, error)) {
+    if (const int code = write_stream(path, bytes)) fail_write(path, std::strerror(code));
+    return;
+  }
+  const fs::path target = exists ? fs::canonical(path) : fs::path(path);
+  const fs::path temporary = fmt::format("{}.{}.part", target.string(), getpid());
+  int code = write_stream(temporary, bytes);
+  if (code == 0) {
+    fs::rename(temporary, target, error);
+    code = error.value();
+  }
+  if (code != 0) {
+    fs::remove(temporary, error);
+    fail_write(path, std::strerror(code));
+  }
+}
+
+void print_out(std::string_view text) {
+  // Not stdio: Ctrl-C may interrupt a write that waits for a slow reader, and nothing must get
+  // lost.
+  while (!text.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (n >= 0) {
+      text.remove_prefix(static_cast<size_t>(n));
+    } else if (errno != EINTR) {
+      throw Error(fmt::format("standard output: cannot be written: {}", std::strerror(errno)));
+    }
+  }
+}
+
+std::string printable(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) c = '?';
+  }
+  return out;
+}
+
+}  // namespace tandem

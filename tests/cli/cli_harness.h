@@ -1,0 +1,82 @@
+// Runs the built program as a user's shell would, and keeps what it printed. Black box: shares no
+// code with the program.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tandem::test {
+
+struct Invocation {
+  std::optional<std::string> in;    // standard input; without it /dev/null
+  std::string out_path;             // standard output goes to this file instead of a pipe
+  int interrupts = 0;               // SIGINTs sent once the first output has come
+  bool close_output_early = false;  // the reader goes away after the first output
+  bool errors_to_terminal = false;  // standard error is a terminal
+  bool no_stdin = false;            // file descriptor 0 is closed
+};
+
+struct Outcome {
+  int exit_code = -1;  // as a shell has it: 128 + signal for a killed process
+  std::string out;
+  std::string err;
+  std::vector<std::string> pieces;  // of `out`, as they came; each ends where a write ended
+
+  nlohmann::json json() const { return nlohmann::json::parse(out); }
+};
+
+// std::runtime_error when the program cannot start or does not end within two minutes.
+Outcome tandem(const std::vector<std::string>& arguments, const Invocation& how = {});
+
+// A started program, for those that run side by side.
+class Process {
+ public:
+  Process(const std::vector<std::string>& arguments, const Invocation& how);
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  Outcome wait();
+
+ private:
+  void feed(short events);
+  bool take(int* fd, std::string* to, bool is_output);
+  void on_first_output();
+
+  Invocation how_;
+  int pid_ = -1;
+  int in_ = -1;
+  int out_ = -1;
+  int err_ = -1;
+  size_t fed_ = 0;
+  Outcome outcome_;
+};
+
+// A folder of its own, removed at the end.
+class TempDir {
+ public:
+  TempDir();
+  ~TempDir();
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  std::string operator/(std::string_view name) const { return (path_ / name).string(); }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+std::string source_file(std::string_view path);  // of the repository
+std::string family_model(std::string_view name);
+std::string read_file(const std::string& path);
+void write_file(const std::string& path, std::string_view bytes);
+
+bool contains(std::string_view text, std::string_view part);
+size_t line_count(std::string_view text);
+// Well-formed by RFC 3629, complete at the end.
+bool is_utf8(std::string_view text);
+
+}  // namespace tandem::test
