@@ -2,6 +2,8 @@
 BUILD ?= build
 JOBS ?= $(shell nproc)
 
+MAKEFLAGS += --no-print-directory
+
 .PHONY: demo build test configure deps format clean
 
 demo: build
