@@ -52,7 +52,7 @@ TEST_CASE("a flag on the command line beats the config file") {
   CHECK(config.run({"-n", "1"}).out == "Once upon a time there\n");
 }
 
-TEST_CASE("-f on the command line beats a prompt in the config file") {
+TEST_CASE("a file given with -f beats a prompt in the config file") {
   const TempDir dir;
   write_file(dir / "p.txt", "Once upon a time");
   const Config config("prompt = \"Something else\"\npredict = 3\ntemp = 0\n");

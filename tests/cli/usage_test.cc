@@ -56,7 +56,7 @@ TEST_CASE("the program's help names every command") {
   for (const std::string& command : kCommands) CHECK(contains(help.out, "\n  " + command + " "));
 }
 
-TEST_CASE("--version prints one line") {
+TEST_CASE("the flag --version prints one line") {
   const Outcome version = tandem({"--version"});
   CHECK(version.exit_code == 0);
   CHECK(version.out.rfind("tandem ", 0) == 0);
