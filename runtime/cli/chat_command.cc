@@ -77,7 +77,7 @@ class Conversation {
     const size_t known = common_prefix(all);
     engine_.rewind(static_cast<int64_t>(known));
     cached_.assign(all.begin(), all.end());
-    const GenerationResult result =
+    GenerationResult result =
         generate(engine_, tokenizer_, sampler_,
                  {std::span(all).subspan(known), options_.max_tokens, false}, hooks);
     if (result.prompt_tokens < static_cast<int64_t>(all.size() - known)) cached_.resize(known);

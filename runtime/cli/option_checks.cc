@@ -16,8 +16,8 @@ class HelpFormatter : public CLI::Formatter {
     return " " + option->get_type_name();
   }
   std::string make_option_desc(const CLI::Option* option) const override {
-    const std::string text = option->get_description();
-    if (option->get_required()) return text + " (required)";
+    std::string text = option->get_description();
+    if (option->get_required()) text += " (required)";
     if (option->get_items_expected_max() == 0 || option->get_default_str().empty()) return text;
     return text + fmt::format(" (default: {})", option->get_default_str());
   }

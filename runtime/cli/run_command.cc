@@ -48,7 +48,7 @@ std::string prompt_text(const RunOptions& options) {
     return options.keep_escapes ? options.prompt : process_escapes(options.prompt);
   }
   if (!options.prompt_file.empty()) return without_final_newline(read_text(options.prompt_file));
-  const std::string piped =
+  std::string piped =
       isatty(STDIN_FILENO) == 0 ? without_final_newline(read_text("-")) : std::string();
   if (!piped.empty()) return piped;
   if (options.model.built_in()) return kDemoPrompt;

@@ -84,6 +84,7 @@ Process::Process(const std::vector<std::string>& arguments, const Invocation& ho
   std::vector<std::string> words{TANDEM_PROGRAM};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   pid_ = fork();
