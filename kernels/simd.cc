@@ -58,8 +58,8 @@ const SimdOps* find_simd(const char* name) {
 
 const SimdOps& simd() {
   if (const SimdOps* ops = override_slot().load(std::memory_order_acquire)) return *ops;
-  static const SimdOps* const chosen = choose();
-  return *chosen;
+  static const SimdOps* const kChosen = choose();
+  return *kChosen;
 }
 
 void override_simd(const SimdOps* ops) { override_slot().store(ops, std::memory_order_release); }

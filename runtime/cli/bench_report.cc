@@ -86,7 +86,7 @@ void add_build_and_model(const Engine& engine, Json* json) {
   const DeviceInfo& device = engine.device().info();
   const GgufFile& file = engine.model().file();
   const ModelSize size = model_size(file);
-  (*json)["build_commit"] = TANDEM_COMMIT;
+  (*json)["build_commit"] = build_commit();
   (*json)["build_number"] = 0;
   (*json)["cpu_info"] = cpu_name();
   (*json)["gpu_info"] = device.simulated ? device.description : "";

@@ -49,13 +49,8 @@ void report(const PerplexityOptions& options, const Engine& engine, const Machin
 
 int run(const PerplexityOptions& options) {
   constexpr int64_t kDefaultChunk = 512;  // llama-perplexity's
-  constexpr int64_t kLeastChunk = 3;      // one token in the second half that has a successor
   EngineSettings settings = options.model.engine_settings();
   if (settings.n_ctx == 0) settings.n_ctx = kDefaultChunk;
-  if (settings.n_ctx < kLeastChunk) {
-    throw ConfigError(fmt::format("-c is {}; perplexity needs chunks of at least {} tokens",
-                                  settings.n_ctx, kLeastChunk));
-  }
   settings.max_logits = settings.n_batch;
   const std::string text = read_text(options.file);
   Progress progress;

@@ -2,18 +2,11 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace tandem {
 
-#ifndef TANDEM_VERSION
-#define TANDEM_VERSION "unknown"
-#endif
-#ifndef TANDEM_COMMIT
-#define TANDEM_COMMIT "unknown"
-#endif
-
-inline std::string version_text() {
-  return std::string("tandem ") + TANDEM_VERSION + " (" + TANDEM_COMMIT + ")";
-}
+std::string version_text();       // "tandem 0.1.0 (3fd72ce)"
+std::string_view build_commit();  // "unknown" outside a git checkout
 
 }  // namespace tandem

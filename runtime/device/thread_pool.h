@@ -16,7 +16,8 @@ namespace tandem {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads);  // at least 1
+  // At least 1. MemoryError when the system gives no more threads.
+  explicit ThreadPool(int n_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -28,6 +29,7 @@ class ThreadPool {
 
  private:
   void work();
+  void join();
   void drain(Task task, int64_t n_tasks);
 
   std::mutex mutex_;

@@ -39,6 +39,11 @@ struct Sums {
 Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<const TokenId> tokens,
                       int64_t n_ctx,
                       const std::function<bool(const Perplexity&, int64_t total)>& progress) {
+  constexpr int64_t kLeastContext = 3;  // the second half of a shorter one has nothing to score
+  if (n_ctx < kLeastContext) {
+    throw ConfigError(
+        fmt::format("a context of {} scores no token; expected at least {}", n_ctx, kLeastContext));
+  }
   const auto n_tokens = static_cast<int64_t>(tokens.size());
   if (n_tokens < 2 * n_ctx) {
     throw ConfigError(fmt::format("the text has {} tokens; a context of {} needs at least {}",

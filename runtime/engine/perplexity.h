@@ -19,7 +19,8 @@ struct Perplexity {
 };
 
 // tokens: of the whole text, BOS first where the model wants one. The engine must have been made
-// with max_logits >= n_batch. ConfigError when there are fewer than 2 * n_ctx tokens.
+// with max_logits >= n_batch. ConfigError when there are fewer than 2 * n_ctx tokens, or n_ctx is
+// below 3.
 // `progress` gets the running value after each chunk; returning false stops there.
 Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<const TokenId> tokens,
                       int64_t n_ctx,

@@ -29,7 +29,7 @@ constexpr std::array<uint8_t, kStandIns> kStandInBytes = stand_in_bytes();
 }  // namespace
 
 const std::array<std::string, 256>& byte_alphabet() {
-  static const std::array<std::string, 256> alphabet = [] {
+  static const std::array<std::string, 256> kAlphabet = [] {
     std::array<std::string, 256> result;
     for (unsigned byte = 0; byte < 256; ++byte) {
       if (stands_for_itself(byte)) append_utf8(result[byte], byte);
@@ -39,7 +39,7 @@ const std::array<std::string, 256>& byte_alphabet() {
     }
     return result;
   }();
-  return alphabet;
+  return kAlphabet;
 }
 
 std::string bytes_to_alphabet(std::string_view bytes) {

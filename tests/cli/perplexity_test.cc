@@ -87,7 +87,7 @@ TEST_CASE("perplexity refuses a text or a chunk that is too short") {
   CHECK(contains(text.err, "a context of 128 needs at least 256"));
   const Outcome chunk = tandem({"perplexity", "-f", dir / "text.txt", "-c", "2"});
   CHECK(chunk.exit_code == 2);
-  CHECK(contains(chunk.err, "-c is 2"));
+  CHECK(contains(chunk.err, "a context of 2 scores no token"));
   const Outcome file = tandem({"perplexity", "-f", dir / "none.txt"});
   CHECK(file.exit_code == 1);
   CHECK(contains(file.err, "none.txt: cannot be read"));

@@ -1,12 +1,17 @@
 #include "runtime/device/thread_pool.h"
 
+#include <sys/resource.h>
+
 #include <atomic>
+#include <cstdio>
 #include <mutex>
 #include <set>
 #include <thread>
 #include <vector>
 
+#include "runtime/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/dies.h"
 
 namespace tandem::test {
 namespace {
@@ -114,6 +119,23 @@ TEST_CASE("a pool asked for fewer than one thread has the caller's") {
     CHECK(runs(pool, 3) == std::vector<int>(3, 1));
   }
 }
+
+// Sanitizers reserve terabytes of addresses, so the limit cannot be set under them.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+TEST_CASE("threads that the system does not give are an error that says how many came") {
+  const Death death = death_of([] {
+    const rlimit addresses{256 << 20, 256 << 20};  // room for some stacks of 8 MiB
+    setrlimit(RLIMIT_AS, &addresses);
+    try {
+      const ThreadPool pool(512);
+    } catch (const MemoryError& error) {
+      std::fprintf(stderr, "%s", error.what());
+    }
+  });
+  CHECK(death.by_signal == 0);
+  CHECK_THAT(death.words, contains("of 512") && contains("lower -t"));
+}
+#endif
 
 TEST_CASE("this process may use at least one core") { CHECK(available_cores() >= 1); }
 
