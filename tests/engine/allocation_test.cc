@@ -1,25 +1,11 @@
-// Decode must not allocate: operator new is counted in this program.
-#include <atomic>
-#include <cstdlib>
-#include <new>
+// Decode must not allocate.
+#include <memory>
+#include <vector>
 
 #include "runtime/engine/sampler.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
-
-namespace {
-
-std::atomic<int64_t> allocations{0};
-
-}  // namespace
-
-void* operator new(size_t size) {
-  ++allocations;
-  if (void* at = std::malloc(size == 0 ? 1 : size)) return at;
-  throw std::bad_alloc();
-}
-void operator delete(void* at) noexcept { std::free(at); }
-void operator delete(void* at, size_t) noexcept { std::free(at); }
+#include "tests/support/counted_new.h"
 
 namespace tandem::test {
 
@@ -32,19 +18,19 @@ TEST_CASE("decoding allocates nothing after the first tokens") {
     std::span<const float> logits = engine.eval(prompt);
     int64_t before = 0;
     for (int i = 0; i < 100; ++i) {
-      if (i == 20) before = allocations;
+      if (i == 20) before = allocation_count;
       const int32_t token = sampler.sample(logits);
       sampler.accept(token);
       logits = engine.eval({&token, 1});
     }
-    CHECK(allocations - before == 0);
+    CHECK(allocation_count - before == 0);
   }
 }
 
 TEST_CASE("the allocation counter counts") {
-  const int64_t before = allocations;
-  const auto leak = std::make_unique<std::vector<int>>(100);
-  CHECK(allocations - before >= 2);
+  const int64_t before = allocation_count;
+  const auto held = std::make_unique<std::vector<int>>(100);
+  CHECK((allocation_count - before >= 2) == kCountsAllocations);
 }
 
 }  // namespace tandem::test

@@ -1,8 +1,4 @@
-// No kernel may allocate: a decode step runs thousands of them. Counts every operator new of the
-// test program.
-#include <atomic>
-#include <cstdlib>
-#include <new>
+// No kernel may allocate: a decode step runs thousands of them.
 #include <vector>
 
 #include "kernels/attention.h"
@@ -11,23 +7,7 @@
 #include "kernels/expert_ffn.h"
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
-
-namespace {
-std::atomic<int64_t> news{0};
-}
-
-void* operator new(size_t size) {
-  news.fetch_add(1, std::memory_order_relaxed);
-  if (void* p = std::malloc(size == 0 ? 1 : size)) return p;
-  throw std::bad_alloc();
-}
-void* operator new(size_t size, const std::nothrow_t&) noexcept {
-  news.fetch_add(1, std::memory_order_relaxed);
-  return std::malloc(size == 0 ? 1 : size);
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+#include "tests/support/counted_new.h"
 
 namespace tandem {
 namespace {
@@ -51,7 +31,7 @@ TEST_CASE("no kernel allocates memory") {
   const ExpertRow rows[] = {{0, 1.0F}, {4, 1.0F}};
   const ExpertCall calls[] = {{{w.view(), w.view(), w.view()}, rows}};
 
-  const int64_t before = news.load();
+  const int64_t before = test::allocation_count.load();
   for (const int64_t n : {1, 5}) {
     rms_norm(x.data(), d, x.data(), 1e-6F, n, d, y.data(), d);
     matmul(w.view(), nullptr, x.data(), d, n, y.data(), d, serial_for);
@@ -61,9 +41,9 @@ TEST_CASE("no kernel allocates memory") {
     attention(cache, x.data(), 4, 0.125F, 0, n, y.data(), serial_for);
   }
   expert_ffn(calls, x.data(), d, y.data(), hidden.data(), serial_for);
-  const int64_t after = news.load();
+  const int64_t after = test::allocation_count.load();
   CHECK(after == before);
-  CHECK(before > 0);
+  CHECK((before > 0) == test::kCountsAllocations);
 }
 
 }  // namespace

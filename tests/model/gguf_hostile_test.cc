@@ -4,37 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <limits>
-#include <new>
 
 #include "tests/model/gguf_test_util.h"
 #include "tests/support/catch.h"
-
-namespace {
-
-std::atomic<size_t> largest_allocation{0};
-
-void* counted_allocation(size_t size) {
-  size_t largest = largest_allocation.load();
-  while (size > largest && !largest_allocation.compare_exchange_weak(largest, size)) {
-  }
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-// Of this whole program: the largest single allocation is the test's evidence.
-void* operator new(size_t size) { return counted_allocation(size); }
-void* operator new[](size_t size) { return counted_allocation(size); }
-void* operator new(size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
-void* operator new[](size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+#include "tests/support/counted_new.h"
 
 namespace tandem::test {
 namespace {
