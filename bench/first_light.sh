@@ -27,18 +27,18 @@ done
 for model in "$@"; do
   echo "# $(basename "$model"): $(stat -c %s "$model") bytes; 3 rounds, devices in turn"
   for round in 1 2 3; do
-    "$program" bench -m "$model" -p 128 -n 16 -r 1 --no-warmup --device cpu -o jsonl
-    "$program" bench -m "$model" -p 128 -n 16 -r 1 --no-warmup --device sim --vram 1024 -o jsonl
+    "$program" bench -m "$model" -p 64 -n 8 -r 1 --no-warmup --device cpu -o jsonl
+    "$program" bench -m "$model" -p 64 -n 8 -r 1 --no-warmup --device sim --vram 1024 -o jsonl
   done
-  echo "# $(basename "$model"): peak resident memory, -c 1024, a prompt of 600 tokens and 16 more"
-  ids=$(mktemp)
-  yes 'the quick brown fox jumps over the lazy dog' | head -c 480 > "$ids"
+  echo "# $(basename "$model"): peak resident memory, -c 1024, a prompt of some 480 bytes and 8 more tokens"
+  prompt=$(mktemp)
+  yes 'the quick brown fox jumps over the lazy dog' | head -c 480 > "$prompt"
   for device in "cpu" "sim --vram 1024"; do
     printf '%s: ' "$device"
     # shellcheck disable=SC2086
-    /usr/bin/time -f 'peak %M KiB' "$program" run -m "$model" -f "$ids" -n 16 -c 1024 --temp 0 \
+    /usr/bin/time -f 'peak %M KiB' "$program" run -m "$model" -f "$prompt" -n 8 -c 1024 --temp 0 \
       --json --device $device 2>&1 | grep -E 'peak|"prompt_tokens"|n_kv|kv_cache' | tr -d '\n'
     echo
   done
-  rm -f "$ids"
+  rm -f "$prompt"
 done
