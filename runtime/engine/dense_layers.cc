@@ -86,8 +86,10 @@ void DenseLayers::embed(const Batch& batch) {
                "%lld tokens at %lld", static_cast<long long>(n_),
                static_cast<long long>(first_pos_));
   tandem::embed(model_.weights().embedding, batch.tokens, embedded_.data());
-  device_.wait(Stream::kCompute, device_.copy_to_device(Stream::kCopy, residual_, embedded_.data(),
-                                                        n_ * config_.d_model * kFloat));
+  // On the compute stream: the kernels of the last step may still read the residual, and the copy
+  // engine may be busy with experts that nobody waits for.
+  device_.copy_to_device(Stream::kCompute, residual_, embedded_.data(),
+                         n_ * config_.d_model * kFloat);
   const std::array touches{all(rope_, config_.rope.n_rot, true)};
   device_.launch(
       Stream::kCompute,
