@@ -53,7 +53,10 @@ Timepoint CpuDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int6
 
 Timepoint CpuDevice::launch(Stream stream, const KernelCall& call) {
   call.body(KernelScope(call.touches, 0));
-  return clock_.run(stream, model_.cpu_us(call.bytes, call.flops));
+  // The host's own cores computed it: nothing else can have run on them meanwhile.
+  const Timepoint done = clock_.run(stream, model_.cpu_us(call.bytes, call.flops));
+  clock_.host_wait(done);
+  return done;
 }
 
 }  // namespace tandem

@@ -38,6 +38,15 @@ TEST_CASE("kernels on the CPU device take the CPU's modelled time") {
   CHECK(device.stream_now_us(Stream::kCompute) == Approx(600));  // 50 MFLOP at 100 GFLOP/s
 }
 
+TEST_CASE("kernels on the CPU device keep the host busy: they run on its cores") {
+  CpuDevice device(round_machine());
+  device.launch(Stream::kCompute, {"x", {}, 4'000'000, 0, [](const KernelScope&) {}});
+  CHECK(device.host_now_us() == Approx(100));
+  device.host_busy(50);
+  device.launch(Stream::kCompute, {"x", {}, 4'000'000, 0, [](const KernelScope&) {}});
+  CHECK(device.host_now_us() == Approx(250));
+}
+
 TEST_CASE("a device owns its memory: it can't be copied") {
   STATIC_REQUIRE_FALSE(std::is_copy_constructible_v<CpuDevice>);
   STATIC_REQUIRE_FALSE(std::is_copy_assignable_v<CpuDevice>);
