@@ -48,8 +48,12 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot) {
        {std::pair{from.gate, to.gate}, std::pair{from.up, to.up}, std::pair{from.down, to.down}}) {
     state.ready = device_.copy_to_device(Stream::kCopy, {const_cast<std::byte*>(device.data)},
                                          host.data, host.bytes());
-    // Who is in a slot needs no second copy in host memory. The page cache keeps the file, so an
-    // expert that is evicted comes back for the price of a page fault.
+  }
+}
+
+void ExpertSlots::drop_host_pages(ExpertKey key) const {
+  const ExpertWeights& expert = host_weights(model_, key);
+  for (const WeightView& host : {expert.gate, expert.up, expert.down}) {
     model_.file().advise_dont_need({host.data, static_cast<size_t>(host.bytes())});
   }
 }

@@ -26,6 +26,10 @@ class ExpertSlots {
 
   // Enqueues the copy of an expert into a slot.
   void fetch(ExpertKey key, SlotId slot);
+  // Who is in a slot needs no second copy in this process: gives the pages of the mapped file back.
+  // The page cache keeps them, so an expert that is evicted comes back for the price of page
+  // faults. Call when the CPU has read the expert for the last time in this step.
+  void drop_host_pages(ExpertKey key) const;
   // The expert's matrices at device addresses.
   ExpertWeights weights(ExpertKey key, SlotId slot) const;
   Timepoint ready(SlotId slot) const { return state_[static_cast<size_t>(slot.value)].ready; }

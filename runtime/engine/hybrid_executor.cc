@@ -90,6 +90,8 @@ void HybridExecutor::run(const LayerPlan& plan) {
   gather_calls(plan);
   run_gpu(plan);
   run_cpu(plan);
+  // Not before: the CPU computes an expert that is admitted, too.
+  for (const ExpertId expert : plan.incoming) slots_.drop_host_pages({plan.layer, expert});
 }
 
 void HybridExecutor::gather_calls(const LayerPlan& plan) {
@@ -167,7 +169,10 @@ void HybridExecutor::run_cpu(const LayerPlan& plan) {
 }
 
 void HybridExecutor::prefetch(std::span<const PrefetchRequest> requests) {
-  for (const PrefetchRequest& request : requests) slots_.fetch(request.key, request.slot);
+  for (const PrefetchRequest& request : requests) {
+    slots_.fetch(request.key, request.slot);
+    slots_.drop_host_pages(request.key);
+  }
 }
 
 std::span<const float> HybridExecutor::end_step() { return dense_.head(n_logits_); }
