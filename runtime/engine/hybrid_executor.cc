@@ -71,16 +71,23 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   device_.host_wait(gate);
   const auto n = static_cast<int32_t>(dense_.n_tokens());
   if (!router_.route(layer, dense_.gate_logits(), n, &routing_)) {
-    model_.check_finite(layer.value);  // names the tensor when it lies in this layer
-    throw FileError(model_.file().name(),
-                    fmt::format("the router of layer {} gives values that are not finite; "
-                                "run with --check-tensors to find the damaged tensor",
-                                layer.value));
+    name_damage(layer.value);
   }
   for (size_t i = 0; i < routing_.tokens.size(); ++i) {
     rows_[i] = {routing_.tokens[i].token, routing_.tokens[i].weight};
   }
   return routing_;
+}
+
+void HybridExecutor::name_damage(int64_t layer) const {
+  // Each throws with the tensor's name. A damaged expert shows at the next layer's router only.
+  if (layer > 0) model_.check_finite(layer - 1);
+  model_.check_finite(layer);
+  model_.check_finite();
+  throw FileError(model_.file().name(),
+                  fmt::format("the router of layer {} gives values that are not finite, though "
+                              "all weights are finite",
+                              layer));
 }
 
 void HybridExecutor::run(const LayerPlan& plan) {

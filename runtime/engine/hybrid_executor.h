@@ -51,11 +51,11 @@ class HybridExecutor final : public Executor {
 
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
-  const RoutingDecision& last_routing() const { return routing_; }
   const ExecutorStats& stats() const { return stats_; }
-  void reset_stats() { stats_ = {}; }
 
  private:
+  // FileError with the tensor that makes the layer's router give values that are not finite.
+  [[noreturn]] void name_damage(int64_t layer) const;
   void gather_calls(const LayerPlan& plan);
   void run_gpu(const LayerPlan& plan);
   void run_cpu(const LayerPlan& plan);
