@@ -33,19 +33,17 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(devic
   output_ = upload(w.output, "output weights");
   device_.host_wait(last_copy_);
   if (device_.info().host_memory) return;
-  // The uploaded pages are not needed in host memory any more. The embedding is: its rows are
-  // looked up there. Where the file ties the two, dropping it only costs a page fault a row.
-  for (const GgufTensor& tensor : model.file().tensors()) {
-    if (tensor.name.find("_exps.") == std::string_view::npos) {
-      model.file().advise_dont_need(tensor);
-    }
-  }
+  // What was uploaded is not needed in host memory any more. Experts are, and the embedding: its
+  // rows are looked up there. Where the file ties it to the output, a row costs a page fault.
+  for (const std::span<const std::byte> bytes : uploaded_) model.file().advise_dont_need(bytes);
+  uploaded_ = {};
 }
 
 WeightView DeviceWeights::upload(const WeightView& host, const char* tag) {
   if (!host || device_.info().host_memory) return host;
   const DeviceAddr at = device_.alloc(host.bytes(), tag);
   last_copy_ = device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes());
+  uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));
   WeightView view = host;
   view.data = at.at;
   return view;

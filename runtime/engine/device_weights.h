@@ -3,7 +3,9 @@
 // through slots. Owned by the executor; addresses are valid as long as it lives.
 #pragma once
 
+#include <cstddef>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "runtime/device/device.h"
@@ -40,6 +42,7 @@ class DeviceWeights {
 
   Device& device_;
   Timepoint last_copy_{};
+  std::vector<std::span<const std::byte>> uploaded_;  // parts of the file, while uploading
   std::vector<DeviceLayer> layers_;
   DeviceVector output_norm_;
   WeightView output_;
