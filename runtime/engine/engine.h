@@ -54,8 +54,6 @@ class Engine {
   const Model& model() const { return model_; }
   const Device& device() const { return *device_; }
   const std::vector<EffectiveSetting>& effective() const { return effective_; }
-  // The routing of the last layer that ran.
-  const RoutingDecision& last_routing() const { return executor_->last_routing(); }
   EngineStats stats() const;
 
  private:

@@ -157,13 +157,6 @@ Model Model::load(GgufFile file) {
   return model;
 }
 
-int64_t Model::all_expert_bytes() const {
-  int64_t bytes = 0;
-  for (int64_t i = 0; i < config_.n_layers; ++i)
-    bytes += expert_bytes(i) * config_.routing.n_experts;
-  return bytes;
-}
-
 void Model::check_finite(int64_t layer) const {
   const std::string prefix = layer < 0 ? "" : fmt::format("blk.{}.", layer);
   for (const GgufTensor& tensor : file_->tensors()) {

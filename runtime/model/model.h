@@ -54,9 +54,6 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return weights_; }
 
-  int64_t expert_bytes(int64_t layer) const { return weights_.layers[layer].experts[0].bytes(); }
-  int64_t all_expert_bytes() const;
-
   // Reads every block's scales. FileError naming the first tensor with one that is not finite.
   // layer < 0: all tensors, otherwise those of one layer.
   void check_finite(int64_t layer = -1) const;
