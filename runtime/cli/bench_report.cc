@@ -13,6 +13,7 @@
 #include "runtime/cli/summary.h"
 #include "runtime/cli/text_io.h"
 #include "runtime/cli/version.h"
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {

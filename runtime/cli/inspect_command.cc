@@ -10,6 +10,7 @@
 #include "runtime/cli/option_checks.h"
 #include "runtime/cli/summary.h"
 #include "runtime/cli/text_io.h"
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {

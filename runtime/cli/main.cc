@@ -15,6 +15,7 @@
 #include "runtime/cli/text_io.h"
 #include "runtime/cli/version.h"
 #include "runtime/error.h"
+#include "runtime/words.h"
 
 namespace {
 
@@ -44,12 +45,10 @@ std::string usage_text(const CLI::App& program, const CLI::App* command,
                        const CLI::ParseError& error, const std::vector<std::string>& typed) {
   const std::string unknown = first_unknown(program, typed);
   if (command == nullptr) {
-    std::string names;
-    for (const CLI::App* each : program.get_subcommands({})) {
-      names += (names.empty() ? "" : ", ") + each->get_name();
-    }
+    std::vector<std::string> names;
+    for (const CLI::App* each : program.get_subcommands({})) names.push_back(each->get_name());
     return (unknown.empty() ? "no command" : "\"" + unknown + "\" is not a command") +
-           "; expected one of " + names;
+           "; expected one of " + tandem::list_text(names);
   }
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
     const std::string what = error.what();  // "--prompt: 1 required TEXT missing"

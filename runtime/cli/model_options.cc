@@ -8,12 +8,12 @@
 
 #include "cache/eviction_policy.h"
 #include "runtime/cli/option_checks.h"
-#include "runtime/cli/summary.h"
 #include "runtime/cli/text_io.h"
 #include "runtime/config/embedded.h"
 #include "runtime/config/machine_profile.h"
 #include "runtime/config/toml_reader.h"
 #include "runtime/error.h"
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {
@@ -99,12 +99,8 @@ void ModelOptions::add_engine(CLI::App* app) {
 }
 
 void ModelOptions::add_placement(CLI::App* app) {
-  std::vector<std::string> policies;
-  std::string policy_text;
-  for (const std::string_view name : eviction_policy_names()) {
-    policies.emplace_back(name);
-    policy_text += (policy_text.empty() ? "" : "|") + policies.back();
-  }
+  const auto names = eviction_policy_names();
+  const std::vector<std::string> policies(names.begin(), names.end());
   app->add_option("--device", device, "where to compute; sim: a simulated GPU")
       ->type_name("auto|cpu|sim")
       ->check(one_of({"auto", "cpu", "sim"}))
@@ -122,7 +118,7 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->check(whole_number(0, 4096))
       ->capture_default_str();
   app->add_option("--cache-policy", cache_policy, "who leaves the expert cache")
-      ->type_name(policy_text)
+      ->type_name(list_text(policies, "|"))
       ->check(one_of(policies))
       ->capture_default_str();
   app->add_option("--machine", machine_name, "modelled times are for it: a name or a TOML file")

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <utility>
+
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {
@@ -49,12 +52,8 @@ CLI::Validator number(double least, double most) {
 
 CLI::Validator one_of(std::vector<std::string> names) {
   const auto check = [names = std::move(names)](const std::string& text) -> std::string {
-    std::string list;
-    for (const std::string& name : names) {
-      if (name == text) return {};
-      list += (list.empty() ? "" : ", ") + name;
-    }
-    return fmt::format("\"{}\" is not one of {}", text, list);
+    if (std::find(names.begin(), names.end(), text) != names.end()) return {};
+    return fmt::format("\"{}\" is not one of {}", text, list_text(names));
   };
   return CLI::Validator(check, "");
 }

@@ -4,6 +4,7 @@
 
 #include "runtime/cli/sampling_options.h"
 #include "runtime/cli/text_io.h"
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {
@@ -38,14 +39,6 @@ std::string speed_line(const char* what, int64_t tokens, double tps, double mode
 }
 
 }  // namespace
-
-std::string bytes_text(int64_t bytes) {
-  const auto b = static_cast<double>(bytes);
-  if (bytes < 1 << 10) return fmt::format("{} B", bytes);
-  if (bytes < 1 << 20) return fmt::format("{:.2f} KiB", b / (1 << 10));
-  if (bytes < 1 << 30) return fmt::format("{:.2f} MiB", b / (1 << 20));
-  return fmt::format("{:.2f} GiB", b / (1 << 30));
-}
 
 std::string json_text(const nlohmann::ordered_json& json, int indent) {
   return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);

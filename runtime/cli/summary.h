@@ -32,8 +32,6 @@ nlohmann::ordered_json summary_json(const RunReport& report);
 std::string settings_text(std::span<const EffectiveSetting> settings);
 nlohmann::ordered_json settings_json(std::span<const EffectiveSetting> settings);
 
-// "1.23 GiB"
-std::string bytes_text(int64_t bytes);
 // Compact for indent -1. Bytes that are no UTF-8 become U+FFFD.
 std::string json_text(const nlohmann::ordered_json& json, int indent = -1);
 

@@ -8,6 +8,7 @@
 
 #include "kernels/check.h"
 #include "runtime/error.h"
+#include "runtime/words.h"
 
 namespace tandem {
 
@@ -24,8 +25,7 @@ DeviceAddr CpuDevice::alloc(int64_t bytes, const char* tag) {
   void* at = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) {
-    throw MemoryError(fmt::format("{}: cannot allocate {:.1f} MiB of host memory", tag,
-                                  static_cast<double>(bytes) / (1 << 20)));
+    throw MemoryError(fmt::format("{}: cannot allocate {} of host memory", tag, bytes_text(bytes)));
   }
   blocks_.push_back({static_cast<std::byte*>(at), size});
   used_bytes_ += size;

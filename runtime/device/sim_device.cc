@@ -9,6 +9,7 @@
 
 #include "kernels/check.h"
 #include "runtime/error.h"
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {
@@ -19,8 +20,8 @@ std::byte* reserve(int64_t bytes, int protection) {
   void* at = mmap(nullptr, static_cast<size_t>(bytes), protection,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) {
-    throw MemoryError(fmt::format("simulated GPU: cannot reserve {:.1f} MiB of address space",
-                                  static_cast<double>(bytes) / (1 << 20)));
+    throw MemoryError(
+        fmt::format("simulated GPU: cannot reserve {} of address space", bytes_text(bytes)));
   }
   return static_cast<std::byte*>(at);
 }
@@ -53,12 +54,9 @@ DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
     at = offset + length;
   }
   if (size > info_.vram_bytes - at) {
-    throw MemoryError(
-        fmt::format("{}: {:.2f} MiB do not fit into the {:.2f} MiB of the {} GPU, "
-                    "{:.2f} MiB of which are in use",
-                    tag, static_cast<double>(size) / (1 << 20),
-                    static_cast<double>(info_.vram_bytes) / (1 << 20), info_.name,
-                    static_cast<double>(used_bytes_) / (1 << 20)));
+    throw MemoryError(fmt::format(
+        "{}: {} do not fit into the {} of the {} GPU, {} of which are in use", tag,
+        bytes_text(size), bytes_text(info_.vram_bytes), info_.name, bytes_text(used_bytes_)));
   }
   blocks_[at] = size;
   used_bytes_ += size;

@@ -7,16 +7,10 @@
 #include "kernels/check.h"
 #include "kernels/dense.h"
 #include "kernels/elementwise.h"
+#include "runtime/engine/host_vector.h"
 
 namespace tandem {
 namespace {
-
-constexpr int64_t kFloat = sizeof(float);
-
-Touch read_of(const WeightView& w) {
-  return {{const_cast<std::byte*>(w.data)}, w ? w.bytes() : 0, false};
-}
-Touch read_of(const DeviceVector& v) { return {v.at, v.bytes(), false}; }
 
 const float* values(const KernelScope& scope, const DeviceVector& v) {
   return v ? scope.read_as<float>(v.at, v.n) : nullptr;
@@ -62,13 +56,13 @@ DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
   if (c.shared_ff > 0) {
     shared_hidden_ = floats(n * c.shared_ff, tag);
     shared_scale_ = floats(n, tag);
-    shared_rows_.resize(static_cast<size_t>(n));
+    resize_host(&shared_rows_, n, tag);
   }
   logits_ = floats(shape.max_logits * c.n_vocab, "logits");
-  embedded_.resize(static_cast<size_t>(n * c.d_model));
-  normed_host_.resize(static_cast<size_t>(n * c.d_model));
-  gate_logits_host_.resize(static_cast<size_t>(n) * static_cast<size_t>(c.routing.n_experts));
-  logits_host_.resize(static_cast<size_t>(shape.max_logits * c.n_vocab));
+  resize_host(&embedded_, n * c.d_model, tag);
+  resize_host(&normed_host_, n * c.d_model, tag);
+  resize_host(&gate_logits_host_, n * c.routing.n_experts, tag);
+  resize_host(&logits_host_, shape.max_logits * c.n_vocab, "logits");
 }
 
 DeviceAddr DenseLayers::floats(int64_t n, const char* tag) {

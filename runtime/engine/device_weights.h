@@ -13,13 +13,21 @@
 
 namespace tandem {
 
+inline constexpr int64_t kFloat = sizeof(float);
+
 // A WeightView here holds a device address; KernelScope::read makes it readable.
 struct DeviceVector {
   DeviceAddr at;  // null: the layer has none
   int64_t n = 0;
   explicit operator bool() const { return n > 0; }
-  int64_t bytes() const { return n * static_cast<int64_t>(sizeof(float)); }
+  int64_t bytes() const { return n * kFloat; }
 };
+
+// What a launch declares of a weight that its kernel reads; nothing for one that is absent.
+inline Touch read_of(const WeightView& w) {
+  return {{const_cast<std::byte*>(w.data)}, w ? w.bytes() : 0, false};
+}
+inline Touch read_of(const DeviceVector& v) { return {v.at, v.bytes(), false}; }
 
 struct DeviceLayer {
   DeviceVector attn_norm, bq, bk, bv, bo, q_norm, k_norm, ffn_norm;

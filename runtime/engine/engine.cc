@@ -8,14 +8,12 @@
 #include "kernels/check.h"
 #include "runtime/device/cpu_device.h"
 #include "runtime/device/sim_device.h"
+#include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
+#include "runtime/words.h"
 
 namespace tandem {
 namespace {
-
-std::string mib(int64_t bytes) {
-  return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20));
-}
 
 const char* device_name(DeviceKind kind) {
   switch (kind) {
@@ -92,15 +90,6 @@ int thread_count(const EngineSettings& settings, std::vector<EffectiveSetting>* 
   return n;
 }
 
-std::string policy_list() {
-  std::string names;
-  for (const std::string_view name : eviction_policy_names()) {
-    names += names.empty() ? "" : ", ";
-    names += name;
-  }
-  return names;
-}
-
 }  // namespace
 
 Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings)
@@ -116,7 +105,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
   auto policy = make_eviction_policy(settings.cache_policy, cache_shape);
   if (policy == nullptr) {
     throw ConfigError(fmt::format("cache policy is \"{}\"; expected one of {}",
-                                  settings.cache_policy, policy_list()));
+                                  settings.cache_policy, list_text(eviction_policy_names())));
   }
   effective_.push_back({"cache policy", settings.cache_policy,
                         slots > 0 ? settings.cache_policy : "none",
@@ -134,18 +123,22 @@ void Engine::make_executor(const EngineSettings& settings) {
   }
   try {
     executor_ = std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_, wanted);
+  } catch (const HostMemoryError& error) {
+    throw MemoryError(fmt::format("{}; lower -b", error.what()));
   } catch (const MemoryError& error) {
-    throw MemoryError(fmt::format("{} (the KV cache takes {}); raise --vram, or lower -c or -b",
-                                  error.what(), mib(kv_cache_bytes(model_.config(), shape_))));
+    throw MemoryError(fmt::format("{} (the KV cache takes {}); {}lower -c or -b", error.what(),
+                                  bytes_text(kv_cache_bytes(model_.config(), shape_)),
+                                  device_->info().host_memory ? "" : "raise --vram, or "));
   }
   const int32_t slots = executor_->n_slots();
   std::string reason;
   if (device_->info().host_memory) {
     reason = "the CPU runs every expert";
   } else if (slots != wanted.value_or(-1)) {
-    reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
-                         mib(device_->info().vram_bytes),
-                         mib(device_->used_bytes() - slots * ExpertSlots::slot_bytes(model_)));
+    reason =
+        fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
+                    bytes_text(device_->info().vram_bytes),
+                    bytes_text(device_->used_bytes() - slots * ExpertSlots::slot_bytes(model_)));
   }
   effective_.push_back(
       {"expert slots", wanted ? std::to_string(*wanted) : "auto",

@@ -5,16 +5,10 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 
 namespace tandem {
-namespace {
-
-constexpr int64_t kFloat = sizeof(float);
-
-Touch read_of(const WeightView& w) { return {{const_cast<std::byte*>(w.data)}, w.bytes(), false}; }
-
-}  // namespace
 
 std::vector<ExpertCost> expert_costs(const Model& model) {
   std::vector<ExpertCost> costs;
@@ -42,9 +36,9 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
-  cpu_hidden_.resize(static_cast<size_t>(pairs * c.expert_ff));
-  cpu_out_.resize(static_cast<size_t>(shape.n_batch * c.d_model));
-  rows_.resize(static_cast<size_t>(pairs));
+  resize_host(&cpu_hidden_, pairs * c.expert_ff, "activations");
+  resize_host(&cpu_out_, shape.n_batch * c.d_model, "activations");
+  resize_host(&rows_, pairs, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
   assigned_.reserve(n_experts);
   calls_.reserve(n_experts);

@@ -150,7 +150,8 @@ TEST_CASE("a context that no machine has memory for is refused") {
   INFO(run.err);
   CHECK(run.exit_code == 1);
   CHECK(line_count(run.err) == 1);
-  CHECK(contains(run.err, "-c"));
+  CHECK(contains(run.err, "lower -c or -b"));
+  CHECK_FALSE(contains(run.err, "--vram"));  // the CPU has none
 }
 
 }  // namespace tandem::test

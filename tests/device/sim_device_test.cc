@@ -43,7 +43,7 @@ TEST_CASE("memory that does not fit is an error with what is wanted, there and i
   CHECK(message.find("the key-value cache") != std::string::npos);
   CHECK(message.find("2.00 MiB do not fit") != std::string::npos);
   CHECK(message.find("1.00 MiB of") != std::string::npos);
-  CHECK(message.find("0.25 MiB of which are in use") != std::string::npos);
+  CHECK(message.find("256.00 KiB of which are in use") != std::string::npos);
 }
 
 TEST_CASE("an allocation that failed uses nothing") {

@@ -1,5 +1,6 @@
 #include "runtime/engine/generate.h"
 
+#include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
@@ -105,6 +106,12 @@ TEST_CASE("a device too small for the dense weights is an error that says what t
   EngineSettings settings = sim_settings(1);
   settings.vram_bytes = 1 << 20;
   CHECK_THROWS_WITH(Engine(model, test_machine(), settings), contains("raise --vram"));
+}
+
+TEST_CASE("a host buffer that no machine has memory for is an error that says what and how much") {
+  std::vector<float> buffer;
+  CHECK_THROWS_WITH(resize_host(&buffer, int64_t{1} << 62, "logits"),
+                    contains("logits: cannot allocate 17179869184.00 GiB of host memory"));
 }
 
 TEST_CASE("slots that do not fit are reduced, and the settings say so") {
