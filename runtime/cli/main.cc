@@ -30,14 +30,35 @@ int report(const std::string& where, const std::string& what, int exit_code) {
   return exit_code;
 }
 
+bool takes_value(const CLI::App* command, const std::string& argument) {
+  if (command == nullptr || argument.rfind('-', 0) != 0) return false;
+  const CLI::Option* option = command->get_option_no_throw(argument);
+  return option != nullptr && option->get_items_expected_max() > 0;
+}
+
+// Each argument as CLI11 can read it. A value stays as it is even where it looks like a flag.
+std::vector<std::string> readable(const CLI::App& program, const std::vector<std::string>& typed) {
+  std::vector<std::string> arguments;
+  const CLI::App* command = nullptr;
+  bool is_value = false;
+  for (const std::string& argument : typed) {
+    arguments.push_back(is_value ? argument : long_form(argument));
+    for (const CLI::App* each : program.get_subcommands({})) {
+      if (command == nullptr && each->get_name() == argument) command = each;
+    }
+    is_value = !is_value && takes_value(command, arguments.back());
+  }
+  return arguments;
+}
+
 // The first argument that nothing took, as the user spelt it.
 std::string first_unknown(const CLI::App& program, const std::vector<std::string>& typed) {
   const std::vector<std::string> left = program.remaining(true);
-  const auto is_left = [&](const std::string& argument) {
-    return std::find(left.begin(), left.end(), long_form(argument)) != left.end();
-  };
-  const auto found = std::find_if(typed.begin(), typed.end(), is_left);
-  return found == typed.end() ? std::string() : *found;
+  const std::vector<std::string> arguments = readable(program, typed);
+  for (size_t i = 0; i < typed.size(); ++i) {
+    if (std::find(left.begin(), left.end(), arguments[i]) != left.end()) return typed[i];
+  }
+  return {};
 }
 
 // One line instead of CLI11's two.
@@ -81,10 +102,10 @@ int run(const std::vector<std::string>& typed) {
   int exit_code = 0;
   add_commands(&program, &exit_code);
 
-  std::vector<std::string> reversed;  // as CLI11 wants them
-  for (auto it = typed.rbegin(); it != typed.rend(); ++it) reversed.push_back(long_form(*it));
+  std::vector<std::string> arguments = readable(program, typed);
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
-    program.parse(reversed);
+    program.parse(arguments);
   } catch (const CLI::CallForHelp&) {
     tandem::print_out(program.help());
   } catch (const CLI::CallForVersion& version) {

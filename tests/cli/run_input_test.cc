@@ -70,7 +70,8 @@ TEST_CASE("run -p understands escapes unless told not to") {
 }
 
 TEST_CASE("run takes a prompt that looks like a flag, a list or nothing at all") {
-  for (const std::string prompt : {"--json", "-n", "[x,y]", "{}", "- item", "%s", "\"quoted\""}) {
+  for (const std::string prompt :
+       {"--json", "-n", "-np", "-st", "-hf", "-ctk", "[x,y]", "{}", "- item", "%s", "\"quoted\""}) {
     INFO(prompt);
     CHECK(tandem({"run", "-p", prompt, "-n", "0"}).out == prompt + "\n");
   }
