@@ -32,6 +32,12 @@ CLI::Validator whole_number(int64_t least, int64_t most) {
   const auto check = [least, most](const std::string& text) -> std::string {
     int64_t value = 0;
     const char* const end = text.data() + text.size();
+    const size_t digits = text.rfind('-', 0) == 0 ? 1 : 0;
+    if (text.size() > digits + 1 && text[digits] == '0') {
+      // CLI11 would read it in base 8.
+      return fmt::format("\"{}\" begins with 0; expected a whole number from {} to {}", text, least,
+                         most);
+    }
     const auto [rest, error] = std::from_chars(text.data(), end, value);
     if (error == std::errc{} && rest == end && value >= least && value <= most) return {};
     return fmt::format("\"{}\" is not a whole number from {} to {}", text, least, most);

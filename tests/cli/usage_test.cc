@@ -97,6 +97,9 @@ TEST_CASE("a value out of range says what was expected and what came") {
   check_usage_error({"run", "-n", "abc"}, "--predict: \"abc\" is not a whole number");
   check_usage_error({"run", "-n", "-2"}, "--predict: \"-2\" is not");
   check_usage_error({"run", "-n", "1e3"}, "--predict: \"1e3\" is not");
+  check_usage_error({"run", "-n", "010"}, "--predict: \"010\" begins with 0");
+  check_usage_error({"run", "-n", "-01"}, "--predict: \"-01\" begins with 0");
+  check_usage_error({"bench", "-p", "4,08"}, "--n-prompt: \"08\" begins with 0");
   check_usage_error({"run", "-b", "0"}, "--batch-size: \"0\" is not");
   check_usage_error({"run", "-s", "99999999999"}, "--seed: \"99999999999\" is not");
   check_usage_error({"run", "--temp", "nan"}, "--temp: \"nan\" is not a number from 0");
