@@ -21,13 +21,15 @@ void on_interrupt(int) {
 
 InterruptGuard::InterruptGuard() {
   interrupt_count = 0;
+  sigaction(SIGINT, nullptr, &former_);
+  if (former_.sa_handler == SIG_IGN) return;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: a waiting read() returns
 }
 
-InterruptGuard::~InterruptGuard() { std::signal(SIGINT, SIG_DFL); }
+InterruptGuard::~InterruptGuard() { sigaction(SIGINT, &former_, nullptr); }
 
 bool InterruptGuard::interrupted() const { return interrupt_count > 0; }
 void InterruptGuard::clear() { interrupt_count = 0; }

@@ -49,7 +49,8 @@ void close_fd(int* fd) {
 }
 
 // In the child: nothing but calls that are safe between fork and exec.
-[[noreturn]] void become(char* const* arguments, int in, int out, int err) {
+[[noreturn]] void become(char* const* arguments, int in, int out, int err,
+                         bool ignores_interrupts) {
   dup2(out, STDOUT_FILENO);
   dup2(err, STDERR_FILENO);
   if (in >= 0) {
@@ -58,7 +59,7 @@ void close_fd(int* fd) {
     close(STDIN_FILENO);
   }
   signal(SIGPIPE, SIG_DFL);
-  signal(SIGINT, SIG_DFL);
+  signal(SIGINT, ignores_interrupts ? SIG_IGN : SIG_DFL);
   execv(arguments[0], arguments);
   _exit(127);
 }
@@ -89,7 +90,7 @@ Process::Process(const std::vector<std::string>& arguments, const Invocation& ho
   argv.push_back(nullptr);
   pid_ = fork();
   if (pid_ < 0) throw std::runtime_error("fork failed");
-  if (pid_ == 0) become(argv.data(), in.read, out.write, err.write);
+  if (pid_ == 0) become(argv.data(), in.read, out.write, err.write, how.ignores_interrupts);
   close_fd(&in.read);
   close_fd(&out.write);
   close_fd(&err.write);

@@ -43,6 +43,16 @@ TEST_CASE("Ctrl-C while reading a long prompt ends with the summary of what was 
   CHECK(contains(run.err, "decode        none"));
 }
 
+TEST_CASE("a job that was started with interrupts ignored goes on ignoring them") {
+  Invocation how;
+  how.interrupts = 2;
+  how.ignores_interrupts = true;
+  const Outcome run = tandem({"run", "-p", "Once", "-n", "30", "--ignore-eos", "-s", "1"}, how);
+  INFO(run.err);
+  CHECK(run.exit_code == 0);
+  CHECK(contains(run.err, "stopped       limit"));
+}
+
 TEST_CASE("a second Ctrl-C ends at once") {
   Invocation how;
   how.interrupts = 2;
