@@ -20,6 +20,7 @@ namespace tandem::test {
 namespace {
 
 constexpr auto kTimeout = std::chrono::minutes(2);
+constexpr std::chrono::milliseconds kQuiet(500);
 
 struct Pipe {
   int read = -1;
@@ -147,7 +148,11 @@ Outcome Process::wait() {
         deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0) throw std::runtime_error("the program did not end in time");
     std::array<pollfd, 3> fds{{{in_, POLLOUT, 0}, {out_, POLLIN, 0}, {err_, POLLIN, 0}}};
-    if (poll(fds.data(), fds.size(), static_cast<int>(left.count())) < 0) continue;
+    const bool quiet_matters = how_.interrupt_when_quiet && !outcome_.out.empty();
+    const auto wait = quiet_matters ? std::min(left, kQuiet) : left;
+    const int events = poll(fds.data(), fds.size(), static_cast<int>(wait.count()));
+    if (events == 0 && quiet_matters) kill(pid_, SIGINT);
+    if (events <= 0) continue;
     feed(fds[0].revents);
     if (fds[1].revents != 0) take(&out_, &outcome_.out, true);
     if (fds[2].revents != 0) take(&err_, &outcome_.err, false);

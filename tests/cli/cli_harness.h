@@ -12,13 +12,14 @@
 namespace tandem::test {
 
 struct Invocation {
-  std::optional<std::string> in;    // standard input; without it /dev/null
-  std::string out_path;             // standard output goes to this file instead of a pipe
-  int interrupts = 0;               // SIGINTs sent once the first output has come
-  bool ignores_interrupts = false;  // as the background job of a script
-  bool close_output_early = false;  // the reader goes away after the first output
-  bool errors_to_terminal = false;  // standard error is a terminal
-  bool no_stdin = false;            // file descriptor 0 is closed
+  std::optional<std::string> in;      // standard input; without it /dev/null
+  std::string out_path;               // standard output goes to this file instead of a pipe
+  int interrupts = 0;                 // SIGINTs sent once the first output has come
+  bool interrupt_when_quiet = false;  // a SIGINT after each half second without output
+  bool ignores_interrupts = false;    // as the background job of a script
+  bool close_output_early = false;    // the reader goes away after the first output
+  bool errors_to_terminal = false;    // standard error is a terminal
+  bool no_stdin = false;              // file descriptor 0 is closed
 };
 
 struct Outcome {
