@@ -169,10 +169,18 @@ TEST_CASE("run --no-display-prompt leaves the prompt out") {
 }
 
 TEST_CASE("run --ignore-eos goes on where the model would end") {
-  const Strings args{"run", "-p", "The end.", "-c", "300", "--temp", "0", "--json"};
-  Strings on = args;
-  on.push_back("--ignore-eos");
-  CHECK(tandem(on).json()["stopped"] == "context full");
+  int ended = 0;
+  for (int seed = 1; seed <= 8; ++seed) {
+    const Strings args{"run", "-p", "The end.", "-c", "500", "-s", std::to_string(seed), "--json"};
+    if (tandem(args).json()["stopped"] != "end of generation") continue;
+    ++ended;
+    Strings on = args;
+    on.push_back("--ignore-eos");
+    const nlohmann::json json = tandem(on).json();
+    CHECK(json["stopped"] == "context full");
+    CHECK(json["tokens"] == 500 - json["prompt_tokens"].get<int>() + 1);
+  }
+  CHECK(ended > 0);
 }
 
 TEST_CASE("two runs at once write the same as one alone") {
