@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "runtime/cli/commands.h"
@@ -77,6 +78,9 @@ class Conversation {
     const size_t known = common_prefix(all);
     engine_.rewind(static_cast<int64_t>(known));
     cached_.assign(all.begin(), all.end());
+    // The penalty looks back over this conversation, read again or not, and over no other.
+    sampler_.forget();
+    for (const TokenId id : std::span(all).first(known)) sampler_.accept(id);
     GenerationResult result =
         generate(engine_, tokenizer_, sampler_,
                  {std::span(all).subspan(known), options_.max_tokens, false}, hooks);

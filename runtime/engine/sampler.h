@@ -25,6 +25,8 @@ class Sampler {
 
   // Takes note of a token of the prompt or the answer, for the repetition penalty.
   void accept(int32_t token);
+  // Forgets the tokens that were accepted. The draws go on.
+  void forget() { accepted_ = 0; }
   // logits: [n_vocab] f32, finite. Does not accept() the token. Never allocates.
   int32_t sample(std::span<const float> logits);
 

@@ -69,6 +69,12 @@ TEST_CASE("/clear forgets the conversation") {
   CHECK(chat("hello\n/clear\nhello\n").out == once + once);
 }
 
+TEST_CASE("/clear forgets what the repetition penalty looks back on") {
+  const std::vector<std::string> penalty{"--chat-template", "chatml", "--repeat-penalty", "10"};
+  const std::string once = chat("hello\n", penalty).out;
+  CHECK(chat("hello\n/clear\nhello\n", penalty).out == once + once);
+}
+
 TEST_CASE("/exit ends the conversation, and so does the end of input") {
   CHECK(chat("/exit\nhello\n").out.empty());
   CHECK(chat("").exit_code == 0);
