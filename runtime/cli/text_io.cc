@@ -32,6 +32,19 @@ int write_stream(const fs::path& path, std::string_view bytes) {
   return errno != 0 ? errno : EIO;
 }
 
+// Where a file of this name lies or would lie: follows links, even to what does not exist yet.
+fs::path resolved(const fs::path& path) {
+  std::error_code error;
+  if (fs::exists(path, error)) return fs::canonical(path);
+  constexpr int kMostLinks = 40;  // Linux's own limit
+  fs::path target = path;
+  for (int i = 0; fs::is_symlink(target, error); ++i) {
+    if (i == kMostLinks) fail_write(path.string(), std::strerror(ELOOP));
+    target = target.parent_path() / fs::read_symlink(target);  // an absolute link replaces all
+  }
+  return target;
+}
+
 }  // namespace
 
 std::string read_text(const std::string& path) {
@@ -53,7 +66,7 @@ std::string read_text(const std::string& path) {
 void check_writable(const std::string& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) fail_write(path, "expected a file, got a directory");
-  const fs::path folder = fs::path(path).parent_path();
+  const fs::path folder = resolved(path).parent_path();
   if (!folder.empty() && !fs::is_directory(folder, error)) {
     fail_write(path, fmt::format("there is no folder {}", folder.string()));
   }
@@ -68,7 +81,7 @@ void write_file(const std::string& path, std::string_view bytes) {
     if (const int code = write_stream(path, bytes)) fail_write(path, std::strerror(code));
     return;
   }
-  const fs::path target = exists ? fs::canonical(path) : fs::path(path);
+  const fs::path target = resolved(path);
   const fs::path temporary = fmt::format("{}.{}.part", target.string(), getpid());
   int code = write_stream(temporary, bytes);
   if (code == 0) {

@@ -129,4 +129,23 @@ TEST_CASE("logits --json names the shape and the file") {
   CHECK(json["file"] == dir / "a.npy");
 }
 
+TEST_CASE("logits follows a link to a file that does not exist yet") {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "results");
+  std::filesystem::create_symlink("results/there.npy", dir / "link.npy");
+  const auto write = [&](const char* name) {
+    return tandem({"logits", "--tokens", "1,2", "--out", dir / name});
+  };
+  CHECK(write("link.npy").exit_code == 0);
+  CHECK(std::filesystem::is_symlink(dir / "link.npy"));
+  CHECK(parse_npy(read_file(dir / "results/there.npy")).rows == 2);
+
+  std::filesystem::create_symlink("nowhere/there.npy", dir / "lost.npy");
+  const Outcome lost = write("lost.npy");
+  CHECK(lost.exit_code == 1);
+  CHECK(contains(lost.err, "there is no folder"));
+  std::filesystem::create_symlink("loop.npy", dir / "loop.npy");
+  CHECK(contains(write("loop.npy").err, "loop.npy: cannot be written: Too many levels"));
+}
+
 }  // namespace tandem::test
