@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <iterator>
 #include <system_error>
 
@@ -32,6 +32,21 @@ int write_stream(const fs::path& path, std::string_view bytes) {
   return errno != 0 ? errno : EIO;
 }
 
+std::string read_standard_input() {
+  std::string text;
+  std::array<char, 1 << 16> buffer{};
+  while (true) {
+    const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+    if (n > 0) {
+      text.append(buffer.data(), static_cast<size_t>(n));
+    } else if (n == 0 || errno == EBADF) {  // closed is the same as empty
+      return text;
+    } else if (errno != EINTR) {
+      throw FileError("standard input", fmt::format("cannot be read: {}", std::strerror(errno)));
+    }
+  }
+}
+
 // Where a file of this name lies or would lie: follows links, even to what does not exist yet.
 fs::path resolved(const fs::path& path) {
   std::error_code error;
@@ -48,9 +63,7 @@ fs::path resolved(const fs::path& path) {
 }  // namespace
 
 std::string read_text(const std::string& path) {
-  if (path == "-") {
-    return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-  }
+  if (path == "-") return read_standard_input();
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) {
     throw FileError(path, "cannot be read: expected a file, got a directory");

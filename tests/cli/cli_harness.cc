@@ -69,7 +69,8 @@ void close_fd(int* fd) {
 
 Process::Process(const std::vector<std::string>& arguments, const Invocation& how) : how_(how) {
   std::signal(SIGPIPE, SIG_IGN);  // a program that reads no input is no reason to die
-  Pipe in{open("/dev/null", O_RDONLY | O_CLOEXEC), -1};
+  const std::string in_path = how.in_path.empty() ? "/dev/null" : how.in_path;
+  Pipe in{open(in_path.c_str(), O_RDONLY | O_CLOEXEC), -1};
   if (how.in) {
     close(in.read);
     in = make_pipe();

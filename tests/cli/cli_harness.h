@@ -13,6 +13,7 @@ namespace tandem::test {
 
 struct Invocation {
   std::optional<std::string> in;      // standard input; without it /dev/null
+  std::string in_path;                // standard input comes from here
   std::string out_path;               // standard output goes to this file instead of a pipe
   int interrupts = 0;                 // SIGINTs sent once the first output has come
   bool interrupt_when_quiet = false;  // a SIGINT after each half second without output

@@ -105,6 +105,20 @@ TEST_CASE("a prompt that just fills the context is continued by one token") {
   CHECK(json["stopped"] == "context full");
 }
 
+TEST_CASE("standard input that cannot be read is one line") {
+  Invocation how;
+  how.in_path = TempDir().path().parent_path();
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"run"},
+                                               {"run", "-f", "-"},
+                                               {"perplexity", "-f", "-"},
+                                               {"tokenize"}}) {
+    const Outcome run = tandem(more, how);
+    CHECK(run.exit_code == 1);
+    CHECK(run.out.empty());
+    CHECK(run.err == "tandem: standard input: cannot be read: Is a directory\n");
+  }
+}
+
 TEST_CASE("a prompt file that cannot be read is one line with its name") {
   const TempDir dir;
   for (const std::string& path : {dir / "missing.txt", dir.path().string()}) {
