@@ -121,7 +121,8 @@ class Conversation {
 };
 
 // One turn; the answer goes to standard output as it comes.
-void turn(Conversation& conversation, const std::string& line, InterruptGuard& guard, bool json) {
+void turn(Conversation& conversation, const std::string& line, const InterruptGuard& guard,
+          bool json) {
   Progress progress;
   std::string text;
   GenerationHooks hooks;
@@ -136,7 +137,6 @@ void turn(Conversation& conversation, const std::string& line, InterruptGuard& g
   };
   const GenerationResult result = conversation.answer(line, hooks);
   progress.clear();
-  guard.clear();
   if (!json) {
     print_out("\n");
     return;
@@ -183,6 +183,9 @@ int chat(const ChatOptions& options) {
       if (!terminal) throw;
       std::fprintf(stderr, "tandem: %s\n", error.what());
     }
+    // Who types can go on after an answer that was stopped; a script wants to be over.
+    if (!terminal && guard.interrupted()) break;
+    guard.clear();
   }
   return guard.interrupted() ? kExitInterrupted : 0;
 }

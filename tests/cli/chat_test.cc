@@ -75,6 +75,18 @@ TEST_CASE("/clear forgets what the repetition penalty looks back on") {
   CHECK(chat("hello\n/clear\nhello\n", penalty).out == once + once);
 }
 
+TEST_CASE("Ctrl-C ends a conversation that is read from a pipe") {
+  constexpr size_t kTurns = 1000;
+  Invocation how;
+  how.in = "";
+  for (size_t i = 0; i < kTurns; ++i) *how.in += "hello\n/clear\n";
+  how.interrupts = 1;
+  const Outcome run = tandem({"chat", "--chat-template", "chatml", "-n", "5", "--json"}, how);
+  INFO(run.err);
+  CHECK(run.exit_code == 130);
+  CHECK(line_count(run.out) < kTurns);
+}
+
 TEST_CASE("/exit ends the conversation, and so does the end of input") {
   CHECK(chat("/exit\nhello\n").out.empty());
   CHECK(chat("").exit_code == 0);
