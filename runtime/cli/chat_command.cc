@@ -181,7 +181,7 @@ int chat(const ChatOptions& options) {
       turn(conversation, line, guard, options.json);
     } catch (const ConfigError& error) {
       if (!terminal) throw;
-      std::fprintf(stderr, "tandem: %s\n", error.what());
+      std::fprintf(stderr, "tandem: %s\n", printable(error.what()).c_str());
     }
     // Who types can go on after an answer that was stopped; a script wants to be over.
     if (!terminal && guard.interrupted()) break;

@@ -15,7 +15,7 @@ std::string setting_line(const EffectiveSetting& setting) {
     line += fmt::format(" (requested {})", setting.requested);
   }
   if (!setting.reason.empty()) line += ": " + setting.reason;
-  return line + "\n";
+  return printable(line) + "\n";
 }
 
 std::string file_size_text(const Engine& engine) {
@@ -41,7 +41,20 @@ std::string speed_line(const char* what, int64_t tokens, double tps, double mode
 }  // namespace
 
 std::string json_text(const nlohmann::ordered_json& json, int indent) {
-  return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  const std::string dumped =
+      json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  // JSON escapes control characters below 0x20 only; the others can stand in strings alone.
+  std::string text;
+  for (size_t i = 0; i < dumped.size(); ++i) {
+    const bool c1 = is_c1(std::string_view(dumped).substr(i));
+    if (c1) ++i;
+    if (c1 || dumped[i] == 0x7f) {
+      text += fmt::format("\\u{:04x}", static_cast<unsigned char>(dumped[i]));
+    } else {
+      text += dumped[i];
+    }
+  }
+  return text;
 }
 
 std::string settings_text(std::span<const EffectiveSetting> settings) {

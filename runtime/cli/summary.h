@@ -32,7 +32,7 @@ nlohmann::ordered_json summary_json(const RunReport& report);
 std::string settings_text(std::span<const EffectiveSetting> settings);
 nlohmann::ordered_json settings_json(std::span<const EffectiveSetting> settings);
 
-// Compact for indent -1. Bytes that are no UTF-8 become U+FFFD.
+// Compact for indent -1. Bytes that are no UTF-8 become U+FFFD; control characters are escaped.
 std::string json_text(const nlohmann::ordered_json& json, int indent = -1);
 
 }  // namespace tandem

@@ -120,11 +120,18 @@ void print_out(std::string_view text) {
   }
 }
 
+bool is_c1(std::string_view text) {
+  return text.size() >= 2 && text[0] == '\xc2' && static_cast<unsigned char>(text[1]) >= 0x80 &&
+         static_cast<unsigned char>(text[1]) <= 0x9f;
+}
+
 std::string printable(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool c1 = is_c1(text.substr(i));
+    const auto byte = static_cast<unsigned char>(text[i]);
+    out += c1 || byte < 0x20 || byte == 0x7f ? '?' : text[i];
+    if (c1) ++i;
   }
   return out;
 }

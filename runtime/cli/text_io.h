@@ -18,6 +18,9 @@ void check_writable(const std::string& path);
 // Writes to standard output at once. Error when it cannot take it (a full disk).
 void print_out(std::string_view text);
 
+// Whether it begins with one of U+0080 to U+009F, two bytes that a terminal may obey like ESC.
+bool is_c1(std::string_view text);
+
 // Control characters become "?": text out of a file can neither break a line nor steer a terminal.
 std::string printable(std::string_view text);
 

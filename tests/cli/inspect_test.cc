@@ -57,12 +57,24 @@ TEST_CASE("inspect shows names from a file without letting them steer the termin
   GgufBuilder builder;
   builder.add("general.architecture", "no\x1b[31msuch");
   builder.add("bad\x1b[2Jkey\n", "caf\xc3\xa9 \xff");
+  builder.add("c1\xc2\x9b",
+              "\xc2\x9b"
+              "2J\x7f\xc2\x80\xc2\xa0");
   builder.add_tensor_f32("ten\x1b[0msor\nname", {2}, {1, 2});
   builder.write_file(dir / "a.gguf");
   const Outcome run = tandem({"inspect", "--tensors", dir / "a.gguf"});
   INFO(run.out << run.err);
-  CHECK_FALSE(contains(run.out + run.err, "\x1b"));
+  for (const char* control : {"\x1b", "\x7f", "\xc2\x9b", "\xc2\x80"}) {
+    CHECK_FALSE(contains(run.out + run.err, control));
+  }
   CHECK(is_utf8(run.out));
+  CHECK(contains(run.out, "\xc2\xa0"));  // a space, and no control character
+
+  const Outcome json = tandem({"inspect", "--json", dir / "a.gguf"});
+  CHECK_FALSE(contains(json.out, "\xc2\x9b"));
+  CHECK(json.json()["metadata"]["c1\xc2\x9b"] ==
+        "\xc2\x9b"
+        "2J\x7f\xc2\x80\xc2\xa0");
 }
 
 TEST_CASE("inspect cuts long values between characters") {
