@@ -11,12 +11,16 @@
 namespace tandem {
 
 ThreadPool::ThreadPool(int n_threads) {
+  if (n_threads > 1) workers_.reserve(static_cast<size_t>(n_threads) - 1);
   try {
     for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { work(); });
   } catch (const std::system_error& error) {
     join();
     throw MemoryError(fmt::format("cannot start thread {} of {}: {}; lower -t", workers_.size() + 2,
                                   n_threads, error.code().message()));
+  } catch (...) {  // a thread that is not joined would end the program
+    join();
+    throw;
   }
 }
 

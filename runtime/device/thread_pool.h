@@ -16,7 +16,7 @@ namespace tandem {
 
 class ThreadPool {
  public:
-  // At least 1. MemoryError when the system gives no more threads.
+  // n_threads is at least 1. MemoryError when the system gives no more threads.
   explicit ThreadPool(int n_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -5,12 +5,14 @@
 #include <atomic>
 #include <cstdio>
 #include <mutex>
+#include <new>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "runtime/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/counted_new.h"
 #include "tests/support/dies.h"
 
 namespace tandem::test {
@@ -30,6 +32,26 @@ TEST_CASE("every task runs exactly once, for many numbers of tasks and threads")
       CAPTURE(n_threads, n_tasks);
       CHECK(runs(pool, n_tasks) == std::vector<int>(static_cast<size_t>(n_tasks), 1));
     }
+  }
+}
+
+TEST_CASE("a pool that runs out of memory half-way joins the threads it has started") {
+  if (!kCountsAllocations) return;
+  const auto make = [] { const ThreadPool pool(8); };
+  const int64_t before = allocation_count;
+  make();
+  const int64_t needed = allocation_count - before;
+  REQUIRE(needed > 2);
+  for (int64_t fails = 0; fails < needed; ++fails) {
+    allocations_left = fails;
+    bool failed = false;
+    try {
+      make();
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+    allocations_left = -1;
+    CHECK(failed);
   }
 }
 

@@ -6,6 +6,7 @@
 namespace tandem::test {
 
 std::atomic<int64_t> allocation_count{0};
+std::atomic<int64_t> allocations_left{-1};
 std::atomic<size_t> largest_allocation{0};
 
 }  // namespace tandem::test
@@ -14,8 +15,13 @@ std::atomic<size_t> largest_allocation{0};
 namespace {
 
 void* counted(size_t size) noexcept {
+  using tandem::test::allocations_left;
   using tandem::test::largest_allocation;
   ++tandem::test::allocation_count;
+  int64_t left = allocations_left.load();
+  while (left > 0 && !allocations_left.compare_exchange_weak(left, left - 1)) {
+  }
+  if (left == 0) return nullptr;
   size_t largest = largest_allocation.load();
   while (size > largest && !largest_allocation.compare_exchange_weak(largest, size)) {
   }

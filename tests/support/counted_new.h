@@ -21,6 +21,8 @@ inline constexpr bool kCountsAllocations = true;
 #endif
 
 extern std::atomic<int64_t> allocation_count;
+// After so many allocations, each one fails; negative: none does.
+extern std::atomic<int64_t> allocations_left;
 extern std::atomic<size_t> largest_allocation;  // bytes of one
 
 }  // namespace tandem::test
