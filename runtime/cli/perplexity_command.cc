@@ -28,10 +28,12 @@ struct PerplexityOptions {
 void report(const PerplexityOptions& options, const Engine& engine, const MachineProfile& machine,
             const Perplexity& result, int64_t total) {
   const std::vector<EffectiveSetting> effective = options.model.effective(engine, machine);
+  const bool none = result.chunks == 0;  // interrupted in the first: there is no value
   if (options.json) {
+    const auto value = [&](double x) { return none ? nlohmann::json() : nlohmann::json(x); };
     print_out(json_text({{"model", engine.model().config().name},
-                         {"perplexity", result.value},
-                         {"uncertainty", result.uncertainty},
+                         {"perplexity", value(result.value)},
+                         {"uncertainty", value(result.uncertainty)},
                          {"chunks", result.chunks},
                          {"chunks_of_text", total},
                          {"scored_tokens", result.scored_tokens},
@@ -42,6 +44,10 @@ void report(const PerplexityOptions& options, const Engine& engine, const Machin
     return;
   }
   std::fputs(settings_text(effective).c_str(), stderr);
+  if (none) {
+    print_out(fmt::format("Interrupted: no chunk of {} tokens was read\n", engine.n_ctx()));
+    return;
+  }
   print_out(fmt::format("{} estimate: PPL = {:.4f} +/- {:.5f} ({} chunks of {} tokens)\n",
                         result.chunks == total ? "Final" : "Interrupted", result.value,
                         result.uncertainty, result.chunks, engine.n_ctx()));
@@ -62,16 +68,16 @@ int run(const PerplexityOptions& options) {
   progress.show("tokenizing");
   const std::vector<TokenId> tokens = tokenizer.encode(text, true, false);
   const InterruptGuard guard;
-  int64_t chunks = 0;
-  const Perplexity result = perplexity(
-      engine, tokenizer, tokens, engine.n_ctx(), [&](const Perplexity& so_far, int64_t total) {
-        progress.show(fmt::format("chunk {} of {}: {:.4f}", so_far.chunks, total, so_far.value));
-        chunks = total;
-        return !guard.interrupted();
-      });
+  const int64_t chunks = static_cast<int64_t>(tokens.size()) / engine.n_ctx();
+  PerplexityHooks hooks;
+  hooks.interrupted = [&] { return guard.interrupted(); };
+  hooks.on_chunk = [&](const Perplexity& so_far) {
+    progress.show(fmt::format("chunk {} of {}: {:.4f}", so_far.chunks, chunks, so_far.value));
+  };
+  const Perplexity result = perplexity(engine, tokenizer, tokens, engine.n_ctx(), hooks);
   progress.clear();
   report(options, engine, machine, result, chunks);
-  return guard.interrupted() ? kExitInterrupted : 0;
+  return result.chunks < chunks ? kExitInterrupted : 0;
 }
 
 }  // namespace

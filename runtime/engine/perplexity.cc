@@ -37,8 +37,7 @@ struct Sums {
 }  // namespace
 
 Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<const TokenId> tokens,
-                      int64_t n_ctx,
-                      const std::function<bool(const Perplexity&, int64_t total)>& progress) {
+                      int64_t n_ctx, const PerplexityHooks& hooks) {
   constexpr int64_t kLeastContext = 3;  // the second half of a shorter one has nothing to score
   if (n_ctx < kLeastContext) {
     throw ConfigError(
@@ -62,7 +61,9 @@ Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<cons
     for (int64_t at = 0; at < n_ctx;) {
       const int64_t n = std::min(engine.n_batch(), n_ctx - at);
       const auto rows =
-          engine.eval(std::span(chunk).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), n);
+          engine.eval(std::span(chunk).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), n,
+                      [&](int64_t) { return !hooks.interrupted || !hooks.interrupted(); });
+      if (rows.empty()) return result;
       for (int64_t i = std::max(at, first); i < at + n && i < n_ctx - 1; ++i) {
         const double nll =
             negative_log_likelihood(rows.subspan(static_cast<size_t>(i - at) * vocab, vocab),
@@ -74,7 +75,7 @@ Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<cons
       at += n;
     }
     result = sums.result(c + 1);
-    if (progress && !progress(result, chunks)) break;
+    if (hooks.on_chunk) hooks.on_chunk(result);
   }
   return result;
 }

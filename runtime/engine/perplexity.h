@@ -11,6 +11,7 @@
 
 namespace tandem {
 
+// Of the chunks that were read to their ends.
 struct Perplexity {
   double value = 0;
   double uncertainty = 0;  // one standard error, as llama-perplexity prints it
@@ -18,12 +19,15 @@ struct Perplexity {
   int64_t scored_tokens = 0;
 };
 
+struct PerplexityHooks {
+  std::function<void(const Perplexity& so_far)> on_chunk;
+  std::function<bool()> interrupted;  // asked layer by layer; the chunk is then left out
+};
+
 // tokens: of the whole text, BOS first where the model wants one. The engine must have been made
 // with max_logits >= n_batch. ConfigError when there are fewer than 2 * n_ctx tokens, or n_ctx is
 // below 3.
-// `progress` gets the running value after each chunk; returning false stops there.
 Perplexity perplexity(Engine& engine, const Tokenizer& tokenizer, std::span<const TokenId> tokens,
-                      int64_t n_ctx,
-                      const std::function<bool(const Perplexity&, int64_t total)>& progress = {});
+                      int64_t n_ctx, const PerplexityHooks& hooks = {});
 
 }  // namespace tandem
