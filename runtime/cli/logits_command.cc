@@ -97,17 +97,18 @@ void add_logits_command(CLI::App* program) {
       "Example:\n  tandem logits -m model.gguf --tokens 1,2,3 --out logits.npy\n"
       "The file holds f32 [tokens, vocabulary].");
   options->model.add_model(app);
-  app->add_option("--tokens", options->tokens, "token ids, separated by commas")
-      ->type_name("IDS")
-      ->required();
-  app->add_option("--out", options->out, "the .npy file")
-      ->type_name("FILE")
-      ->check(not_empty())
-      ->required();
+  const CLI::Option* tokens =
+      app->add_option("--tokens", options->tokens, "token ids, separated by commas (required)")
+          ->type_name("IDS");
+  const CLI::Option* out = app->add_option("--out", options->out, "the .npy file (required)")
+                               ->type_name("FILE")
+                               ->check(not_empty());
   app->add_flag("--json", options->json, "print shape and settings as JSON");
   options->model.add_engine(app);
-  app->callback([app, options] {
+  app->callback([app, options, tokens, out] {
     options->model.apply_config(app);
+    need(tokens);
+    need(out);
     logits(*options);
   });
 }

@@ -1,4 +1,5 @@
-// The flags that every command with a model shares, with llama.cpp's names where it has them.
+// The flags that commands with a model share (inspect has none of these but -m), with llama.cpp's
+// names where it has them.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "runtime/error.h"
 #include "runtime/words.h"
 
 namespace tandem {
@@ -20,7 +21,6 @@ class HelpFormatter : public CLI::Formatter {
   }
   std::string make_option_desc(const CLI::Option* option) const override {
     std::string text = option->get_description();
-    if (option->get_required()) text += " (required)";
     if (option->get_items_expected_max() == 0 || option->get_default_str().empty()) return text;
     return text + fmt::format(" (default: {})", option->get_default_str());
   }
@@ -67,6 +67,10 @@ CLI::Validator one_of(std::vector<std::string> names) {
 CLI::Validator not_empty() {
   return CLI::Validator(
       [](const std::string& text) { return std::string(text.empty() ? "is empty" : ""); }, "");
+}
+
+void need(const CLI::Option* option) {
+  if (option->count() == 0) throw ConfigError(option->get_name() + " is required");
 }
 
 std::shared_ptr<CLI::FormatterBase> help_formatter() {

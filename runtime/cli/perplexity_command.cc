@@ -90,14 +90,15 @@ void add_perplexity_command(CLI::App* program, int* exit_code) {
       "Example:\n  tandem perplexity -m model.gguf -f text.txt -c 512\n"
       "The text is cut into chunks of -c tokens (512 without -c).");
   options->model.add_model(app);
-  app->add_option("-f,--file", options->file, "the text; -: standard input")
-      ->type_name("FILE")
-      ->check(not_empty())
-      ->required();
+  const CLI::Option* file =
+      app->add_option("-f,--file", options->file, "the text; -: standard input (required)")
+          ->type_name("FILE")
+          ->check(not_empty());
   app->add_flag("--json", options->json, "print JSON");
   options->model.add_engine(app);
-  app->callback([app, options, exit_code] {
+  app->callback([app, options, exit_code, file] {
     options->model.apply_config(app);
+    need(file);
     *exit_code = run(*options);
   });
 }

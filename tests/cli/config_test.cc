@@ -1,4 +1,5 @@
 // run --config FILE.
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,20 @@ TEST_CASE("every long name of a flag is a key") {
   const Outcome run = config.run();
   CHECK(run.out == "a\n");
   CHECK(contains(run.err, "context       100"));
+}
+
+TEST_CASE("a flag that a command needs may come from the config file") {
+  const TempDir dir;
+  const std::string out = dir / "l.npy";
+  write_file(dir / "logits.toml", "tokens = \"1,2\"\nout = \"" + out + "\"\n");
+  const Outcome logits = tandem({"logits", "--config", dir / "logits.toml"});
+  INFO(logits.err);
+  CHECK(logits.exit_code == 0);
+  CHECK(std::filesystem::exists(out));
+
+  const std::string text = source_file("tests/README.md");
+  write_file(dir / "perplexity.toml", "file = \"" + text + "\"\nctx-size = 64\n");
+  CHECK(tandem({"perplexity", "--config", dir / "perplexity.toml"}).exit_code == 0);
 }
 
 TEST_CASE("a misspelt key is an error with file and key") {
