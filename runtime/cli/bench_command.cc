@@ -134,12 +134,13 @@ void add_bench_command(CLI::App* program) {
       ->type_name("N")
       ->check(whole_number(1, 100000))
       ->capture_default_str();
-  app->add_option("-o,--output", options->output, "form of the results")
-      ->type_name("md|csv|json|jsonl")
-      ->check(one_of({"md", "csv", "json", "jsonl"}))
-      ->capture_default_str();
-  app->add_flag("--json", options->json, "the same as -o json");
-  app->add_flag("--no-warmup", options->no_warmup, "do not run each test once before");
+  CLI::Option* output = app->add_option("-o,--output", options->output, "form of the results")
+                            ->type_name("md|csv|json|jsonl")
+                            ->check(one_of({"md", "csv", "json", "jsonl"}))
+                            ->capture_default_str();
+  app->add_flag("--json", options->json, "the same as -o json")->excludes(output);
+  app->add_flag("--no-warmup", options->no_warmup,
+                "leave out the run before each test that is not measured");
   options->model.add_engine(app);
   app->callback([app, options] {
     options->model.apply_config(app);

@@ -126,6 +126,7 @@ TEST_CASE("a value that is missing, doubled or empty is an error") {
   check_usage_error({"run", "-m", ""}, "--model: is empty");
   check_usage_error({"run", "--config", ""}, "--config: is empty");
   check_usage_error({"run", "-p", "a", "-f", "b"}, "excludes");
+  check_usage_error({"bench", "--json", "-o", "csv"}, "excludes");
   check_usage_error({"logits", "--tokens", "1"}, "--out is required");
   check_usage_error({"perplexity"}, "--file is required");
 }
