@@ -377,6 +377,7 @@ def main():
         add_markdown_book(corpus, markdown, path, "classic")
     if arguments.holmes:
         add_holmes(corpus, markdown)
+    os.makedirs(arguments.folder, exist_ok=True)
     corpus.write(arguments.folder)
     corpus.print_summary()
 
