@@ -37,10 +37,10 @@ Pipe make_terminal() {
   Pipe ends;
   ends.read = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
   if (ends.read < 0 || grantpt(ends.read) != 0 || unlockpt(ends.read) != 0) {
-    throw std::runtime_error("no pseudo terminal");
+    throw std::runtime_error("this test needs a pseudo terminal, and there is none: mount devpts");
   }
   ends.write = open(ptsname(ends.read), O_RDWR | O_NOCTTY | O_CLOEXEC);
-  if (ends.write < 0) throw std::runtime_error("no pseudo terminal");
+  if (ends.write < 0) throw std::runtime_error("a pseudo terminal cannot be opened: mount devpts");
   return ends;
 }
 
