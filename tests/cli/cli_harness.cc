@@ -169,17 +169,6 @@ Outcome tandem(const std::vector<std::string>& arguments, const Invocation& how)
   return Process(arguments, how).wait();
 }
 
-TempDir::TempDir() {
-  std::string name = (std::filesystem::temp_directory_path() / "tandem-cli-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-  path_ = name;
-}
-
-TempDir::~TempDir() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 std::string source_file(std::string_view path) {
   return std::string(TANDEM_SOURCE_DIR) + "/" + std::string(path);
 }

@@ -2,12 +2,13 @@
 // code with the program.
 #pragma once
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "tests/support/temp_dir.h"
 
 namespace tandem::test {
 
@@ -56,20 +57,6 @@ class Process {
   int err_ = -1;
   size_t fed_ = 0;
   Outcome outcome_;
-};
-
-// A folder of its own, removed at the end.
-class TempDir {
- public:
-  TempDir();
-  ~TempDir();
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  std::string operator/(std::string_view name) const { return (path_ / name).string(); }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
 };
 
 std::string source_file(std::string_view path);  // of the repository

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "tests/cli/cli_harness.h"
-#include "tests/cli/npy.h"
 #include "tests/support/catch.h"
+#include "tests/support/npy.h"
 
 namespace tandem::test {
 namespace {
@@ -19,7 +19,7 @@ Npy logits(std::vector<std::string> more) {
   INFO(run.err);
   REQUIRE(run.exit_code == 0);
   CHECK(run.out.empty());
-  return parse_npy(read_file(out));
+  return read_npy(out);
 }
 
 float largest_difference(const Npy& a, const Npy& b) {
@@ -54,7 +54,7 @@ TEST_CASE("logits agree with the golden values of the demo model") {
   const Npy npy = logits({"--tokens", kStory, "-ctk", "f32", "-ctv", "f32"});
   const auto golden =
       nlohmann::json::parse(read_file(source_file("demo/golden.json")))["Q8_0"]["top10"];
-  const float* last = npy.row(4);
+  const float* last = npy.row(4).data();
   REQUIRE(golden.size() == 10);
   for (const auto& entry : golden) {
     const float expected = entry[1].get<float>();
@@ -109,7 +109,7 @@ TEST_CASE("logits keeps an old file's link and replaces its contents") {
   std::filesystem::create_symlink(dir / "real.npy", dir / "link.npy");
   REQUIRE(tandem({"logits", "--tokens", "1", "--out", dir / "link.npy"}).exit_code == 0);
   CHECK(std::filesystem::is_symlink(dir / "link.npy"));
-  CHECK(parse_npy(read_file(dir / "real.npy")).rows == 1);
+  CHECK(read_npy(dir / "real.npy").rows == 1);
   CHECK(files_in(dir) == 2);
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("logits follows a link to a file that does not exist yet") {
   };
   CHECK(write("link.npy").exit_code == 0);
   CHECK(std::filesystem::is_symlink(dir / "link.npy"));
-  CHECK(parse_npy(read_file(dir / "results/there.npy")).rows == 2);
+  CHECK(read_npy(dir / "results/there.npy").rows == 2);
 
   std::filesystem::create_symlink("nowhere/there.npy", dir / "lost.npy");
   const Outcome lost = write("lost.npy");

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "tests/cli/cli_harness.h"
-#include "tests/cli/npy.h"
 #include "tests/support/catch.h"
+#include "tests/support/npy.h"
 
 namespace tandem::test {
 namespace {
@@ -31,9 +31,10 @@ double reference_perplexity(const TempDir& dir, std::vector<int> ids, size_t n_c
     std::string list;
     for (size_t i = at; i < at + n_ctx; ++i) list += std::to_string(ids[i]) + ",";
     REQUIRE(tandem({"logits", "--tokens", list, "--out", dir / "l.npy"}).exit_code == 0);
-    const Npy npy = parse_npy(read_file(dir / "l.npy"));
+    const Npy npy = read_npy(dir / "l.npy");
     for (size_t i = n_ctx / 2; i + 1 < n_ctx; ++i) {
-      sum += negative_log_likelihood(npy.row(static_cast<int64_t>(i)), npy.cols, ids[at + i + 1]);
+      sum += negative_log_likelihood(npy.row(static_cast<int64_t>(i)).data(), npy.cols,
+                                     ids[at + i + 1]);
       ++count;
     }
   }

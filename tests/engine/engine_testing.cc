@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <fstream>
-#include <iterator>
 #include <stdexcept>
 
 namespace tandem::test {
@@ -13,26 +11,6 @@ nlohmann::json read_json(const std::string& path) {
   std::ifstream in(path);
   if (!in) throw std::runtime_error("cannot read " + path);
   return nlohmann::json::parse(in);
-}
-
-Matrix read_npy(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (bytes.size() < 10 || bytes.compare(0, 6, "\x93NUMPY") != 0) {
-    throw std::runtime_error("not a NumPy file: " + path);
-  }
-  const size_t header = static_cast<uint8_t>(bytes[8]) + 256U * static_cast<uint8_t>(bytes[9]);
-  const std::string dict = bytes.substr(10, header);
-  Matrix matrix;
-  const size_t shape = dict.find('(');
-  matrix.rows = std::stoll(dict.substr(shape + 1));
-  matrix.cols = std::stoll(dict.substr(dict.find(',', shape) + 1));
-  matrix.values.resize(static_cast<size_t>(matrix.rows * matrix.cols));
-  if (bytes.size() != 10 + header + matrix.values.size() * 4) {
-    throw std::runtime_error("wrong size: " + path);
-  }
-  std::memcpy(matrix.values.data(), bytes.data() + 10 + header, matrix.values.size() * 4);
-  return matrix;
 }
 
 double relative_error(std::span<const float> a, std::span<const float> b) {

@@ -19,17 +19,6 @@ inline const std::string kFamilies = TANDEM_SOURCE_DIR "/tests/fixtures/families
 
 nlohmann::json read_json(const std::string& path);
 
-// A 2-D little-endian f32 NumPy file.
-struct Matrix {
-  int64_t rows = 0;
-  int64_t cols = 0;
-  std::vector<float> values;
-  std::span<const float> row(int64_t i) const {
-    return std::span(values).subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols));
-  }
-};
-Matrix read_npy(const std::string& path);
-
 // max |a - b| / max |b|
 double relative_error(std::span<const float> a, std::span<const float> b);
 

@@ -3,6 +3,7 @@
 #include "tests/engine/recording_prefetcher.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/npy.h"
 
 namespace tandem::test {
 namespace {
@@ -40,7 +41,7 @@ struct Case {
 
   nlohmann::json json;
   Model model;
-  Matrix expected;
+  Npy expected;
   std::vector<int32_t> prompt;
 };
 

@@ -48,7 +48,7 @@ TEST_CASE("a missing part is an error that names the expected path") {
   const TempDir dir;
   part(0, 3, 3, "a").write_file(dir / "m-00001-of-00003.gguf");
   part(2, 3, 3, "c").write_file(dir / "m-00003-of-00003.gguf");
-  const std::string missing = (dir / "m-00002-of-00003.gguf").string();
+  const std::string missing = dir / "m-00002-of-00003.gguf";
   CHECK(open_error(dir / "m-00001-of-00003.gguf") ==
         missing + ": part 2 of 3 is missing; expected it here");
   CHECK(contains(open_error(dir / "m-00003-of-00003.gguf"), missing));
@@ -88,7 +88,7 @@ TEST_CASE("parts that disagree are an error") {
   }
   SECTION("on their format") {
     GgufBuilder::write_bytes(second, Bytes(100));
-    CHECK(contains(open_error(first), second.string() + ": not a GGUF file"));
+    CHECK(contains(open_error(first), second + ": not a GGUF file"));
   }
 }
 

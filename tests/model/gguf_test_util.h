@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -15,6 +14,7 @@
 #include "runtime/error.h"
 #include "runtime/model/gguf_file.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/temp_dir.h"
 
 namespace tandem::test {
 
@@ -22,26 +22,6 @@ inline const std::filesystem::path kFixtures =
     std::filesystem::path(TANDEM_SOURCE_DIR) / "tests/fixtures/gguf";
 inline const std::filesystem::path kDemoModel =
     std::filesystem::path(TANDEM_SOURCE_DIR) / "demo/hearthside-q8_0.gguf";
-
-// A folder of its own, removed with everything in it.
-class TempDir {
- public:
-  TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "tandem-gguf-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + name);
-    path_ = name;
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline Bytes read_bytes(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);

@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iterator>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -16,7 +19,9 @@ struct Npy {
   int64_t rows = 0;
   int64_t cols = 0;
   std::vector<float> values;  // [rows, cols]
-  const float* row(int64_t i) const { return values.data() + i * cols; }
+  std::span<const float> row(int64_t i) const {
+    return std::span(values).subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols));
+  }
 };
 
 inline Npy parse_npy(const std::string& bytes) {
@@ -42,6 +47,12 @@ inline Npy parse_npy(const std::string& bytes) {
   }
   std::memcpy(npy.values.data(), bytes.data() + npy.data_at, npy.values.size() * sizeof(float));
   return npy;
+}
+
+inline Npy read_npy(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + path);
+  return parse_npy({std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()});
 }
 
 }  // namespace tandem::test
