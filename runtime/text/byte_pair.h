@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/text/pair_hash.h"
 #include "runtime/text/pretokenizer.h"
 #include "runtime/text/vocabulary.h"
 
@@ -51,7 +52,7 @@ class BytePairEncoder {
   const Vocabulary& vocabulary_;
   Pretokenizer pretokenizer_;
   std::array<Symbol, 256> byte_symbols_{};
-  std::unordered_map<uint64_t, Merge> merges_;             // by left << 32 | right
+  PairMap<Merge> merges_;                                  // by left << 32 | right
   std::unordered_map<std::string, Symbol> extra_by_text_;  // symbols that are no tokens
   std::vector<std::string> extra_texts_;                   // [symbol - n_vocab]
 };
