@@ -109,17 +109,25 @@ SpecialMatcher::SpecialMatcher(const GgufFile& file, const Vocabulary& vocabular
     : vocabulary_(vocabulary) {
   const std::string name = lower_ascii(file.get_string("general.name").value_or(""));
   strips_right_ = name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
-  always_ = make_table(false);
-  with_special_ = make_table(true);
+  always_ = make_table(file, false);
+  with_special_ = make_table(file, true);
 }
 
-SpecialMatcher::Table SpecialMatcher::make_table(bool with_special) const {
+SpecialMatcher::Table SpecialMatcher::make_table(const GgufFile& file, bool with_special) const {
   Table table;
   for (TokenId id = 0; id < vocabulary_.size(); ++id) {
     const bool wanted = vocabulary_.type(id) == TokenType::kUserDefined ||
                         (with_special && vocabulary_.is_special(id));
     // Of several tokens with one text only the one that find() gives.
-    if (wanted && vocabulary_.find(vocabulary_.text(id)) == id) table.ids.push_back(id);
+    if (!wanted || vocabulary_.find(vocabulary_.text(id)) != id) continue;
+    if (vocabulary_.text(id).size() > kMaxBytes) {
+      throw FileError(
+          file.name(),
+          fmt::format("tokenizer.ggml.tokens[{}]: expected at most {} bytes in a special "
+                      "or user-defined token, got {}",
+                      id, kMaxBytes, vocabulary_.text(id).size()));
+    }
+    table.ids.push_back(id);
   }
   std::sort(table.ids.begin(), table.ids.end(),
             [this](TokenId a, TokenId b) { return vocabulary_.text(a) < vocabulary_.text(b); });

@@ -46,8 +46,11 @@ struct Fragment {
 // Finds tokens by their text: leftmost first, of several that start there the longest.
 class SpecialMatcher {
  public:
-  // `vocabulary` must outlive the object. The file's name decides whether spaces after a special
-  // token belong to it, as they do in the Phi-3 family.
+  // `vocabulary` must outlive the object. The model's name decides whether spaces after a special
+  // token belong to it, as they do in the Phi-3 family. FileError for a token to be recognised that
+  // is longer than kMaxBytes: a text that almost holds it everywhere is compared with it at each of
+  // its bytes, so that the bound keeps split() linear in the text.
+  static constexpr size_t kMaxBytes = 1024;
   SpecialMatcher(const GgufFile& file, const Vocabulary& vocabulary);
 
   // User-defined tokens, and with `parse_special` control and unknown tokens as well.
@@ -60,7 +63,7 @@ class SpecialMatcher {
     std::array<std::pair<size_t, size_t>, 256> ranges{};
   };
 
-  Table make_table(bool with_special) const;
+  Table make_table(const GgufFile& file, bool with_special) const;
   std::optional<TokenId> longest_at(const Table& table, std::string_view text) const;
   bool takes_spaces_behind(TokenId id) const;
 

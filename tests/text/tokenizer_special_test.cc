@@ -29,6 +29,22 @@ TEST_CASE("of special tokens that start at one place the longest is taken") {
   CHECK(tokenizer.encode("<ab><ab", false, true) == Ids{longer, shorter});
 }
 
+TEST_CASE("a token to be recognised is at most 1024 bytes long") {
+  for (const TokenType type : {TokenType::kControl, TokenType::kUserDefined, TokenType::kUnknown}) {
+    BytePairVocabulary vocabulary;
+    const TokenId longest = vocabulary.add(std::string(1024, ' '), type);
+    CHECK(make_tokenizer(vocabulary.file()).encode(std::string(2048, ' '), false, true) ==
+          Ids{longest, longest});
+    vocabulary.add(std::string(1025, ' '), type);
+    CHECK_THROWS_WITH(make_tokenizer(vocabulary.file()),
+                      "test.gguf: tokenizer.ggml.tokens[257]: expected at most 1024 bytes in a "
+                      "special or user-defined token, got 1025");
+  }
+  BytePairVocabulary ordinary;
+  ordinary.add(std::string(5000, 'a'));
+  CHECK(make_tokenizer(ordinary.file()).n_vocab() == 257);
+}
+
 TEST_CASE("a merge cannot lead to a control token") {
   BytePairVocabulary vocabulary;
   const TokenId ab = vocabulary.merge("a", "b");
