@@ -16,6 +16,10 @@ const float* values(const KernelScope& scope, const DeviceVector& v) {
   return v ? scope.read_as<float>(v.at, v.n) : nullptr;
 }
 
+void clamp_all(float* x, int64_t n, float limit) {
+  for (int64_t i = 0; i < n; ++i) x[i] = std::clamp(x[i], -limit, limit);
+}
+
 int64_t matmul_flops(const WeightView& w, int64_t n) { return 2 * w.rows * w.cols * n; }
 
 }  // namespace
@@ -131,16 +135,12 @@ void DenseLayers::project(const DeviceLayer& layer) {
   matmul_kernel("attn_k", layer.wk, layer.bk, normed_, n_, k_);
   matmul_kernel("attn_v", layer.wv, layer.bv, normed_, n_, v_);
   if (config_.clamp_qkv <= 0) return;
-  const std::array touches{all(q_, config_.q_width(), true), all(k_, config_.k_width(), true),
-                           all(v_, config_.v_width(), true)};
+  // Queries and keys are limited behind their norm.
+  const int64_t n = n_ * config_.v_width();
+  const std::array touches{all(v_, config_.v_width(), true)};
   device_.launch(Stream::kCompute,
-                 {"clamp_qkv", touches, 0, 0, [&](const KernelScope& scope) {
-                    for (const Touch& touch : touches) {
-                      float* x = scope.write_as<float>(touch.at, touch.bytes / kFloat);
-                      for (int64_t i = 0; i < touch.bytes / kFloat; ++i) {
-                        x[i] = std::clamp(x[i], -config_.clamp_qkv, config_.clamp_qkv);
-                      }
-                    }
+                 {"clamp_v", touches, 2 * n * kFloat, n, [&](const KernelScope& scope) {
+                    clamp_all(scope.write_as<float>(v_, n), n, config_.clamp_qkv);
                   }});
 }
 
@@ -157,6 +157,8 @@ void DenseLayers::qk_norm_and_rope(const DeviceLayer& layer) {
       rms_norm(x, gain.n, values(scope, gain), c.rms_eps, n_ * n_heads * c.head_dim / gain.n,
                gain.n, x, gain.n);
     }
+    // OLMoE limits what its norm gives, before RoPE.
+    if (c.clamp_qkv > 0) clamp_all(x, n_ * n_heads * c.head_dim, c.clamp_qkv);
     rope_apply(c.rope.style, scope.read_as<float>(rope_, n_ * c.rope.n_rot), c.rope.n_rot, n_,
                n_heads, c.head_dim, x, n_heads * c.head_dim);
   };

@@ -28,7 +28,8 @@ struct ModelConfig {
   int64_t expert_ff = 0;   // inner width of a routed expert
   int64_t shared_ff = 0;   // inner width of the shared expert; 0: there is none
   float rms_eps = 0;
-  float clamp_qkv = 0;  // queries, keys and values are limited to ±this; 0: they are not
+  // Queries and keys (normalised, not yet turned) and values are limited to ±this; 0: they are not.
+  float clamp_qkv = 0;
   QkNorm qk_norm = QkNorm::kNone;
   RopeParams rope;  // freq_factors is set by the loader, which owns the tensor
   RoutingRules routing;
