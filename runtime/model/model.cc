@@ -133,6 +133,16 @@ void load_experts(const Tensors& tensors, const std::string& p, const ModelConfi
   layer->shared = shared;
 }
 
+// What RoPE's frequencies are divided by.
+void check_rope_factors(const GgufFile& file, const Vector& factors) {
+  for (const float factor : factors) {
+    if (factor > 0 && std::isfinite(1.0F / factor)) continue;
+    throw FileError(file.name(), fmt::format("tensor rope_freqs.weight holds {}; expected positive "
+                                             "numbers with a finite inverse",
+                                             factor));
+  }
+}
+
 }  // namespace
 
 Model Model::load(GgufFile file) {
@@ -147,6 +157,7 @@ Model Model::load(GgufFile file) {
   w.output = tensors.matrix_or_none("output.weight", c.d_model, c.n_vocab);
   if (!w.output) w.output = w.embedding;
   w.rope_factors = tensors.vector_or_none("rope_freqs.weight", c.rope.n_rot / 2);
+  check_rope_factors(*model.file_, w.rope_factors);
   for (int64_t i = 0; i < c.n_layers; ++i) {
     LayerWeights layer;
     load_attention(tensors, fmt::format("blk.{}.", i), c, &layer);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "runtime/error.h"
 #include "runtime/model/families.h"
@@ -35,12 +36,24 @@ class Keys {
   }
   float number_or(std::string_view key, double otherwise) const {
     const double value = file_.get_float(full(key)).value_or(otherwise);
-    if (!std::isfinite(value)) fail(key, "is not a finite number");
+    // Also false for NaN. A number that a float rounds to 0 would change its meaning.
+    const bool fits = std::abs(value) <= std::numeric_limits<float>::max() &&
+                      (value == 0) == (static_cast<float>(value) == 0);
+    if (!fits) fail(key, fmt::format("is {}; expected a finite 32-bit float", value));
     return static_cast<float>(value);
   }
   float positive_or(std::string_view key, double otherwise) const {
     const float value = number_or(key, otherwise);
     if (!(value > 0)) fail(key, fmt::format("is {}; expected a positive number", value));
+    return value;
+  }
+  // What positions are divided by; 0 means "not scaled" in files and gives 1.
+  float scaling_or(std::string_view key, double otherwise) const {
+    const float value = number_or(key, otherwise);
+    if (value == 0) return 1.0F;
+    if (value < 0 || !std::isfinite(1.0F / value)) {
+      fail(key, fmt::format("is {}; expected 0 or a positive number with a finite inverse", value));
+    }
     return value;
   }
   std::optional<std::string_view> text(std::string_view key) const {
@@ -89,19 +102,18 @@ void read_rope(const Keys& keys, ModelConfig* config) {
   rope.freq_base = keys.positive_or("rope.freq_base", 10000.0);
   const std::string_view type = keys.text("rope.scaling.type").value_or("");
   // Old files say only "scale_linear".
-  const float linear = keys.positive_or("rope.scale_linear", 1.0);
-  const float factor = keys.number_or("rope.scaling.factor", linear);
-  const bool scaled = factor > 0.0F;  // 0 means "not scaled" in files
+  const float linear = keys.scaling_or("rope.scale_linear", 1.0);
+  const float factor = keys.scaling_or("rope.scaling.factor", linear);
   rope.yarn_orig_ctx =
       keys.count_or("rope.scaling.original_context_length", kMaxContext, config->n_ctx_train);
   if (type == "yarn") {
-    rope.freq_scale = scaled ? 1.0F / factor : 1.0F;
+    rope.freq_scale = 1.0F / factor;
     rope.yarn_ext_factor = 1.0F;
     rope.yarn_attn_factor = keys.positive_or("rope.scaling.attn_factor", 1.0);
     rope.yarn_beta_fast = keys.positive_or("rope.scaling.yarn_beta_fast", 32.0);
     rope.yarn_beta_slow = keys.positive_or("rope.scaling.yarn_beta_slow", 1.0);
   } else if (type.empty() || type == "linear") {
-    rope.freq_scale = scaled ? 1.0F / factor : 1.0F;
+    rope.freq_scale = 1.0F / factor;
   } else if (type != "none") {
     keys.fail("rope.scaling.type", fmt::format("is \"{}\"; expected none, linear or yarn", type));
   }

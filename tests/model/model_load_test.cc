@@ -1,0 +1,91 @@
+// Models whose metadata or tensors are not what they should be: a FileError that names the key or
+// tensor with what it holds, never a model that runs with something else.
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/model/model.h"
+#include "tests/model/gguf_test_util.h"
+#include "tests/support/catch.h"
+#include "tests/support/tiny_model.h"
+
+namespace tandem::test {
+namespace {
+
+// What loading says of a file; "no error" when it loads.
+std::string load_error(const TinyModel& model) {
+  const Bytes image = model.file().build();
+  return error_of([&] { Model::load(GgufFile::from_memory(image, "tiny.gguf")); });
+}
+
+ModelConfig config_of(const TinyModel& model) {
+  const Bytes image = model.file().build();
+  return read_model_config(GgufFile::from_memory(image, "tiny.gguf"));
+}
+
+struct BadKey {
+  std::string key;
+  double value;
+  std::string message;
+};
+
+// Adds the key as a 64-bit float, which every getter of numbers takes.
+void check_numbers(const std::vector<BadKey>& cases) {
+  for (const BadKey& bad : cases) {
+    TinyModel model;
+    model.extra.add(model.key(bad.key), bad.value);
+    INFO(bad.key << " = " << bad.value);
+    CHECK(load_error(model) == "tiny.gguf: llama." + bad.key + " " + bad.message);
+  }
+}
+
+TEST_CASE("the smallest model loads") { CHECK(load_error({}) == "no error"); }
+
+TEST_CASE("a number that no 32-bit float holds is an error that shows it") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  check_numbers({
+      {"rope.freq_base", 1e300, "is 1e+300; expected a finite 32-bit float"},
+      {"rope.freq_base", 1e-300, "is 1e-300; expected a finite 32-bit float"},
+      {"rope.freq_base", infinity, "is inf; expected a finite 32-bit float"},
+      {"expert_weights_scale", -1e300, "is -1e+300; expected a finite 32-bit float"},
+      {"attention.clamp_kqv", -infinity, "is -inf; expected a finite 32-bit float"},
+      {"attention.layer_norm_rms_epsilon", 3.5e38, "is 3.5e+38; expected a finite 32-bit float"},
+  });
+  TinyModel model;
+  model.extra.add(model.key("rope.freq_base"), std::numeric_limits<double>::quiet_NaN());
+  CHECK(contains(load_error(model), "llama.rope.freq_base is nan; expected a finite"));
+}
+
+TEST_CASE("a RoPE scaling that is no positive number is an error, 0 means none") {
+  const std::string expected = "; expected 0 or a positive number with a finite inverse";
+  check_numbers({
+      {"rope.scale_linear", -2, "is -2" + expected},
+      {"rope.scale_linear", 1e-39, "is 1e-39" + expected},
+      {"rope.scaling.factor", -4, "is -4" + expected},
+      {"rope.scaling.factor", 1e-39, "is 1e-39" + expected},
+  });
+  for (const char* key : {"rope.scale_linear", "rope.scaling.factor"}) {
+    for (const auto& [value, scale] : {std::pair{0.0, 1.0F}, std::pair{4.0, 0.25F}}) {
+      TinyModel model;
+      model.extra.add(model.key(key), value);
+      CHECK(config_of(model).rope.freq_scale == scale);
+    }
+  }
+}
+
+TEST_CASE("a RoPE frequency divided by what is no positive number is an error") {
+  for (const auto& [factor, shown] :
+       {std::pair{0.0F, "0"}, std::pair{-1.0F, "-1"}, std::pair{1e-39F, "1e-39"}}) {
+    TinyModel model;
+    model.shapes["rope_freqs.weight"] = {2};
+    model.values["rope_freqs.weight"] = {1.0F, factor};
+    CHECK(load_error(model) == std::string("tiny.gguf: tensor rope_freqs.weight holds ") + shown +
+                                   "; expected positive numbers with a finite inverse");
+    model.values["rope_freqs.weight"] = {1.0F, 8.0F};
+    CHECK(load_error(model) == "no error");
+  }
+}
+
+}  // namespace
+}  // namespace tandem::test
