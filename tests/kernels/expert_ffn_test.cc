@@ -68,8 +68,8 @@ void check_close(const std::vector<float>& got, const std::vector<double>& expec
   }
 }
 
-// Four experts of which one has no rows, and six tokens; every token uses two or three experts
-// with weights of its own, and token 5 none.
+// Four experts of which one has no rows, and six tokens; tokens 0 to 4 use one to three
+// experts each with weights of their own, and token 5 none.
 struct Layer {
   int64_t d;
   std::vector<float> x;
