@@ -55,6 +55,14 @@ struct Tokenizer::Impl {
   bool adds_space_prefix = false;  // for a SentencePiece model only
 
   explicit Impl(const GgufFile& file) : model(read_model(file)), vocabulary(file) {}
+
+  // Whether text behind this token begins anew, with a space prefix of its own. Not behind an
+  // unknown token, which stands for text.
+  bool interrupts_text(TokenId id) const {
+    if (!vocabulary.contains(id)) return false;
+    const TokenType type = vocabulary.type(id);
+    return type == TokenType::kControl || type == TokenType::kUserDefined;
+  }
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -85,17 +93,17 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special,
                                        bool parse_special) const {
   std::vector<TokenId> ids;
   if (add_special && adds_bos()) ids.push_back(*bos());
-  bool after_special = true;  // the start counts as one: what follows gets the space prefix
+  bool begins_text = true;
   for (const Fragment& fragment : impl_->matcher->split(text, parse_special)) {
     if (fragment.token) {
       ids.push_back(*fragment.token);
     } else if (impl_->byte_pair) {
       impl_->byte_pair->encode(fragment.text, impl_->roles.unknown, ids);
     } else {
-      impl_->sentence_piece->encode(fragment.text, impl_->adds_space_prefix && after_special,
+      impl_->sentence_piece->encode(fragment.text, impl_->adds_space_prefix && begins_text,
                                     impl_->roles.unknown, ids);
     }
-    after_special = fragment.token.has_value();
+    begins_text = fragment.token && impl_->interrupts_text(*fragment.token);
   }
   if (add_special && adds_eos()) ids.push_back(*eos());
   return ids;
@@ -124,15 +132,13 @@ std::string Tokenizer::piece(TokenId id, bool render_special) const {
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool render_special) const {
   std::string out;
-  bool after_special = true;
+  bool begins_text = true;
   for (const TokenId id : ids) {
     const std::string bytes = piece(id, render_special);
-    const bool is_special =
-        impl_->vocabulary.contains(id) &&
-        (impl_->vocabulary.is_special(id) || impl_->vocabulary.type(id) == TokenType::kUserDefined);
-    const bool takes_prefix = impl_->adds_space_prefix && after_special && !is_special;
-    out += takes_prefix && bytes.starts_with(' ') ? std::string_view(bytes).substr(1) : bytes;
-    after_special = is_special;
+    const bool interrupts = impl_->interrupts_text(id);
+    const bool has_prefix = impl_->adds_space_prefix && begins_text && !interrupts;
+    out += has_prefix && bytes.starts_with(' ') ? std::string_view(bytes).substr(1) : bytes;
+    begins_text = interrupts;
   }
   return out;
 }

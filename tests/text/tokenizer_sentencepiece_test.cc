@@ -58,6 +58,20 @@ TEST_CASE("text after a special token gets the leading space, and decoding takes
   CHECK(tokenizer.decode(ids, false) == "a<tool>a a");
 }
 
+TEST_CASE("the space behind an unknown character is kept") {
+  SentencePieceVocabulary vocabulary(false);
+  vocabulary.add(kSpaceMark, -2);
+  const TokenId a = vocabulary.add("a", -3);
+  const TokenId space_a = vocabulary.add(kSpaceMark + "a", -1);
+  const Tokenizer tokenizer = make_tokenizer(vocabulary.file());
+  const Ids ids = tokenizer.encode("a\xE2\x98\x83 a", false, false);
+  CHECK(ids == Ids{space_a, 0, space_a});
+  CHECK(tokenizer.decode(ids) == "a a");
+  CHECK(tokenizer.decode(ids, true) == "a<unk> a");
+  CHECK(tokenizer.encode("<unk>a", false, true) == Ids{0, a});
+  CHECK(tokenizer.decode(tokenizer.encode("<unk> a", false, true), true) == "<unk> a");
+}
+
 TEST_CASE("text that spells a control or byte token does not become it") {
   SentencePieceVocabulary vocabulary;
   for (const char* piece : {"<", "/", "s", ">", "</", "s>", "0x41"}) vocabulary.add(piece, -1);
