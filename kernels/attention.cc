@@ -11,7 +11,6 @@
 namespace tandem {
 namespace {
 
-constexpr int64_t kMaxHeadDim = 512;
 // Keys are taken in tiles aligned to absolute positions, so that the softmax of a token is built
 // from the same partial sums in every batch split. Part of the numbers.
 constexpr int64_t kKeyTile = 32;

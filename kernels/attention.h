@@ -11,6 +11,9 @@ namespace tandem {
 enum class KvType { kF16, kF32 };
 inline int64_t kv_type_bytes(KvType type) { return type == KvType::kF16 ? 2 : 4; }
 
+// Of keys and of values: what attention()'s scratch holds.
+inline constexpr int64_t kMaxHeadDim = 512;
+
 // One layer's cache: k: [n_ctx, n_kv_heads, head_dim], v: [n_ctx, n_kv_heads, v_head_dim].
 struct KvView {
   KvType type_k = KvType::kF16;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "kernels/attention.h"
 #include "runtime/error.h"
 #include "runtime/model/families.h"
 #include "runtime/model/gguf_file.h"
@@ -17,7 +18,6 @@ constexpr uint64_t kMaxLayers = 1024;
 constexpr uint64_t kMaxExperts = 4096;
 constexpr uint64_t kMaxWidth = 1U << 20;
 constexpr uint64_t kMaxHeads = 4096;
-constexpr uint64_t kMaxHeadDim = 512;  // the attention kernel's bound
 constexpr uint64_t kMaxContext = 1U << 28;
 
 // Reads `{arch}.key` values and checks their range.
@@ -90,6 +90,17 @@ class Keys {
   const GgufFile& file_;
   std::string arch_;
 };
+
+// even_split: embedding_length over the heads, for files that do not say it.
+int64_t head_dim(const Keys& keys, std::string_view key, int64_t even_split) {
+  const int64_t dim = keys.count_or(key, kMaxHeadDim, even_split);
+  if (dim < 1 || dim > kMaxHeadDim) {
+    keys.fail(key, fmt::format("is missing, and embedding_length / attention.head_count is {}; "
+                               "expected 1 to {}",
+                               dim, kMaxHeadDim));
+  }
+  return dim;
+}
 
 // RoPE scaling keys as llama.cpp's converters write them; defaults as its loader sets them.
 void read_rope(const Keys& keys, ModelConfig* config) {
@@ -175,13 +186,8 @@ ModelConfig read_model_config(const GgufFile& file) {
                                                   config.n_heads, config.n_kv_heads));
   }
   const int64_t even_split = config.d_model / config.n_heads;
-  config.head_dim = keys.count_or("attention.key_length", kMaxHeadDim, even_split);
-  config.v_head_dim = keys.count_or("attention.value_length", kMaxHeadDim, even_split);
-  if (config.head_dim < 1 || config.head_dim > static_cast<int64_t>(kMaxHeadDim) ||
-      config.v_head_dim > static_cast<int64_t>(kMaxHeadDim)) {
-    keys.fail("attention.key_length",
-              fmt::format("gives heads of {}; expected 1 to {}", config.head_dim, kMaxHeadDim));
-  }
+  config.head_dim = head_dim(keys, "attention.key_length", even_split);
+  config.v_head_dim = head_dim(keys, "attention.value_length", even_split);
   config.rms_eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5);
   config.clamp_qkv = keys.number_or("attention.clamp_kqv", 0.0);
   config.qk_norm = family.qk_norm;

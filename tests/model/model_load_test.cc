@@ -1,5 +1,7 @@
 // Models whose metadata or tensors are not what they should be: a FileError that names the key or
 // tensor with what it holds, never a model that runs with something else.
+#include <fmt/format.h>
+
 #include <limits>
 #include <string>
 #include <utility>
@@ -55,6 +57,26 @@ TEST_CASE("a number that no 32-bit float holds is an error that shows it") {
   TinyModel model;
   model.extra.add(model.key("rope.freq_base"), std::numeric_limits<double>::quiet_NaN());
   CHECK(contains(load_error(model), "llama.rope.freq_base is nan; expected a finite"));
+}
+
+TEST_CASE("each head dimension is bounded under its own key") {
+  for (const char* key : {"attention.key_length", "attention.value_length"}) {
+    for (const uint32_t dim : {0U, 513U}) {
+      TinyModel model;
+      model.counts[key] = dim;
+      CHECK(load_error(model) ==
+            fmt::format("tiny.gguf: llama.{} is {}; expected 1 to 512", key, dim));
+    }
+    TinyModel narrow;
+    narrow.counts["attention.head_count"] = 9;
+    narrow.counts["attention.key_length"] = 2;
+    narrow.counts["attention.value_length"] = 2;
+    narrow.counts.erase(key);
+    CHECK(load_error(narrow) ==
+          fmt::format("tiny.gguf: llama.{} is missing, and embedding_length / "
+                      "attention.head_count is 0; expected 1 to 512",
+                      key));
+  }
 }
 
 TEST_CASE("a RoPE scaling that is no positive number is an error, 0 means none") {
