@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include "kernels/attention.h"
 #include "runtime/error.h"
@@ -68,11 +69,13 @@ class Keys {
       return count_or(key, kMaxHeads, otherwise);
     }
     const std::vector<int64_t> all = file_.get_int_array(full(key)).value();
-    for (const int64_t n : all) {
-      if (n != all.front()) fail(key, "differs from layer to layer, which no family here does");
-    }
     if (all.empty()) fail(key, "is an empty array");
-    return checked(key, static_cast<uint64_t>(all.front()), kMaxHeads);
+    for (const int64_t n : all) {
+      if (n == all.front()) continue;
+      fail(key, fmt::format("is {} in one layer and {} in another, which no family here has",
+                            all.front(), n));
+    }
+    return checked(key, all.front(), kMaxHeads);
   }
 
   [[noreturn]] void fail(std::string_view key, const std::string& what) const {
@@ -80,8 +83,9 @@ class Keys {
   }
 
  private:
-  int64_t checked(std::string_view key, uint64_t value, uint64_t most) const {
-    if (value < 1 || value > most) {
+  template <typename Integer>
+  int64_t checked(std::string_view key, Integer value, uint64_t most) const {
+    if (std::cmp_less(value, 1) || std::cmp_greater(value, most)) {
       fail(key, fmt::format("is {}; expected 1 to {}", value, most));
     }
     return static_cast<int64_t>(value);

@@ -79,6 +79,22 @@ TEST_CASE("each head dimension is bounded under its own key") {
   }
 }
 
+TEST_CASE("head counts may be one for each layer, all equal and in range") {
+  const auto error = [](const std::vector<int32_t>& heads) {
+    TinyModel model;
+    model.counts.erase("attention.head_count");
+    model.extra.add_array(model.key("attention.head_count"), heads);
+    return load_error(model);
+  };
+  const std::string key = "tiny.gguf: llama.attention.head_count ";
+  CHECK(error({2}) == "no error");
+  CHECK(error({}) == key + "is an empty array");
+  CHECK(error({-3}) == key + "is -3; expected 1 to 4096");
+  CHECK(error({0}) == key + "is 0; expected 1 to 4096");
+  CHECK(error({5000}) == key + "is 5000; expected 1 to 4096");
+  CHECK(error({2, 2, -1}) == key + "is 2 in one layer and -1 in another, which no family here has");
+}
+
 TEST_CASE("a RoPE scaling that is no positive number is an error, 0 means none") {
   const std::string expected = "; expected 0 or a positive number with a finite inverse";
   check_numbers({
