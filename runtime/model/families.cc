@@ -1,17 +1,28 @@
 #include "runtime/model/families.h"
 
+#include <fmt/format.h>
+
+#include "runtime/error.h"
 #include "runtime/model/gguf_file.h"
 
 namespace tandem {
 namespace {
 
 // The shared expert's width is in its own key, or in its tensor where old converters left it out.
+// Neither: there is no shared expert.
 void adjust_qwen2moe(const GgufFile& file, ModelConfig* config) {
-  if (const auto width = file.get_uint("qwen2moe.expert_shared_feed_forward_length")) {
-    config->shared_ff = static_cast<int64_t>(*width);
-  } else if (const GgufTensor* gate = file.find_tensor("blk.0.ffn_gate_shexp.weight")) {
-    config->shared_ff = static_cast<int64_t>(gate->ne[1]);
+  constexpr std::string_view kKey = "qwen2moe.expert_shared_feed_forward_length";
+  const GgufTensor* gate = file.find_tensor("blk.0.ffn_gate_shexp.weight");
+  const auto said = file.get_uint(kKey);
+  const uint64_t width = said.value_or(gate != nullptr ? gate->ne[1] : 0);
+  if (width > kMaxWidth || (width == 0 && gate != nullptr)) {
+    throw FileError(
+        file.name(),
+        fmt::format("{} is {}; expected 1 to {}{}",
+                    said ? kKey : "the number of rows of blk.0.ffn_gate_shexp.weight", width,
+                    kMaxWidth, width == 0 ? " because there is blk.0.ffn_gate_shexp.weight" : ""));
   }
+  config->shared_ff = static_cast<int64_t>(width);
 }
 
 // `llama` files hold Mixtral when they have experts. Q and K rows are permuted by the converter so

@@ -17,7 +17,6 @@ namespace {
 
 constexpr uint64_t kMaxLayers = 1024;
 constexpr uint64_t kMaxExperts = 4096;
-constexpr uint64_t kMaxWidth = 1U << 20;
 constexpr uint64_t kMaxHeads = 4096;
 constexpr uint64_t kMaxContext = 1U << 28;
 

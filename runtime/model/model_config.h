@@ -11,6 +11,9 @@ namespace tandem {
 
 class GgufFile;
 
+// Of the residual, of a routed and of a shared expert.
+inline constexpr uint64_t kMaxWidth = 1U << 20;
+
 // Where queries and keys are normalised before RoPE.
 enum class QkNorm { kNone, kPerHead, kWholeRow };
 

@@ -95,6 +95,35 @@ TEST_CASE("head counts may be one for each layer, all equal and in range") {
   CHECK(error({2, 2, -1}) == key + "is 2 in one layer and -1 in another, which no family here has");
 }
 
+TEST_CASE("the shared expert's width is in range, and 0 only where there is none") {
+  TinyModel model;
+  model.arch = "qwen2moe";
+  const std::string key = "expert_shared_feed_forward_length";
+  CHECK(config_of(model).shared_ff == 0);
+  model.counts[key] = 0;
+  CHECK(config_of(model).shared_ff == 0);
+  model.counts[key] = (1U << 20) + 1;
+  CHECK(load_error(model) == "tiny.gguf: qwen2moe." + key + " is 1048577; expected 1 to 1048576");
+  model.shapes["blk.0.ffn_gate_shexp.weight"] = {8, 12};
+  model.shapes["blk.0.ffn_up_shexp.weight"] = {8, 12};
+  model.shapes["blk.0.ffn_down_shexp.weight"] = {12, 8};
+  model.counts[key] = 0;
+  CHECK(load_error(model) == "tiny.gguf: qwen2moe." + key +
+                                 " is 0; expected 1 to 1048576 because there is "
+                                 "blk.0.ffn_gate_shexp.weight");
+  model.counts[key] = 16;
+  CHECK(
+      contains(load_error(model), "tensor blk.0.ffn_gate_shexp.weight is 8 x 12; expected 8 x 16"));
+  model.counts[key] = 12;
+  CHECK(load_error(model) == "no error");
+  model.counts.erase(key);
+  CHECK(load_error(model) == "no error");
+  CHECK(config_of(model).shared_ff == 12);
+  model.shapes["blk.0.ffn_gate_shexp.weight"] = {1, (1U << 20) + 1};
+  CHECK(
+      contains(load_error(model), "the number of rows of blk.0.ffn_gate_shexp.weight is 1048577"));
+}
+
 TEST_CASE("a RoPE scaling that is no positive number is an error, 0 means none") {
   const std::string expected = "; expected 0 or a positive number with a finite inverse";
   check_numbers({
