@@ -148,9 +148,22 @@ void read_routing(const Keys& keys, const Family& family, ModelConfig* config) {
   rules.score = gating == 2 ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
 }
 
-int64_t expert_width(const GgufFile& file) {
+// Of a routed expert. The tensor says it in every file, the key in some; 0 there is "not said".
+int64_t expert_width(const GgufFile& file, const Keys& keys) {
   for (const char* name : {"blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate.0.weight"}) {
-    if (const GgufTensor* gate = file.find_tensor(name)) return static_cast<int64_t>(gate->ne[1]);
+    const GgufTensor* gate = file.find_tensor(name);
+    if (gate == nullptr) continue;
+    const auto width = static_cast<int64_t>(gate->ne[1]);
+    constexpr const char* kKey = "expert_feed_forward_length";
+    const uint64_t said = file.get_uint(keys.full(kKey)).value_or(0);
+    if (said != 0 && std::cmp_not_equal(said, width)) {
+      keys.fail(kKey, fmt::format("is {}, but {} has {} rows", said, name, width));
+    }
+    if (std::cmp_greater(width, kMaxWidth)) {
+      throw FileError(file.name(), fmt::format("tensor {} has {} rows; expected 1 to {}", name,
+                                               width, kMaxWidth));
+    }
+    return width;
   }
   throw FileError(file.name(), "has no tensor blk.0.ffn_gate_exps.weight");
 }
@@ -195,7 +208,7 @@ ModelConfig read_model_config(const GgufFile& file) {
   config.clamp_qkv = keys.number_or("attention.clamp_kqv", 0.0);
   config.qk_norm = family.qk_norm;
   config.rope.style = family.rope;
-  config.expert_ff = expert_width(file);
+  config.expert_ff = expert_width(file, keys);
   read_rope(keys, &config);
   read_routing(keys, family, &config);
   if (family.adjust != nullptr) family.adjust(file, &config);

@@ -42,8 +42,10 @@ struct ModelConfig {
   int64_t v_width() const { return n_kv_heads * v_head_dim; }
 };
 
-// FileError when a key is missing, out of range or contradicts another one; when the architecture
-// is unknown, the message lists the known ones.
+// FileError when a key is missing, out of range or contradicts another one or the experts' tensors;
+// when the architecture is unknown, the message lists the known ones. The vocabulary is as long as
+// the embedding: vocab_size is not read, since a vocabulary that was padded or extended after
+// training may have left an older number there.
 ModelConfig read_model_config(const GgufFile& file);
 
 }  // namespace tandem

@@ -124,6 +124,24 @@ TEST_CASE("the shared expert's width is in range, and 0 only where there is none
       contains(load_error(model), "the number of rows of blk.0.ffn_gate_shexp.weight is 1048577"));
 }
 
+TEST_CASE("a width of routed experts that is not the tensor's is an error") {
+  TinyModel model;
+  for (const uint32_t width : {0U, 16U}) {  // 0: not said
+    model.counts["expert_feed_forward_length"] = width;
+    CHECK(config_of(model).expert_ff == 16);
+  }
+  model.counts["expert_feed_forward_length"] = 24;
+  CHECK(load_error(model) ==
+        "tiny.gguf: llama.expert_feed_forward_length is 24, but blk.0.ffn_gate_exps.weight has 16 "
+        "rows");
+}
+
+TEST_CASE("the vocabulary is as long as the embedding, whatever vocab_size says") {
+  TinyModel model;
+  model.counts["vocab_size"] = 3;
+  CHECK(config_of(model).n_vocab == 4);
+}
+
 TEST_CASE("a RoPE scaling that is no positive number is an error, 0 means none") {
   const std::string expected = "; expected 0 or a positive number with a finite inverse";
   check_numbers({
