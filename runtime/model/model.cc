@@ -49,8 +49,17 @@ class Tensors {
     if (file_.find_tensor(fmt::format("{}ffn_{}.0.weight", prefix, which)) == nullptr) {
       need(fmt::format("{}ffn_{}_exps.weight", prefix, which));
     }
+    const auto name = [&](int64_t e) {
+      return fmt::format("{}ffn_{}.{}.weight", prefix, which, e);
+    };
     for (int64_t e = 0; e < n; ++e) {
-      views.push_back(matrix(fmt::format("{}ffn_{}.{}.weight", prefix, which, e), cols, rows));
+      views.push_back(matrix(name(e), cols, rows));
+      if (views[0].type == views.back().type) continue;
+      throw FileError(file_.name(),
+                      fmt::format("tensors {} ({}) and {} ({}) have different types; expected one "
+                                  "type for all experts of a layer",
+                                  name(0), dtype_info(views[0].type).name, name(e),
+                                  dtype_info(views.back().type).name));
     }
     return views;
   }

@@ -33,7 +33,7 @@ struct LayerWeights {
   Vector ffn_norm;    // [d]
   WeightView router;  // [n_experts, d]
   std::optional<SharedExpert> shared;
-  std::vector<ExpertWeights> experts;  // [n_experts]
+  std::vector<ExpertWeights> experts;  // [n_experts], all of the same shapes and types
 };
 
 struct ModelWeights {

@@ -136,6 +136,25 @@ TEST_CASE("a width of routed experts that is not the tensor's is an error") {
         "rows");
 }
 
+TEST_CASE("experts of one layer in tensors of different types are an error that names two") {
+  TinyModel model;
+  for (const char* which : {"gate", "up", "down"}) {
+    const std::string name = std::string("blk.0.ffn_") + which;
+    const std::vector<uint64_t> both = model.shapes.at(name + "_exps.weight");
+    model.shapes.erase(name + "_exps.weight");
+    model.shapes[name + ".0.weight"] = {both[0], both[1]};
+    model.shapes[name + ".1.weight"] = {both[0], both[1]};
+  }
+  CHECK(load_error(model) == "no error");
+  model.shapes.erase("blk.0.ffn_up.1.weight");
+  CHECK(load_error(model) == "tiny.gguf: has no tensor blk.0.ffn_up.1.weight");
+  constexpr uint32_t kF16 = 1;
+  model.extra.add_tensor("blk.0.ffn_up.1.weight", kF16, {8, 16}, Bytes(8 * 16 * 2));
+  CHECK(load_error(model) ==
+        "tiny.gguf: tensors blk.0.ffn_up.0.weight (f32) and blk.0.ffn_up.1.weight (f16) have "
+        "different types; expected one type for all experts of a layer");
+}
+
 TEST_CASE("the vocabulary is as long as the embedding, whatever vocab_size says") {
   TinyModel model;
   model.counts["vocab_size"] = 3;
