@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/model/byte_reader.h"
 
 namespace tandem {
 namespace {
@@ -19,7 +20,7 @@ std::string dims_text(const GgufTensor& tensor) {
 }
 
 // Looks tensors up by name and checks type and shape. Shapes are given as GGUF writes them, the
-// row length first.
+// row length first. Names in its messages are those that were looked for, never the file's own.
 class Tensors {
  public:
   explicit Tensors(const GgufFile& file) : file_(file) {}
@@ -186,7 +187,7 @@ void Model::check_finite(int64_t layer) const {
     const auto n = static_cast<int64_t>(tensor.ne[0] * tensor.ne[1] * tensor.ne[2] * tensor.ne[3]);
     if (!all_finite(static_cast<DType>(tensor.type_id), tensor.data, n)) {
       throw FileError(file_->name(),
-                      fmt::format("tensor {} holds a {} that is not finite", tensor.name,
+                      fmt::format("tensor {} holds a {} that is not finite", quoted(tensor.name),
                                   dtype_info(tensor.type_id)->block_elems > 1 ? "scale" : "value"));
     }
   }

@@ -9,6 +9,7 @@
 
 #include "kernels/attention.h"
 #include "runtime/error.h"
+#include "runtime/model/byte_reader.h"
 #include "runtime/model/families.h"
 #include "runtime/model/gguf_file.h"
 
@@ -129,7 +130,8 @@ void read_rope(const Keys& keys, ModelConfig* config) {
   } else if (type.empty() || type == "linear") {
     rope.freq_scale = 1.0F / factor;
   } else if (type != "none") {
-    keys.fail("rope.scaling.type", fmt::format("is \"{}\"; expected none, linear or yarn", type));
+    keys.fail("rope.scaling.type",
+              fmt::format("is {}; expected none, linear or yarn", quoted(type)));
   }
 }
 
@@ -175,7 +177,7 @@ const Family& known_family(const GgufFile& file, std::string_view arch) {
     known += fmt::format("{}{} ({})", known.empty() ? "" : ", ", family.arch, family.what);
   }
   throw FileError(file.name(),
-                  fmt::format("general.architecture is \"{}\"; supported: {}", arch, known));
+                  fmt::format("general.architecture is {}; supported: {}", quoted(arch), known));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/model/byte_reader.h"
 #include "runtime/model/gguf_file.h"
 #include "runtime/text/byte_alphabet.h"
 #include "runtime/text/utf8.h"
@@ -74,8 +75,8 @@ void BytePairEncoder::add_merge(const GgufFile& file, std::string_view text, uin
   // The search starts at 1: a first part that is itself a space is kept.
   const size_t space = text.find(' ', 1);
   if (space == std::string_view::npos || space + 1 == text.size()) {
-    throw FileError(file.name(), fmt::format("{}[{}]: expected \"left right\", got \"{}\"",
-                                             kMergesKey, rank, text));
+    throw FileError(file.name(), fmt::format("{}[{}]: expected \"left right\", got {}", kMergesKey,
+                                             rank, quoted(text)));
   }
   const std::string_view left = text.substr(0, space);
   const std::string_view right = text.substr(space + 1);

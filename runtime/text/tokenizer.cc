@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/model/byte_reader.h"
 #include "runtime/model/gguf_file.h"
 #include "runtime/text/byte_alphabet.h"
 #include "runtime/text/byte_pair.h"
@@ -25,8 +26,8 @@ constexpr std::string_view kSentencePieceModel = "llama";
 std::string read_model(const GgufFile& file) {
   const std::string_view model = file.need_string(kModelKey);
   if (model != kBytePairModel && model != kSentencePieceModel) {
-    throw FileError(file.name(), fmt::format("{}: expected \"{}\" or \"{}\", got \"{}\"", kModelKey,
-                                             kBytePairModel, kSentencePieceModel, model));
+    throw FileError(file.name(), fmt::format("{}: expected \"{}\" or \"{}\", got {}", kModelKey,
+                                             kBytePairModel, kSentencePieceModel, quoted(model)));
   }
   return std::string(model);
 }
@@ -36,8 +37,8 @@ Pretokenizer read_pretokenizer(const GgufFile& file, std::string_view name,
                                const TokenizerOptions& options) {
   if (auto known = Pretokenizer::by_name(name)) return *std::move(known);
   if (!options.allow_unknown_pretokenizer) {
-    throw FileError(file.name(), fmt::format("{}: expected one of {}; got \"{}\"", kPreKey,
-                                             Pretokenizer::known_names(), name));
+    throw FileError(file.name(), fmt::format("{}: expected one of {}; got {}", kPreKey,
+                                             Pretokenizer::known_names(), quoted(name)));
   }
   return *Pretokenizer::by_name("gpt-2");
 }

@@ -161,6 +161,27 @@ TEST_CASE("the vocabulary is as long as the embedding, whatever vocab_size says"
   CHECK(config_of(model).n_vocab == 4);
 }
 
+TEST_CASE("a hostile text in a file makes a message of one short line") {
+  const std::string hostile = "\n\x1b[31m\"" + std::string(60000, 'x');
+  const std::string shown = "\"\\x0a\\x1b[31m\\\"xxx";
+  TinyModel other;
+  other.arch = hostile;
+  TinyModel rope;
+  rope.extra.add(rope.key("rope.scaling.type"), hostile);
+  for (const TinyModel& model : {other, rope}) {
+    const std::string error = load_error(model);
+    CHECK(contains(error, "is " + shown));
+    CHECK(error.size() < 400);
+  }
+  TinyModel named;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  named.extra.add_tensor_f32("\x1b[31m", {1}, {nan});
+  const Bytes image = named.file().build();
+  const Model model = Model::load(GgufFile::from_memory(image, "tiny.gguf"));
+  CHECK(error_of([&] { model.check_finite(); }) ==
+        "tiny.gguf: tensor \"\\x1b[31m\" holds a value that is not finite");
+}
+
 TEST_CASE("a RoPE scaling that is no positive number is an error, 0 means none") {
   const std::string expected = "; expected 0 or a positive number with a finite inverse";
   check_numbers({

@@ -48,6 +48,17 @@ TEST_CASE("an unknown pre-tokenizer is an error unless it is allowed, then gpt-2
   CHECK(tokenizer.pretokenizer() == "klingon");
 }
 
+TEST_CASE("a hostile text in a vocabulary makes a message of one short line") {
+  const std::string hostile = "\n\x1b[31m\"" + std::string(60000, 'x');
+  BytePairVocabulary merges;
+  merges.merges = {hostile};
+  for (const GgufBuilder& builder :
+       {model(hostile.c_str()), BytePairVocabulary().file(hostile), merges.file()}) {
+    check_error(builder, {"got \"\\x0a\\x1b[31m\\\"xxx"});
+    CHECK(error_of(builder).size() < 1000);  // the known pre-tokenizers take most of it
+  }
+}
+
 TEST_CASE("a vocabulary without tokens is an error") {
   check_error(model("llama"), {"tokenizer.ggml.tokens"});
   check_error(model("llama").add_strings("tokenizer.ggml.tokens", {}), {"tokenizer.ggml.tokens"});
