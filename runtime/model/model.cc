@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/check.h"
 #include "runtime/error.h"
 #include "runtime/model/byte_reader.h"
 
@@ -15,6 +16,17 @@ std::string dims_text(const GgufTensor& tensor) {
   std::string text;
   for (uint32_t i = 0; i < tensor.n_dims; ++i) {
     text += fmt::format("{}{}", i == 0 ? "" : " x ", tensor.ne[i]);
+  }
+  return text;
+}
+
+constexpr uint32_t kMaxTypeId = 64;  // above every id of the GGUF specification
+
+std::string known_types() {
+  std::string text;
+  for (uint32_t id = 0; id < kMaxTypeId; ++id) {
+    const DTypeInfo* info = dtype_info(id);
+    if (info != nullptr) text += fmt::format("{}{}", text.empty() ? "" : ", ", info->name);
   }
   return text;
 }
@@ -74,10 +86,8 @@ class Tensors {
  private:
   DType type_of(const GgufTensor& tensor) const {
     if (dtype_info(tensor.type_id) != nullptr) return static_cast<DType>(tensor.type_id);
-    throw FileError(file_.name(),
-                    fmt::format("tensor {} has type {}; supported: f32, f16, bf16, q8_0, q4_0, "
-                                "q5_0, q4_K, q5_K, q6_K",
-                                tensor.name, ggml_type_info(tensor.type_id)->name));
+    throw FileError(file_.name(), fmt::format("tensor {} has type {}; supported: {}", tensor.name,
+                                              ggml_type_info(tensor.type_id)->name, known_types()));
   }
 
   WeightView view(const GgufTensor& tensor, std::array<int64_t, 3> shape) const {
@@ -88,7 +98,13 @@ class Tensors {
                       fmt::format("tensor {} is {}; expected {} x {} x {}", tensor.name,
                                   dims_text(tensor), shape[0], shape[1], shape[2]));
     }
-    return {type_of(tensor), shape[1], shape[0], tensor.data};
+    const WeightView one{type_of(tensor), shape[1], shape[0], tensor.data};
+    // The parser sized the tensor by its own table of types: what is read must be what it checked.
+    const auto bytes = static_cast<uint64_t>(one.bytes() * shape[2]);
+    TANDEM_CHECK(bytes == tensor.size_bytes, "%llu bytes of type %s in a tensor of %llu",
+                 static_cast<unsigned long long>(bytes), dtype_info(one.type).name,
+                 static_cast<unsigned long long>(tensor.size_bytes));
+    return one;
   }
 
   Vector values(const GgufTensor& tensor, int64_t n) const {

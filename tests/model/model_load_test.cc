@@ -136,6 +136,31 @@ TEST_CASE("a width of routed experts that is not the tensor's is an error") {
         "rows");
 }
 
+TEST_CASE("a tensor of a type that no kernel reads is an error that lists those that are read") {
+  constexpr uint32_t kF64 = 28;
+  TinyModel model;
+  model.shapes.erase("output_norm.weight");
+  model.extra.add_tensor("output_norm.weight", kF64, {8}, Bytes(64));
+  CHECK(load_error(model) ==
+        "tiny.gguf: tensor output_norm.weight has type f64; supported: f32, f16, q4_0, q5_0, q8_0, "
+        "q4_K, q5_K, q6_K, bf16");
+}
+
+TEST_CASE("each type that kernels read has the size that the file format gives it") {
+  int n_types = 0;
+  for (uint32_t id = 0; id < 1000; ++id) {
+    const DTypeInfo* kernel = dtype_info(id);
+    if (kernel == nullptr) continue;
+    ++n_types;
+    const GgmlTypeInfo* format = ggml_type_info(id);
+    REQUIRE(format != nullptr);
+    CHECK(std::string(kernel->name) == format->name);
+    CHECK(kernel->block_elems == static_cast<int>(format->block_elems));
+    CHECK(kernel->block_bytes == static_cast<int>(format->block_bytes));
+  }
+  CHECK(n_types == 9);
+}
+
 TEST_CASE("experts of one layer in tensors of different types are an error that names two") {
   TinyModel model;
   for (const char* which : {"gate", "up", "down"}) {
