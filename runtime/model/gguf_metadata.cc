@@ -123,8 +123,10 @@ class MetadataReader {
     array.element_type = in_.read<uint32_t>(what);
     const auto n = in_.read<uint64_t>(what);
     if (n > kMaxArrayElements - n_elements_) {
-      in_.fail(fmt::format("{}: expected at most {} array elements in all of the metadata, got {}",
-                           what, kMaxArrayElements, n));
+      in_.fail(
+          fmt::format("{}: expected at most {} array elements in all of the metadata, got {} "
+                      "behind {} of other arrays",
+                      what, kMaxArrayElements, n, n_elements_));
     }
     n_elements_ += n;
     switch (static_cast<GgufType>(array.element_type)) {
@@ -211,10 +213,12 @@ void fail_key(const std::string& where, std::string_view key, std::string_view e
 }
 
 std::string type_name(const GgufValue& value) {
-  if (const auto* array = std::get_if<GgufArray>(&value)) {
-    return fmt::format("an array of {}", element_type_name(array->element_type));
-  }
+  if (const auto* array = std::get_if<GgufArray>(&value)) return type_name(*array);
   return kKindNames[value.index()];
+}
+
+std::string type_name(const GgufArray& array) {
+  return fmt::format("an array of {}", element_type_name(array.element_type));
 }
 
 }  // namespace tandem

@@ -56,5 +56,6 @@ uint64_t to_uint(const GgufValue& value, std::string_view key, const std::string
 
 // "an unsigned integer", "an array of float32": what a value is, for messages.
 std::string type_name(const GgufValue& value);
+std::string type_name(const GgufArray& array);  // without a copy of it
 
 }  // namespace tandem

@@ -182,7 +182,20 @@ TEST_CASE("arrays are bounded together, however large the file") {
   builder.add_array("a", half);
   CHECK(parse_error(builder.build()) == "no error");
   builder.add_array("b", half);
-  CHECK(contains(parse_error(builder.build()), "key \"b\": expected at most 16777216 array"));
+  CHECK(contains(parse_error(builder.build()),
+                 "key \"b\": expected at most 16777216 array elements in all of "
+                 "the metadata, got 8388609 behind 8388609 of other arrays"));
+}
+
+TEST_CASE("an array of another type is named without a copy of it") {
+  GgufBuilder builder;
+  builder.add_array("k", std::vector<uint8_t>(size_t{1} << 20));
+  const Bytes image = builder.build();
+  const GgufFile file = GgufFile::from_memory(image, "memory");
+  largest_allocation = 0;
+  CHECK(contains(error_of([&] { file.get_string("k"); }), "got an array of uint8"));
+  CHECK(contains(error_of([&] { file.get_string_array("k"); }), "got an array of uint8"));
+  CHECK(largest_allocation <= kSmallAllocation);
 }
 
 TEST_CASE("metadata of impossible types and values are refused") {
