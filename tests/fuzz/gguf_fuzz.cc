@@ -1,5 +1,5 @@
 // libFuzzer target: whatever the bytes, the GGUF reader ends in a FileError or in views that stay
-// inside the bytes. README.md says how to run it.
+// inside the bytes, and so does loading them as a model. README.md says how to run it.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "runtime/error.h"
 #include "runtime/model/gguf_file.h"
+#include "runtime/model/model.h"
 
 namespace tandem {
 namespace {
@@ -37,7 +38,31 @@ class Prober {
     check_disjoint(file);
   }
 
+  // Separate, since a model owns its file.
+  void load() {
+    const Model model = Model::load(GgufFile::from_memory(image_, "fuzz"));
+    const ModelWeights& w = model.weights();
+    touch_matrix(w.embedding);
+    touch_matrix(w.output);
+    for (const LayerWeights& layer : w.layers) {
+      for (const WeightView& view : {layer.wq, layer.wk, layer.wv, layer.wo, layer.router}) {
+        touch_matrix(view);
+      }
+      if (layer.shared) touch_expert(layer.shared->ffn);
+      for (const ExpertWeights& expert : layer.experts) touch_expert(expert);
+    }
+    call([&] { model.check_finite(); });
+  }
+
  private:
+  void touch_matrix(const WeightView& view) {
+    touch_range(view.data, static_cast<size_t>(view.bytes()));
+  }
+  void touch_expert(const ExpertWeights& expert) {
+    touch_matrix(expert.gate);
+    touch_matrix(expert.up);
+    touch_matrix(expert.down);
+  }
   void touch_range(const std::byte* data, size_t size) {
     TANDEM_CHECK(data >= image_.data() && data + size <= image_.data() + image_.size(),
                  "%zu bytes outside the image", size);
@@ -98,7 +123,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto copy = std::make_unique<std::byte[]>(size);
   if (size > 0) std::memcpy(copy.get(), data, size);
   try {
-    tandem::Prober({copy.get(), size}).probe();
+    tandem::Prober prober({copy.get(), size});
+    prober.probe();
+    prober.load();
   } catch (const tandem::FileError&) {
     return 0;
   }

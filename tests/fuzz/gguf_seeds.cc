@@ -5,6 +5,7 @@
 #include <string>
 
 #include "tests/support/gguf_builder.h"
+#include "tests/support/tiny_model.h"
 
 namespace tandem::test {
 namespace {
@@ -35,6 +36,18 @@ GgufBuilder tensors(uint32_t version, uint32_t alignment) {
   return b;
 }
 
+TinyModel qwen2moe() {
+  TinyModel model;
+  model.arch = "qwen2moe";
+  model.counts["expert_shared_feed_forward_length"] = 12;
+  model.shapes["blk.0.ffn_gate_shexp.weight"] = {8, 12};
+  model.shapes["blk.0.ffn_up_shexp.weight"] = {8, 12};
+  model.shapes["blk.0.ffn_down_shexp.weight"] = {12, 8};
+  model.extra.add(model.key("rope.scaling.type"), "yarn")
+      .add(model.key("rope.scaling.factor"), 4.0F);
+  return model;
+}
+
 void write_all(const std::filesystem::path& dir) {
   std::filesystem::create_directories(dir);
   GgufBuilder().write_file(dir / "empty.gguf");
@@ -43,6 +56,8 @@ void write_all(const std::filesystem::path& dir) {
   tensors(3, 32).write_file(dir / "tensors.gguf");
   tensors(2, 8).write_file(dir / "tensors_v2.gguf");
   tensors(3, 256).write_file(dir / "tensors_256.gguf");
+  TinyModel().file().write_file(dir / "llama.gguf");
+  qwen2moe().file().write_file(dir / "qwen2moe.gguf");
   tensors(3, 32)
       .add("split.no", uint16_t{0})
       .add("split.count", uint16_t{1})
