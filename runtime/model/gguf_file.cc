@@ -74,10 +74,12 @@ void GgufFile::Impl::add_part(GgufImage image, uint32_t part, const std::string&
 void GgufFile::Impl::add_split_part(const std::filesystem::path& path, uint32_t part,
                                     const SplitKeys& keys) {
   const std::string where = path.string();
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) {
-    throw FileError(
-        where, fmt::format("part {} of {} is missing; expected it here", part + 1, keys.count));
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    throw FileError(where, error ? fmt::format("cannot look for part {} of {}: {}", part + 1,
+                                               keys.count, error.message())
+                                 : fmt::format("part {} of {} is missing; expected it here",
+                                               part + 1, keys.count));
   }
   mappings.emplace_back(path);
   const auto bytes = mappings.back().bytes();

@@ -54,6 +54,15 @@ TEST_CASE("a missing part is an error that names the expected path") {
   CHECK(contains(open_error(dir / "m-00003-of-00003.gguf"), missing));
 }
 
+TEST_CASE("a part that cannot be looked for is an error with the reason") {
+  const TempDir dir;
+  part(0, 2, 2, "a").write_file(dir / "m-00001-of-00002.gguf");
+  const std::filesystem::path second = dir / "m-00002-of-00002.gguf";
+  std::filesystem::create_symlink(second.filename(), second);  // a loop, for root too
+  CHECK(open_error(dir / "m-00001-of-00002.gguf") ==
+        second.string() + ": cannot look for part 2 of 2: Too many levels of symbolic links");
+}
+
 TEST_CASE("parts that disagree are an error") {
   const TempDir dir;
   const auto first = dir / "m-00001-of-00002.gguf";
