@@ -65,9 +65,11 @@ const ChatMessage* take_system_and_check_turns(Messages& messages) {
   return system;
 }
 
-[[noreturn]] void refuse_system() {
-  throw ConfigError(
-      "chat message 0: expected no system message, which this family's template does not have");
+[[noreturn]] void refuse_system(std::string_view family) {
+  throw ConfigError(fmt::format(
+      "chat message 0: expected no system message, which the template {} does not have; put its "
+      "text in front of the first user's, or choose another template",
+      family));
 }
 
 // ChatML and Qwen3. Qwen2's default system message is not added.
@@ -113,7 +115,7 @@ std::string render_mistral(ChatFamily family, Messages messages, std::string_vie
   const std::string_view close = is_v3 ? "" : " ";
   const std::string_view answer = family == ChatFamily::kMistralV0 ? "" : " ";
   const ChatMessage* system = take_system_and_check_turns(messages);
-  if (system != nullptr && family == ChatFamily::kMistralV0) refuse_system();
+  if (system != nullptr && family == ChatFamily::kMistralV0) refuse_system("mistral-v0");
   std::string out;
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string_view content = messages[i].content;

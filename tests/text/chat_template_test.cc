@@ -78,6 +78,12 @@ TEST_CASE("two user messages in a row are refused by the families whose template
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>user\ny<|im_end|>\n");
 }
 
+TEST_CASE("a system message is refused by the family that has none, with the way out") {
+  const std::vector<ChatMessage> messages{{"system", "be brief"}, {"user", "x"}};
+  CHECK_THROWS_WITH(render_chat(ChatFamily::kMistralV0, messages, true),
+                    contains("mistral-v0") && contains("in front of the first user's"));
+}
+
 TEST_CASE("a reasoning model is shown its earlier answers without their reasoning") {
   const std::vector<ChatMessage> messages{
       {"user", "x"}, {"assistant", "<think>\nhm\n</think>\n\nyes"}, {"user", "y"}};
