@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "runtime/error.h"
+#include "runtime/text/ascii.h"
 #include "runtime/text/chat_template.h"
 
 namespace tandem {
@@ -16,7 +17,6 @@ namespace {
 
 using Messages = std::span<const ChatMessage>;
 
-constexpr std::string_view kSpaces = " \t\n\v\f\r";
 constexpr std::string_view kReasoningEnd = "</think>";
 constexpr std::string_view kDeepSeekEos = "<｜end▁of▁sentence｜>";
 
@@ -26,9 +26,9 @@ bool is_assistant(const ChatMessage& message) { return message.role == "assistan
 
 // Python's str.strip() for ASCII text.
 std::string_view trim(std::string_view text) {
-  const size_t begin = text.find_first_not_of(kSpaces);
+  const size_t begin = text.find_first_not_of(kAsciiSpaces);
   if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
+  return text.substr(begin, text.find_last_not_of(kAsciiSpaces) - begin + 1);
 }
 
 // An earlier answer without its reasoning, which reasoning models are not shown again.

@@ -7,11 +7,11 @@
 
 #include "runtime/error.h"
 #include "runtime/model/gguf_file.h"
+#include "runtime/text/ascii.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::string_view kSpaces = " \t\n\v\f\r";
 constexpr std::string_view kBosKey = "tokenizer.ggml.bos_token_id";
 constexpr std::string_view kEosKey = "tokenizer.ggml.eos_token_id";
 constexpr std::string_view kUnknownKey = "tokenizer.ggml.unknown_token_id";
@@ -185,7 +185,8 @@ std::vector<Fragment> SpecialMatcher::split(std::string_view text, bool parse_sp
     const size_t size = vocabulary_.text(*id).size();
     fragments.push_back({id, text.substr(at, size)});
     at += size;
-    if (takes_spaces_behind(*id)) at = std::min(text.find_first_not_of(kSpaces, at), text.size());
+    if (takes_spaces_behind(*id))
+      at = std::min(text.find_first_not_of(kAsciiSpaces, at), text.size());
     text_from = at;
   }
   put_text(text.size());

@@ -2,14 +2,13 @@
 
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
+#include "tests/support/read_file.h"
 
 namespace tandem {
 namespace {
@@ -19,11 +18,8 @@ using testing::IsaScope;
 using testing::kAllTypes;
 using testing::RandomWeights;
 
-std::vector<char> read_fixture(const std::string& name) {
-  std::ifstream file(std::string(TANDEM_SOURCE_DIR) + "/tests/fixtures/quant/" + name,
-                     std::ios::binary);
-  REQUIRE(file.good());
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+std::string read_fixture(const std::string& name) {
+  return test::read_file(TANDEM_SOURCE_DIR "/tests/fixtures/quant/" + name);
 }
 
 uint32_t bits_of(float f) {
@@ -49,8 +45,8 @@ TEST_CASE("every format dequantises bit for bit as the gguf package does") {
     for (const DType type : kAllTypes) {
       const DTypeInfo& info = dtype_info(type);
       INFO(ops->name << " " << info.name);
-      const std::vector<char> blocks = read_fixture(std::string(info.name) + ".blocks");
-      const std::vector<char> expected = read_fixture(std::string(info.name) + ".f32");
+      const std::string blocks = read_fixture(std::string(info.name) + ".blocks");
+      const std::string expected = read_fixture(std::string(info.name) + ".f32");
       const int64_t n = static_cast<int64_t>(expected.size() / sizeof(float));
       REQUIRE(n > 100);
       REQUIRE(dtype_bytes(type, n) == static_cast<int64_t>(blocks.size()));

@@ -3,17 +3,16 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "runtime/error.h"
 #include "runtime/model/gguf_file.h"
+#include "tests/support/file_error.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/read_file.h"
 #include "tests/support/temp_dir.h"
 
 namespace tandem::test {
@@ -24,23 +23,9 @@ inline const std::filesystem::path kDemoModel =
     std::filesystem::path(TANDEM_SOURCE_DIR) / "demo/hearthside-q8_0.gguf";
 
 inline Bytes read_bytes(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read " + path.string());
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const std::string text = read_file(path);
   const auto bytes = std::as_bytes(std::span(text));
   return {bytes.begin(), bytes.end()};
-}
-
-// The message of the FileError that `action` throws; "no error" when it throws none. Anything
-// else that it throws passes through and fails the test.
-template <typename Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const FileError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 inline std::string parse_error(std::span<const std::byte> image) {

@@ -3,24 +3,19 @@
 #include <string>
 #include <vector>
 
-#include "runtime/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/file_error.h"
 #include "tests/text/text_test_util.h"
 
 namespace tandem::test {
 namespace {
 
-std::string error_of(const GgufBuilder& builder) {
-  try {
-    make_tokenizer(builder);
-  } catch (const FileError& e) {
-    return e.what();
-  }
-  return "no error";
+std::string build_error(const GgufBuilder& builder) {
+  return error_of([&] { make_tokenizer(builder); });
 }
 
 void check_error(const GgufBuilder& builder, const std::vector<std::string>& parts) {
-  const std::string message = error_of(builder);
+  const std::string message = build_error(builder);
   CAPTURE(message);
   CHECK(message.rfind("test.gguf: ", 0) == 0);
   CHECK(message.find('\n') == std::string::npos);
@@ -55,7 +50,7 @@ TEST_CASE("a hostile text in a vocabulary makes a message of one short line") {
   for (const GgufBuilder& builder :
        {model(hostile.c_str()), BytePairVocabulary().file(hostile), merges.file()}) {
     check_error(builder, {"got \"\\x0a\\x1b[31m\\\"xxx"});
-    CHECK(error_of(builder).size() < 1000);  // the known pre-tokenizers take most of it
+    CHECK(build_error(builder).size() < 1000);  // the known pre-tokenizers take most of it
   }
 }
 

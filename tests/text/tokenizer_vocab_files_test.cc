@@ -3,14 +3,13 @@
 // `models` has them. They are not ours to ship: TANDEM_VOCAB_DIR names the folder.
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "tests/support/catch.h"
+#include "tests/support/read_file.h"
 #include "tests/text/text_test_util.h"
 
 namespace tandem::test {
@@ -18,13 +17,8 @@ namespace {
 
 constexpr std::string_view kSeparator = "\n__ggml_vocab_test__\n";
 
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 std::vector<std::string> read_inputs(const std::filesystem::path& path) {
-  const std::string all = read_text(path);
+  const std::string all = read_file(path);
   std::vector<std::string> texts;
   for (size_t at = 0; at < all.size();) {
     const size_t end = all.find(kSeparator, at);
@@ -37,7 +31,7 @@ std::vector<std::string> read_inputs(const std::filesystem::path& path) {
 
 // One line of ids for each text.
 std::vector<Ids> read_outputs(const std::filesystem::path& path) {
-  std::istringstream lines(read_text(path));
+  std::istringstream lines(read_file(path));
   std::vector<Ids> result;
   for (std::string line; std::getline(lines, line);) {
     std::istringstream fields(line);
