@@ -5,8 +5,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/isa.h"
-
 #ifdef TANDEM_KERNELS_AVX2
 #include <cpuid.h>
 #endif
@@ -63,7 +61,5 @@ const SimdOps& simd() {
 }
 
 void override_simd(const SimdOps* ops) { override_slot().store(ops, std::memory_order_release); }
-
-const char* kernel_isa() { return simd().name; }
 
 }  // namespace tandem

@@ -37,7 +37,10 @@ struct SimdOps {
 extern const SimdOps kScalarOps;
 extern const SimdOps kAvx2Ops;  // defined on x86-64 only
 
-// The table in use. Any thread.
+// The table in use, chosen once, at first use, for the whole process: "avx2" (AVX2 + FMA + F16C)
+// where the CPU has it, else "scalar". The environment variable TANDEM_ISA set to one of these
+// names forces it; empty is as good as unset; any other value, or one that this CPU cannot run,
+// ends the process with a line on stderr. Any thread.
 const SimdOps& simd();
 
 // nullptr when the name is unknown, not built, or not runnable on this CPU.

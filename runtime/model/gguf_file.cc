@@ -172,12 +172,6 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
   return it == impl_->tensor_index.end() ? nullptr : &impl_->tensors[it->second];
 }
 
-void GgufFile::advise_will_need(const GgufTensor& tensor) const {
-  if (impl_->mappings.empty()) return;
-  TANDEM_CHECK(tensor.part < n_parts(), "part %u of %u", tensor.part, n_parts());
-  impl_->mappings[tensor.part].advise_will_need({tensor.data, tensor.size_bytes});
-}
-
 void GgufFile::advise_dont_need(const GgufTensor& tensor) const {
   if (impl_->mappings.empty()) return;
   TANDEM_CHECK(tensor.part < n_parts(), "part %u of %u", tensor.part, n_parts());

@@ -84,15 +84,13 @@ class GgufFile {
 
   // As above, but absence is a FileError.
   uint64_t need_uint(std::string_view key) const;
-  double need_float(std::string_view key) const;
   std::string_view need_string(std::string_view key) const;
 
   const std::vector<GgufTensor>& tensors() const;  // all parts, in file order
   const GgufTensor* find_tensor(std::string_view name) const;
 
-  // Tells the kernel that these bytes will be read soon / are not needed for now. No-ops for
-  // memory that is not a mapping.
-  void advise_will_need(const GgufTensor& tensor) const;
+  // Tells the kernel that these bytes are not needed for now. A no-op for memory that is not a
+  // mapping.
   void advise_dont_need(const GgufTensor& tensor) const;
   // A part of a tensor: one expert of a merged one.
   void advise_dont_need(std::span<const std::byte> range) const;

@@ -117,10 +117,6 @@ uint64_t GgufFile::need_uint(std::string_view key) const {
   return needed(*this, key, get_uint(key), "an integer");
 }
 
-double GgufFile::need_float(std::string_view key) const {
-  return needed(*this, key, get_float(key), "a number");
-}
-
 std::string_view GgufFile::need_string(std::string_view key) const {
   return needed(*this, key, get_string(key), "a string");
 }

@@ -80,15 +80,7 @@ MappedFile::~MappedFile() {
   ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-void MappedFile::advise_will_need(std::span<const std::byte> range) const {
-  advise(range, MADV_WILLNEED);
-}
-
 void MappedFile::advise_dont_need(std::span<const std::byte> range) const {
-  advise(range, MADV_DONTNEED);
-}
-
-void MappedFile::advise(std::span<const std::byte> range, int advice) const {
   if (range.empty()) return;
   TANDEM_CHECK(
       range.data() >= bytes_.data() && range.size() <= bytes_.size() &&
@@ -100,7 +92,7 @@ void MappedFile::advise(std::span<const std::byte> range, int advice) const {
   const size_t begin = (offset + page - 1) / page * page;
   const size_t end = (offset + range.size()) / page * page;
   if (begin >= end) return;
-  ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, advice);
+  ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace tandem

@@ -23,12 +23,9 @@ class MappedFile {
 
   // `range` lies inside bytes(). Only the pages wholly inside it are advised, so that a neighbour
   // on a shared page is never dropped. Advice may fail silently: it changes speed, not content.
-  void advise_will_need(std::span<const std::byte> range) const;
   void advise_dont_need(std::span<const std::byte> range) const;
 
  private:
-  void advise(std::span<const std::byte> range, int advice) const;
-
   std::span<const std::byte> bytes_;  // [file size], empty after a move
 };
 
