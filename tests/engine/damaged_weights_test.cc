@@ -65,14 +65,14 @@ TEST_CASE("a NaN scale in an expert that is used is an error that names the tens
   damage(&image, "blk.2.ffn_up_exps.weight", 32);
   for (const EngineSettings& settings : {cpu_settings(), sim_settings(20)}) {
     CHECK_THAT(error_of(image, settings),
-               contains("tensor blk.2.ffn_up_exps.weight holds a scale that is not finite"));
+               contains("tensor \"blk.2.ffn_up_exps.weight\" holds a scale that is not finite"));
   }
 }
 
 TEST_CASE("a NaN scale in an expert of the last layer names the tensor") {
   std::vector<std::byte> image = demo_image();
   damage(&image, "blk.5.ffn_down_exps.weight", 32);
-  CHECK_THAT(error_of(image, cpu_settings()), contains("tensor blk.5.ffn_down_exps.weight"));
+  CHECK_THAT(error_of(image, cpu_settings()), contains("tensor \"blk.5.ffn_down_exps.weight\""));
 }
 
 TEST_CASE("a NaN scale in the router's layer names the tensor") {
