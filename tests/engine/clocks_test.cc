@@ -19,6 +19,7 @@ TEST_CASE("a step's embedding does not wait for experts that are being copied") 
   const Model model = Model::load(GgufFile::open(kDemoModel));
   StepHarness harness(model, 8);
   std::vector<PrefetchRequest> requests;
+  requests.reserve(8);
   for (int32_t i = 0; i < 8; ++i) requests.push_back({{LayerId{1}, ExpertId{i}}, SlotId{i}});
   harness.executor.prefetch(requests);
   const double copied_us = harness.device->stream_now_us(Stream::kCopy);
