@@ -28,6 +28,8 @@ struct MachineProfile {
     double latency_us = 0;  // per copy
   } link;
   double dram_gbps = 0;  // CPU reads and link copies share it
+  // Fixed cost of a layer beside what the other terms say: hand-overs between host and GPU, gaps.
+  double layer_overhead_us = 0;
 };
 
 }  // namespace tandem

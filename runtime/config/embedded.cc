@@ -13,7 +13,7 @@
   extern "C" const char symbol##_begin[];           \
   extern "C" const char symbol##_end[];
 
-// The list below is CMake's; see CMakeLists.txt beside this file.
+// The lists below are CMake's; see CMakeLists.txt beside this file.
 #include "embedded_files.inc"
 
 namespace tandem {
@@ -32,6 +32,11 @@ std::span<const std::byte> embedded_model() {
 std::span<const EmbeddedFile> embedded_machines() {
   static const EmbeddedFile kMachines[] = {TANDEM_EMBEDDED_MACHINES};
   return kMachines;
+}
+
+std::span<const EmbeddedFile> embedded_shapes() {
+  static const EmbeddedFile kShapes[] = {TANDEM_EMBEDDED_SHAPES};
+  return kShapes;
 }
 
 }  // namespace tandem

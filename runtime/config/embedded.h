@@ -20,4 +20,7 @@ struct EmbeddedFile {
 // configs/machines/*.toml
 std::span<const EmbeddedFile> embedded_machines();
 
+// configs/models/*.toml
+std::span<const EmbeddedFile> embedded_shapes();
+
 }  // namespace tandem

@@ -1,15 +1,8 @@
 #include "runtime/config/machine_profile.h"
 
-#include <fmt/format.h>
-
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <system_error>
-
+#include "runtime/config/config_file.h"
 #include "runtime/config/embedded.h"
 #include "runtime/config/toml_reader.h"
-#include "runtime/error.h"
 
 namespace tandem {
 namespace {
@@ -32,12 +25,11 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& n
   machine.name = name;
   machine.description = toml.text("description").value_or(name);
   machine.dram_gbps = rate("dram_gbps", kMostGbps);
+  machine.layer_overhead_us = toml.number("layer_overhead_us", 0, kMostUs).value_or(0);
   machine.cpu.read_gbps = rate("cpu.read_gbps", kMostGbps);
   machine.cpu.gflops = rate("cpu.gflops", kMostGflops);
   machine.cpu.first_expert_us = toml.need_number("cpu.first_expert_us", 0, kMostUs);
-  const auto vram_mib = toml.integer("gpu.vram_mib", 0, kMostVramMib);
-  if (!vram_mib) toml.fail("gpu.vram_mib", "is missing");
-  machine.gpu.vram_bytes = *vram_mib << 20;
+  machine.gpu.vram_bytes = toml.need_integer("gpu.vram_mib", 0, kMostVramMib) << 20;
   machine.gpu.read_gbps = rate("gpu.read_gbps", kMostGbps);
   machine.gpu.gflops = rate("gpu.gflops", kMostGflops);
   machine.gpu.launch_us = toml.need_number("gpu.launch_us", 0, kMostUs);
@@ -49,30 +41,9 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& n
 }
 
 MachineProfile load_machine_profile(const std::string& name_or_path) {
-  for (const EmbeddedFile& file : embedded_machines()) {
-    if (file.name == name_or_path) {
-      return parse_machine_profile(file.text, name_or_path,
-                                   fmt::format("configs/machines/{}.toml", name_or_path));
-    }
-  }
-  const std::filesystem::path path(name_or_path);
-  if (name_or_path.find('/') == std::string::npos && path.extension() != ".toml") {
-    std::string known;
-    for (const EmbeddedFile& file : embedded_machines()) {
-      known += fmt::format("{}{}", known.empty() ? "" : ", ", file.name);
-    }
-    throw ConfigError(fmt::format("machine profile \"{}\" is not built in; expected {}, or a file",
-                                  name_or_path, known));
-  }
-  // Looked at before it is read: reading a folder throws, and a device may never end.
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
-    throw FileError(name_or_path, "is not a file");
-  }
-  std::ifstream in(path);
-  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (!in.good() && !in.eof()) throw FileError(name_or_path, "cannot be read");
-  return parse_machine_profile(text, path.stem().string(), name_or_path);
+  const ConfigFile found =
+      find_config_file(name_or_path, {"machine profile", "configs/machines", embedded_machines()});
+  return parse_machine_profile(found.text, found.name, found.file);
 }
 
 }  // namespace tandem

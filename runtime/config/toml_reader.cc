@@ -42,9 +42,8 @@ void TomlReader::fail(std::string_view key, const std::string& what) const {
   throw ConfigError(fmt::format("{}: {} {}", file_, key, what));
 }
 
-std::optional<double> TomlReader::number(std::string_view key, double least, double most) {
-  const auto node = find(key);
-  if (!node) return std::nullopt;
+double TomlReader::checked_number(std::string_view key, const toml::node& node, double least,
+                                  double most) const {
   if (!node.is_number()) fail(key, "is not a number");
   // toml++ does not convert integers beyond 2^53 to double by itself.
   const double value =
@@ -53,6 +52,26 @@ std::optional<double> TomlReader::number(std::string_view key, double least, dou
     fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
   }
   return value;
+}
+
+std::optional<double> TomlReader::number(std::string_view key, double least, double most) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  return checked_number(key, *node.node(), least, most);
+}
+
+std::optional<std::vector<double>> TomlReader::numbers(std::string_view key, double least,
+                                                       double most) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  const toml::array* list = node.as_array();
+  if (list == nullptr) fail(key, "is not a list of numbers");
+  std::vector<double> values;
+  for (const toml::node& element : *list) {
+    values.push_back(
+        checked_number(fmt::format("{}[{}]", key, values.size()), element, least, most));
+  }
+  return values;
 }
 
 std::optional<int64_t> TomlReader::integer(std::string_view key, int64_t least, int64_t most) {
@@ -92,6 +111,12 @@ std::optional<std::string> TomlReader::scalar(std::string_view key) {
 
 double TomlReader::need_number(std::string_view key, double least, double most) {
   const auto value = number(key, least, most);
+  if (!value) fail(key, "is missing");
+  return *value;
+}
+
+int64_t TomlReader::need_integer(std::string_view key, int64_t least, int64_t most) {
+  const auto value = integer(key, least, most);
   if (!value) fail(key, "is missing");
   return *value;
 }

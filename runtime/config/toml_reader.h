@@ -4,10 +4,12 @@
 
 #include <toml++/toml.h>
 
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace tandem {
 
@@ -22,10 +24,13 @@ class TomlReader {
   std::optional<int64_t> integer(std::string_view key, int64_t least, int64_t most);
   std::optional<std::string> text(std::string_view key);
   std::optional<bool> flag(std::string_view key);
+  // A list of numbers; messages count its elements from 0.
+  std::optional<std::vector<double>> numbers(std::string_view key, double least, double most);
   // A string, number or boolean, as text.
   std::optional<std::string> scalar(std::string_view key);
-  // As number(), but absence is a ConfigError.
+  // As number() and integer(), but absence is a ConfigError.
   double need_number(std::string_view key, double least, double most);
+  int64_t need_integer(std::string_view key, int64_t least, int64_t most);
 
   // ConfigError naming the first key that nobody asked for.
   void done() const;
@@ -33,6 +38,8 @@ class TomlReader {
 
  private:
   toml::node_view<const toml::node> find(std::string_view key);
+  double checked_number(std::string_view key, const toml::node& node, double least,
+                        double most) const;
 
   std::string file_;
   toml::table table_;

@@ -10,6 +10,7 @@
 
 #include "runtime/config/embedded.h"
 #include "runtime/error.h"
+#include "tests/config/temp_file.h"
 #include "tests/support/catch.h"
 
 namespace tandem::test {
@@ -28,11 +29,11 @@ std::string profile(const std::map<std::string, std::string>& changes = {}) {
   for (const auto& [key, value] : keys) {
     const auto change = changes.find(key);
     const std::string& chosen = change == changes.end() ? value : change->second;
-    if (!chosen.empty()) text += key + " = " + chosen + "\n";
+    if (!chosen.empty()) text.append(key).append(" = ").append(chosen).append("\n");
   }
   for (const auto& [key, value] : changes) {
     if (text.find(key + " = ") == std::string::npos && !value.empty()) {
-      text += key + " = " + value + "\n";
+      text.append(key).append(" = ").append(value).append("\n");
     }
   }
   return text;
@@ -64,7 +65,10 @@ bool refused(const std::string& key, const std::string& value) {
 const std::vector<std::string> kRates = {"dram_gbps",     "cpu.read_gbps", "cpu.gflops",
                                          "gpu.read_gbps", "gpu.gflops",    "link.h2d_gbps",
                                          "link.d2h_gbps"};
-const std::vector<std::string> kTimes = {"cpu.first_expert_us", "gpu.launch_us", "link.latency_us"};
+const std::vector<std::string> kNeededTimes = {"cpu.first_expert_us", "gpu.launch_us",
+                                               "link.latency_us"};
+const std::vector<std::string> kTimes = {"cpu.first_expert_us", "gpu.launch_us", "link.latency_us",
+                                         "layer_overhead_us"};
 
 std::string file_complaint(const std::string& path) {
   try {
@@ -74,22 +78,6 @@ std::string file_complaint(const std::string& path) {
   }
   return "";
 }
-
-// A file of this process, gone at the end of the scope.
-class TempFile {
- public:
-  TempFile(const std::string& name, const std::string& text)
-      : path_(fs::temp_directory_path() / (std::to_string(getpid()) + "-" + name)) {
-    std::ofstream(path_) << text;
-  }
-  ~TempFile() { fs::remove(path_); }
-  TempFile(const TempFile&) = delete;
-  TempFile& operator=(const TempFile&) = delete;
-  std::string path() const { return path_.string(); }
-
- private:
-  fs::path path_;
-};
 
 TEST_CASE("every built-in profile parses and has positive rates") {
   CHECK(embedded_machines().size() >= 2);
@@ -103,6 +91,8 @@ TEST_CASE("every built-in profile parses and has positive rates") {
       CHECK(rate > 0);
     }
     CHECK(m.gpu.vram_bytes >= int64_t{1} << 30);
+    CHECK(m.dram_gbps >= m.cpu.read_gbps);
+    CHECK(m.layer_overhead_us > 0);
   }
 }
 
@@ -145,6 +135,15 @@ TEST_CASE("every key of a profile ends up in its own field") {
   CHECK(m.link.latency_us == 5.0);
 }
 
+TEST_CASE("a profile without an overhead per layer has none") {
+  CHECK(parse(profile()).layer_overhead_us == 0.0);
+}
+
+TEST_CASE("an overhead per layer is read, and may be zero") {
+  CHECK(parse(profile({{"layer_overhead_us", "1900.5"}})).layer_overhead_us == 1900.5);
+  CHECK(parse(profile({{"layer_overhead_us", "0"}})).layer_overhead_us == 0.0);
+}
+
 TEST_CASE("a profile without a description is described by its name") {
   CHECK(parse(profile({{"description", ""}})).description == "test");
 }
@@ -156,7 +155,7 @@ TEST_CASE("latencies and VRAM may be zero") {
 
 TEST_CASE("a missing key is named, with its file") {
   std::vector<std::string> needed = kRates;
-  needed.insert(needed.end(), kTimes.begin(), kTimes.end());
+  needed.insert(needed.end(), kNeededTimes.begin(), kNeededTimes.end());
   needed.emplace_back("gpu.vram_mib");
   for (const std::string& key : needed) {
     CHECK(complaint(profile({{key, ""}})) == "here.toml: " + key + " is missing");

@@ -1,6 +1,7 @@
 #include "runtime/config/toml_reader.h"
 
 #include <string>
+#include <vector>
 
 #include "runtime/error.h"
 #include "tests/support/catch.h"
@@ -63,6 +64,28 @@ TEST_CASE("a scalar is given as text, whatever its type") {
 TEST_CASE("a list is not a scalar") {
   TomlReader toml("a = [1]", "f");
   CHECK(complaint([&] { toml.scalar("a"); }).rfind("f: a ", 0) == 0);
+}
+
+TEST_CASE("a list of numbers is read in order, whole ones among them") {
+  TomlReader toml("a = [1.5, 2, 0.25]\nb = []", "f");
+  CHECK(toml.numbers("a", 0, 2) == std::vector<double>{1.5, 2, 0.25});
+  CHECK(toml.numbers("b", 0, 2) == std::vector<double>{});
+  CHECK_FALSE(toml.numbers("c", 0, 2));
+  CHECK_NOTHROW(toml.done());
+}
+
+TEST_CASE("an element of a list that is refused is named with its place") {
+  TomlReader toml("a = [1, 7, 2]\nb = [1, 'x']\nc = 3", "f");
+  CHECK(complaint([&] { toml.numbers("a", 0, 2); }) == "f: a[1] is 7; expected 0 to 2");
+  CHECK(complaint([&] { toml.numbers("b", 0, 2); }) == "f: b[1] is not a number");
+  CHECK(complaint([&] { toml.numbers("c", 0, 9); }) == "f: c is not a list of numbers");
+}
+
+TEST_CASE("a needed number that is absent is missing") {
+  TomlReader toml("a = 1", "f");
+  CHECK(toml.need_integer("a", 0, 1) == 1);
+  CHECK(complaint([&] { toml.need_integer("b", 0, 1); }) == "f: b is missing");
+  CHECK(complaint([&] { toml.need_number("b", 0, 1); }) == "f: b is missing");
 }
 
 TEST_CASE("a value outside the limits is quoted with them") {
