@@ -1,4 +1,4 @@
-// Who leaves when a slot is needed. A policy only ranks; the cache moves.
+// Who leaves when a slot is needed. A policy only gives values; the cache moves.
 // One policy object belongs to one cache and is called by the thread that runs the step loop.
 // No call allocates after construction.
 #pragma once
@@ -14,28 +14,73 @@
 
 namespace tandem {
 
-struct CacheShape {
-  int32_t n_layers = 0;
-  int32_t n_experts = 0;  // per layer
-  int32_t n_slots = 0;
+// One layer's routing in one step.
+struct LayerUse {
+  LayerId layer;
+  std::span<const ExpertId> used;  // distinct, heaviest first, hits and misses alike
+  // What each token's gate said: the first top_k of n_ranks are the selection. A rank that is not
+  // known has an invalid id.
+  int32_t n_tokens = 0;
+  int32_t top_k = 0;
+  int32_t n_ranks = 0;
+  std::span<const ExpertId> ranked;  // [n_tokens, n_ranks]
+  std::span<const float> scores;     // the same shape
 };
 
 class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
 
-  // One layer's routing in one step, hits and misses alike, heaviest expert first.
-  virtual void on_use(LayerId layer, std::span<const ExpertId> experts) = 0;
-  // `key` now lives in `slot`, which was empty or has just been evicted.
-  virtual void on_insert(SlotId slot, ExpertKey key) = 0;
-  // The slot to empty, among occupied slots with locked[slot] == 0; invalid when there is none.
-  virtual SlotId victim(std::span<const uint8_t> locked) const = 0;
+  // In a layer's commit, before anybody leaves. May change the order of this layer's experts, but
+  // not the order within any other layer: the cache remembers the weakest of each.
+  virtual void on_use(const LayerUse& use) = 0;
+  // What keeping the expert is worth; the smallest value leaves first. Comparable across layers.
+  virtual double value(ExpertKey key) const = 0;
 };
 
-// Names that make_eviction_policy knows, sorted.
-std::vector<std::string_view> eviction_policy_names();
+// When each expert is used next, where that is known: a recorded trace, or tokens routed ahead.
+class FutureUses {
+ public:
+  virtual ~FutureUses() = default;
+  // Layer visits from the current one until the expert is used, at least 1; infinity for never.
+  virtual double next_use(ExpertKey key) const = 0;
+};
+
+struct PolicyShape {
+  int32_t n_layers = 0;
+  int32_t n_experts = 0;                 // per layer
+  const FutureUses* future = nullptr;    // for clairvoyant policies; outlives the policy
+  std::span<const double> layer_cost{};  // [n_layers] what a miss costs, for cost_aware; or empty
+};
+
+struct PolicyParameter {
+  std::string_view name;
+  double standard;
+  double least;
+  double most;
+  std::string_view meaning;
+};
+
+struct PolicyInfo {
+  std::string_view name;
+  std::string_view meaning;
+  std::span<const PolicyParameter> parameters;
+  bool needs_future = false;
+  // values: one for each parameter, in their order.
+  std::unique_ptr<EvictionPolicy> (*make)(const PolicyShape& shape,
+                                          std::span<const double> values) = nullptr;
+};
+
+// All policies, by name.
+std::span<const PolicyInfo> eviction_policies();
 // nullptr for an unknown name.
+const PolicyInfo* find_eviction_policy(std::string_view name);
+// With standard parameters. nullptr for an unknown name, or when the future is needed and not
+// there.
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name,
-                                                     const CacheShape& shape);
+                                                     const PolicyShape& shape);
+std::vector<std::string_view> eviction_policy_names();
+// Those that need no future.
+std::vector<std::string_view> causal_policy_names();
 
 }  // namespace tandem

@@ -1,19 +1,76 @@
 #include "cache/expert_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "cache/check.h"
 
 namespace tandem {
 
+std::vector<SlotClass> slot_classes(const CacheShape& shape) {
+  TANDEM_CHECK(shape.expert_bytes.size() == static_cast<size_t>(shape.n_layers),
+               "%zu sizes for %d layers", shape.expert_bytes.size(), shape.n_layers);
+  TANDEM_CHECK(shape.n_layers > 0 && shape.n_experts > 0, "%d layers of %d experts", shape.n_layers,
+               shape.n_experts);
+  std::vector<SlotClass> classes;
+  double all_bytes = 0;
+  for (const int64_t bytes : shape.expert_bytes) {
+    TANDEM_CHECK(bytes > 0, "experts of %lld bytes", static_cast<long long>(bytes));
+    auto c = std::find_if(classes.begin(), classes.end(),
+                          [&](const SlotClass& one) { return one.slot_bytes == bytes; });
+    if (c == classes.end()) c = classes.insert(c, SlotClass{bytes, 0, 0, 0});
+    ++c->n_layers;
+    all_bytes += static_cast<double>(bytes) * shape.n_experts;
+  }
+  // Never more than 1, so the counts below fit.
+  const double share = std::clamp(static_cast<double>(shape.capacity_bytes) / all_bytes, 0.0, 1.0);
+  int64_t left = shape.capacity_bytes;
+  for (SlotClass& c : classes) {
+    c.count = static_cast<int32_t>(share * c.n_layers * shape.n_experts);
+    left -= c.count * c.slot_bytes;
+  }
+  int32_t first = 0;
+  for (SlotClass& c : classes) {  // what rounding down left over
+    const int64_t more = std::min<int64_t>(std::max<int64_t>(left, 0) / c.slot_bytes,
+                                           c.n_layers * shape.n_experts - c.count);
+    c.count += static_cast<int32_t>(more);
+    left -= more * c.slot_bytes;
+    c.first = first;
+    first += c.count;
+  }
+  return classes;
+}
+
 ExpertCache::ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy> policy)
     : shape_(shape),
       policy_(std::move(policy)),
+      classes_(slot_classes(shape)),
       slot_of_(static_cast<size_t>(shape.n_layers) * static_cast<size_t>(shape.n_experts)),
-      keys_(static_cast<size_t>(shape.n_slots)),
-      ready_(static_cast<size_t>(shape.n_slots), 0.0),
-      locked_(static_cast<size_t>(shape.n_slots), 0) {
+      slots_(static_cast<size_t>(classes_.back().first + classes_.back().count)),
+      layers_(static_cast<size_t>(shape.n_layers)) {
   TANDEM_CHECK(policy_ != nullptr, "an eviction policy is needed");
+  TANDEM_CHECK(shape_.pieces >= 1, "%d pieces", shape_.pieces);
+  assign_layers();
+  locked_.reserve(static_cast<size_t>(shape.n_experts));
+}
+
+void ExpertCache::assign_layers() {
+  std::vector<int32_t> given(classes_.size(), 0);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    const auto c = std::find_if(classes_.begin(), classes_.end(), [&](const SlotClass& one) {
+      return one.slot_bytes == shape_.expert_bytes[l];
+    });
+    layer.slot_class = static_cast<int32_t>(c - classes_.begin());
+    const int32_t nth = given[static_cast<size_t>(layer.slot_class)]++;
+    layer.quota = c->count / c->n_layers + (nth < c->count % c->n_layers ? 1 : 0);
+    layer.slots.reserve(static_cast<size_t>(shape_.n_experts));
+  }
+  for (const SlotClass& c : classes_) {
+    std::vector<SlotId>& free = free_.emplace_back();
+    free.reserve(static_cast<size_t>(c.count));
+    for (int32_t s = c.count; s-- > 0;) free.push_back(SlotId{c.first + s});
+  }
 }
 
 size_t ExpertCache::index(ExpertKey key) const {
@@ -25,64 +82,165 @@ size_t ExpertCache::index(ExpertKey key) const {
          static_cast<size_t>(key.expert.value);
 }
 
-SlotId ExpertCache::find(ExpertKey key) const { return slot_of_[index(key)]; }
+int64_t ExpertCache::slot_bytes(SlotId slot) const {
+  for (const SlotClass& c : classes_) {
+    if (slot.value < c.first + c.count) return c.slot_bytes;
+  }
+  return 0;
+}
 
-int32_t ExpertCache::room_beside(LayerId layer, std::span<const ExpertId> used) const {
-  int32_t kept = 0;
-  for (const ExpertId expert : used) kept += find({layer, expert}).valid() ? 1 : 0;
-  return shape_.n_slots - kept;
+std::span<const SlotId> ExpertCache::slots_of(LayerId id) const { return layer(id).slots; }
+
+int32_t ExpertCache::room_beside(LayerId id, std::span<const ExpertId> used) const {
+  const Layer& own = layer(id);
+  int32_t room = shape_.pool == PoolShape::kPerLayer
+                     ? own.quota
+                     : classes_[static_cast<size_t>(own.slot_class)].count;
+  for (const ExpertId expert : used) room -= find({id, expert}).valid() ? 1 : 0;
+  return std::max(room, 0);
 }
 
 void ExpertCache::commit(const CacheAccess& access) {
-  TANDEM_CHECK(access.slots.size() == access.incoming.size() &&
-                   access.ready.size() == access.incoming.size(),
-               "%zu incoming, %zu slots, %zu times", access.incoming.size(), access.slots.size(),
-               access.ready.size());
-  for (const ExpertId expert : access.used) {
-    const SlotId slot = find({access.layer, expert});
-    if (slot.valid()) {
-      ++stats_.hits;
-      locked_[static_cast<size_t>(slot.value)] = 1;
-    } else {
+  const LayerUse& use = access.use;
+  TANDEM_CHECK(access.slots.size() == access.incoming.size(), "%zu incoming, %zu slots",
+               access.incoming.size(), access.slots.size());
+  unlock();
+  for (const ExpertId expert : use.used) {
+    const SlotId slot = find({use.layer, expert});
+    if (!slot.valid()) {
       ++stats_.misses;
+      continue;
     }
+    const bool whole = at(slot).pieces == shape_.pieces;
+    ++(whole ? stats_.hits : stats_.misses);
+    if (!whole && at(slot).pieces > 0) ++stats_.partly;
+    lock(slot);
   }
-  policy_->on_use(access.layer, access.used);
+  policy_->on_use(use);
+  layer(use.layer).stale = true;
   for (size_t i = 0; i < access.incoming.size(); ++i) {
-    const ExpertKey key{access.layer, access.incoming[i]};
-    TANDEM_CHECK(!find(key).valid(), "layer %d expert %d is resident already", key.layer.value,
-                 key.expert.value);
-    const SlotId slot = free_slot();
-    TANDEM_CHECK(slot.valid(), "no slot for incoming expert %zu of %zu", i + 1,
+    const ExpertKey key{use.layer, access.incoming[i]};
+    const Offer offered = offer(use.layer, true);
+    TANDEM_CHECK(offered.slot.valid(), "no slot for incoming expert %zu of %zu", i + 1,
                  access.incoming.size());
-    insert(key, slot, access.ready[i]);
-    locked_[static_cast<size_t>(slot.value)] = 1;
-    access.slots[i] = slot;
+    insert(key, offered.slot);
+    lock(offered.slot);
+    access.slots[i] = offered.slot;
   }
-  for (const ExpertId expert : access.used) {
-    const SlotId slot = find({access.layer, expert});
-    if (slot.valid()) locked_[static_cast<size_t>(slot.value)] = 0;
-  }
-  for (const SlotId slot : access.slots) locked_[static_cast<size_t>(slot.value)] = 0;
 }
 
-SlotId ExpertCache::free_slot() {
-  // Slots fill in order and are never emptied, so the first empty one is the resident count.
-  if (n_resident_ < shape_.n_slots) return SlotId{n_resident_++};
-  const SlotId slot = policy_->victim(locked_);
-  if (!slot.valid()) return slot;
-  ++stats_.evictions;
-  slot_of_[index(keys_[static_cast<size_t>(slot.value)])] = SlotId{};
-  return slot;
+void ExpertCache::lock(SlotId slot) {
+  at(slot).locked = true;
+  locked_.push_back(slot);
+  touched(slot);
 }
 
-void ExpertCache::insert(ExpertKey key, SlotId slot, ModelTime ready) {
+void ExpertCache::unlock() {
+  for (const SlotId slot : locked_) {
+    at(slot).locked = false;
+    touched(slot);
+  }
+  locked_.clear();
+}
+
+void ExpertCache::touched(SlotId slot) {
+  if (at(slot).key.layer.valid()) layer(at(slot).key.layer).stale = true;
+}
+
+void ExpertCache::set_pieces(SlotId slot, int32_t pieces, ModelTime ready) {
+  TANDEM_CHECK(at(slot).key.layer.valid() && pieces >= at(slot).pieces && pieces <= shape_.pieces,
+               "slot %d has %d pieces, not %d", slot.value, at(slot).pieces, pieces);
+  at(slot).pieces = pieces;
+  at(slot).ready = ready;
+}
+
+ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
+  const Layer& own = layer(id);
+  const bool per_layer = shape_.pool == PoolShape::kPerLayer;
+  const auto& free = free_[static_cast<size_t>(own.slot_class)];
+  const bool below_quota = static_cast<int32_t>(own.slots.size()) < own.quota;
+  if (!free.empty() && (!per_layer || below_quota)) return {free.back(), true, 0};
+  Offer best;
+  const auto look = [&](auto candidate) {
+    for (Layer& other : layers_) {
+      if (per_layer ? &other != &own : other.slot_class != own.slot_class) continue;
+      const SlotId slot = candidate(&other);
+      if (!slot.valid()) continue;
+      const double value = policy_->value(at(slot).key);
+      if (!best.slot.valid() || value < best.value) best = {slot, false, value};
+    }
+  };
+  look([&](Layer* other) { return weakest(other); });
+  if (!best.slot.valid() && demand) {
+    look([&](Layer* other) { return weakest_of(*other, true); });
+  }
+  return best;
+}
+
+SlotId ExpertCache::weakest(Layer* layer) const {
+  if (std::exchange(layer->stale, false)) layer->weakest = weakest_of(*layer, false);
+  return layer->weakest;
+}
+
+SlotId ExpertCache::weakest_of(const Layer& layer, bool even_protected) const {
+  SlotId weakest;
+  double least = 0;
+  for (const SlotId slot : layer.slots) {
+    if (at(slot).locked || (at(slot).protect && !even_protected)) continue;
+    const double value = policy_->value(at(slot).key);
+    if (weakest.valid() &&
+        (value > least || (value == least && at(slot).key.expert > at(weakest).key.expert))) {
+      continue;
+    }
+    weakest = slot;
+    least = value;
+  }
+  return weakest;
+}
+
+void ExpertCache::insert(ExpertKey key, SlotId slot) {
+  TANDEM_CHECK(!find(key).valid(), "layer %d expert %d has a slot already", key.layer.value,
+               key.expert.value);
+  TANDEM_CHECK(slot.valid() && slot.value < n_slots(), "slot %d of %d", slot.value, n_slots());
+  TANDEM_CHECK(!at(slot).locked, "slot %d is in use", slot.value);
+  if (at(slot).key.layer.valid()) {
+    ++stats_.evictions;
+    drop(slot);
+  }
+  auto& free = free_[static_cast<size_t>(layer(key.layer).slot_class)];
+  TANDEM_CHECK(!free.empty() && free.back() == slot, "slot %d was not offered", slot.value);
+  free.pop_back();
   ++stats_.inserts;
-  const auto s = static_cast<size_t>(slot.value);
+  ++n_resident_;
   slot_of_[index(key)] = slot;
-  keys_[s] = key;
-  ready_[s] = ready;
-  policy_->on_insert(slot, key);
+  Layer& own = layer(key.layer);
+  TANDEM_CHECK(
+      shape_.pool == PoolShape::kShared || static_cast<int32_t>(own.slots.size()) < own.quota,
+      "layer %d has its %d slots", key.layer.value, own.quota);
+  at(slot) = {key, 0, 0, false, false, static_cast<int32_t>(own.slots.size())};
+  own.slots.push_back(slot);
+  own.stale = true;
+}
+
+void ExpertCache::drop(SlotId slot) {
+  const ExpertKey key = at(slot).key;
+  TANDEM_CHECK(key.layer.valid() && !at(slot).locked, "slot %d is empty or in use", slot.value);
+  Layer& own = layer(key.layer);
+  const SlotId last = own.slots.back();
+  own.slots[static_cast<size_t>(at(slot).place)] = last;
+  at(last).place = at(slot).place;
+  own.slots.pop_back();
+  own.stale = true;
+  slot_of_[index(key)] = SlotId{};
+  at(slot) = {};
+  free_[static_cast<size_t>(own.slot_class)].push_back(slot);
+  --n_resident_;
+}
+
+void ExpertCache::protect(SlotId slot, bool on) {
+  if (at(slot).protect == on) return;
+  at(slot).protect = on;
+  touched(slot);
 }
 
 }  // namespace tandem

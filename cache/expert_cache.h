@@ -4,6 +4,9 @@
 //
 // Access is event-atomic. A layer's whole set of experts is classified against the state before
 // it; commit() then takes note of the use, protects the set, and gives slots to what comes in.
+//
+// An expert arrives in pieces, equal parts along its intermediate dimension, and the leading pieces
+// that are there can already be used.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +19,42 @@
 
 namespace tandem {
 
+enum class PoolShape : uint8_t {
+  kShared,    // any layer with experts of the same size may take any slot
+  kPerLayer,  // each layer keeps its own slots
+};
+
+struct CacheShape {
+  int32_t n_layers = 0;
+  int32_t n_experts = 0;              // per layer
+  int32_t pieces = 1;                 // of one expert
+  std::vector<int64_t> expert_bytes;  // [n_layers]
+  int64_t capacity_bytes = 0;
+  PoolShape pool = PoolShape::kShared;
+};
+
+// Slots of one size. Layers of mixed quantisation have experts of different sizes; each size gets
+// slots in proportion to the bytes of its experts, so that no byte of a slot is wasted and a freed
+// slot always fits its successor.
+struct SlotClass {
+  int64_t slot_bytes = 0;
+  int32_t first = 0;  // slot
+  int32_t count = 0;
+  int32_t n_layers = 0;  // layers that use it
+};
+// All slots of a cache of this shape, by first appearance of their size.
+std::vector<SlotClass> slot_classes(const CacheShape& shape);
+
 // What one layer of one step does to the cache.
 struct CacheAccess {
-  LayerId layer;
-  std::span<const ExpertId> used;      // every activated expert, heaviest first
-  std::span<const ExpertId> incoming;  // absent experts that get a slot
+  LayerUse use;
+  std::span<const ExpertId> incoming;  // experts without a slot that get one
   std::span<SlotId> slots;             // [incoming.size()], filled by commit()
-  std::span<const ModelTime> ready;    // [incoming.size()], when the copy is expected to be done
 };
 
 struct CacheStats {
-  uint64_t hits = 0;  // experts found resident, one count per layer and step
+  uint64_t hits = 0;    // experts found wholly resident, one count per layer and step
+  uint64_t partly = 0;  // found with some pieces; a miss as well
   uint64_t misses = 0;
   uint64_t inserts = 0;
   uint64_t evictions = 0;
@@ -37,33 +65,89 @@ class ExpertCache {
   ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy> policy);
 
   const CacheShape& shape() const { return shape_; }
+  std::span<const SlotClass> classes() const { return classes_; }
+  int32_t n_slots() const { return static_cast<int32_t>(slots_.size()); }
+  int64_t slot_bytes(SlotId slot) const;
+  const EvictionPolicy& policy() const { return *policy_; }
   const CacheStats& stats() const { return stats_; }
   void reset_stats() { stats_ = {}; }
   int32_t resident() const { return n_resident_; }
 
-  // The expert's slot; invalid when it is absent.
-  SlotId find(ExpertKey key) const;
-  // Who lives in the slot; an invalid key when nobody does.
-  ExpertKey occupant(SlotId slot) const { return keys_[static_cast<size_t>(slot.value)]; }
-  // When the slot's copy is expected to have landed.
-  ModelTime ready_at(SlotId slot) const { return ready_[static_cast<size_t>(slot.value)]; }
-  // How many absent experts could get a slot in this layer while all of `used` stay.
+  // The expert's slot; invalid when it has none.
+  SlotId find(ExpertKey key) const { return slot_of_[index(key)]; }
+  // Who has the slot; an invalid key when nobody does.
+  ExpertKey occupant(SlotId slot) const { return at(slot).key; }
+  // Leading pieces that are there or on their way, and when they have landed.
+  int32_t pieces(SlotId slot) const { return at(slot).pieces; }
+  ModelTime ready_at(SlotId slot) const { return at(slot).ready; }
+  // Slots that this layer's experts have now.
+  std::span<const SlotId> slots_of(LayerId layer) const;
+  // How many experts without a slot could get one in this layer while all of `used` stay.
   int32_t room_beside(LayerId layer, std::span<const ExpertId> used) const;
 
-  // The only writer. CHECKs that incoming experts are absent, distinct, and fit beside `used`.
+  // CHECKs that incoming experts have no slot, are distinct, and fit beside `used`. The layer's
+  // experts stay protected until the next commit.
   void commit(const CacheAccess& access);
+  // So many leading pieces have been sent and land at `ready`.
+  void set_pieces(SlotId slot, int32_t pieces, ModelTime ready);
+
+  // The slot that an expert of this layer would get: a free one, or that of the expert with the
+  // smallest value that is not protected; invalid when there is none. Of equal values the earlier
+  // layer's leaves first, within a layer that of the smaller id.
+  struct Offer {
+    SlotId slot;
+    bool free = false;
+    double value = 0;  // of who would leave
+  };
+  // demand: soft protection gives way when nothing else is left.
+  Offer offer(LayerId layer, bool demand = false) const;
+  // Gives a slot that was offered to the expert's layer to an expert that has none, with no pieces
+  // yet.
+  void insert(ExpertKey key, SlotId slot);
+  // Takes the slot from its expert.
+  void drop(SlotId slot);
+  // A protected expert is evicted only by demand that finds nothing else. The current layer's
+  // experts are never evicted.
+  void protect(SlotId slot, bool on);
 
  private:
+  struct Slot {
+    ExpertKey key;
+    int32_t pieces = 0;
+    ModelTime ready = 0;
+    bool locked = false;  // used by the current layer
+    bool protect = false;
+    int32_t place = 0;  // in its layer's list
+  };
+  struct Layer {
+    int32_t slot_class = 0;
+    int32_t quota = 0;  // kPerLayer: how many slots it may have
+    std::vector<SlotId> slots;
+    // The evictable slot with the smallest value, kept until something in the layer changes.
+    SlotId weakest;
+    bool stale = true;
+  };
+
   size_t index(ExpertKey key) const;
-  void insert(ExpertKey key, SlotId slot, ModelTime ready);
-  SlotId free_slot();
+  const Slot& at(SlotId slot) const { return slots_[static_cast<size_t>(slot.value)]; }
+  Slot& at(SlotId slot) { return slots_[static_cast<size_t>(slot.value)]; }
+  Layer& layer(LayerId id) { return layers_[static_cast<size_t>(id.value)]; }
+  const Layer& layer(LayerId id) const { return layers_[static_cast<size_t>(id.value)]; }
+  void assign_layers();
+  SlotId weakest(Layer* layer) const;
+  SlotId weakest_of(const Layer& layer, bool even_protected) const;
+  void lock(SlotId slot);
+  void unlock();
+  void touched(SlotId slot);
 
   CacheShape shape_;
   std::unique_ptr<EvictionPolicy> policy_;
-  std::vector<SlotId> slot_of_;   // [n_layers * n_experts]
-  std::vector<ExpertKey> keys_;   // [n_slots]
-  std::vector<ModelTime> ready_;  // [n_slots]
-  std::vector<uint8_t> locked_;   // [n_slots], set only inside commit()
+  std::vector<SlotClass> classes_;
+  std::vector<std::vector<SlotId>> free_;  // by class, taken from the back
+  std::vector<SlotId> slot_of_;            // [n_layers * n_experts]
+  std::vector<Slot> slots_;
+  mutable std::vector<Layer> layers_;  // `weakest` is a memory of what was computed
+  std::vector<SlotId> locked_;
   int32_t n_resident_ = 0;
   CacheStats stats_;
 };

@@ -1,5 +1,5 @@
-// Who carries out a step: real devices (HybridExecutor) or a routing trace on a virtual clock.
-// Called by one thread, in the order that run_step shows.
+// Who carries out a step: real devices (HybridExecutor) or a routing trace on a virtual clock
+// (SimExecutor). Called by one thread, in the order that run_step shows.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,12 @@ struct Batch {
   int32_t n_logits = 1;   // logits are wanted for the last n_logits tokens
 };
 
-// Copies that a prefetcher asks for; nobody waits for them.
-struct PrefetchRequest {
+// A part of an expert that a prefetcher wants copied; nobody waits for it.
+struct CopySlice {
   ExpertKey key;
   SlotId slot;
+  int32_t first_piece = 0;
+  int32_t n_pieces = 0;
 };
 
 class Executor {
@@ -32,9 +34,10 @@ class Executor {
   virtual void begin_step(const Batch& batch) = 0;
   // Runs the layer up to its gate and returns the routing; at most one host sync.
   virtual const RoutingDecision& route(LayerId layer) = 0;
-  // Enqueues the experts and returns. `plan.slots` has been filled by the cache.
+  // Enqueues the experts and returns.
   virtual void run(const LayerPlan& plan) = 0;
-  virtual void prefetch(std::span<const PrefetchRequest> requests) = 0;
+  // Enqueues the slices and tells when each has landed, as modelled. landed: [slices.size()].
+  virtual void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) = 0;
   // Finishes the step. [n_logits, n_vocab] f32, valid until the next begin_step.
   virtual std::span<const float> end_step() = 0;
 };

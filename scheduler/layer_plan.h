@@ -1,6 +1,6 @@
-// What one layer of one step will do: where each activated expert runs, and what enters the cache.
-// Made by a Planner, made true by ExpertCache::commit and Executor::run. The vectors are reused
-// from layer to layer, so planning does not allocate once they have grown.
+// What one layer of one step will do: where each activated expert runs, and what is fetched.
+// Made by a Planner, made true by commit() and Executor::run. The vectors are reused from layer to
+// layer, so planning does not allocate once they have grown.
 #pragma once
 
 #include <cstdint>
@@ -8,44 +8,38 @@
 
 #include "cache/expert_cache.h"
 #include "cache/types.h"
+#include "scheduler/layer_problem.h"
 
 namespace tandem {
-
-enum class Placement : uint8_t {
-  kCpu,    // from host memory
-  kGpu,    // resident in a slot
-  kFetch,  // copied into a slot in this layer, then on the GPU
-};
 
 struct PlannedExpert {
   ExpertId expert;
   int32_t first = 0;  // its run in RoutingDecision::tokens
   int32_t count = 0;
-  Placement placement = Placement::kCpu;
-  SlotId slot;          // kGpu: where it is; kFetch: see `incoming`
-  ModelTime ready = 0;  // kGpu: when its copy lands, should it still be on the way
-};
-
-// Where the modelled clocks stand; microseconds since the engine's start.
-struct Clocks {
-  ModelTime cpu = 0;
-  ModelTime gpu = 0;
-  ModelTime link = 0;
+  SlotId slot;          // where the GPU finds it; invalid when it has none of it
+  int32_t present = 0;  // leading pieces that were there or on their way
+  ModelTime ready = 0;  // when they have landed
+  int32_t gpu = 0;      // leading pieces that the GPU computes; the CPU computes the rest
 };
 
 struct LayerPlan {
-  LayerId layer;
+  LayerUse use;
+  int32_t pieces = 1;                  // of one expert
   std::vector<PlannedExpert> experts;  // heaviest first
   std::vector<ExpertId> used;          // the same experts, for the cache
-  // Experts that get a slot: first the kFetch ones in the order of `experts`, then admissions,
-  // whose copy nobody in this layer waits for.
-  std::vector<ExpertId> incoming;
-  std::vector<ModelTime> ready;  // [incoming.size()]
-  std::vector<SlotId> slots;     // [incoming.size()], filled by commit
-  int32_t n_fetch = 0;
-  Clocks end;  // modelled
+  std::vector<int32_t> fetches;        // experts with gpu > present, in the order of copying
+  Clocks start;                        // when the routing was known, modelled
+  Clocks end;                          // when the layer ends, modelled
 
-  CacheAccess access() { return {layer, used, incoming, slots, ready}; }
+  // For commit(): the fetched experts that have no slot yet.
+  std::vector<ExpertId> incoming;
+  std::vector<SlotId> slots;
+
+  LayerId layer() const { return use.layer; }
 };
+
+// Notes the use in the cache, gives slots to what comes in, and marks the fetched pieces as on
+// their way, landed when the layer's copies are.
+void commit(LayerPlan* plan, ExpertCache* cache);
 
 }  // namespace tandem

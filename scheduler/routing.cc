@@ -90,7 +90,12 @@ bool Router::route(LayerId layer, const float* logits, int32_t n_tokens, Routing
           std::span(ids_).first(n),
           std::span(weights_).first(n),
           loads_,
-          std::span(tokens_).first(n)};
+          std::span(tokens_).first(n),
+          rules_.top_k,
+          std::span(ids_).first(n),
+          std::span(weights_).first(n),
+          0,
+          {}};
   return true;
 }
 

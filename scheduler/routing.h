@@ -43,6 +43,15 @@ struct RoutingDecision {
   std::span<const float> weights;       // [n_tokens, top_k]
   std::span<const ExpertLoad> loads;    // activated experts by id
   std::span<const RoutedToken> tokens;  // [n_tokens * top_k], grouped by expert, rows ascending
+
+  // What policies look at: each token's best experts, of which the first top_k are the selection.
+  int32_t n_ranks = 0;
+  std::span<const ExpertId> ranked;  // [n_tokens, n_ranks]; an invalid id where it is not known
+  std::span<const float> scores;     // the same shape
+
+  // What a lookahead on this layer's input says about the layers after it; see predictor.h.
+  int32_t n_ahead = 0;
+  std::span<const ExpertId> predicted;  // [n_ahead, n_tokens, top_k]; invalid ids where not known
 };
 
 class Router {

@@ -7,11 +7,11 @@ std::span<const float> run_step(const Batch& batch, Executor& exec, Planner& pla
   exec.begin_step(batch);
   for (LayerId layer{0}; layer.value < exec.n_layers(); ++layer.value) {
     const RoutingDecision& routing = exec.route(layer);  // at most one host sync a layer
-    prefetcher.observe(routing);
-    planner.plan(routing, cache, exec.clocks(), &plan);           // pure
-    cache.commit(plan.access());                                  // only writer: victims and slots
-    exec.run(plan);                                               // enqueue and return
-    exec.prefetch(prefetcher.next(layer, cache, exec.clocks()));  // what the link has left
+    prefetcher.observe(routing, cache);
+    planner.plan(routing, cache, exec.clocks(), &plan);  // pure
+    commit(&plan, &cache);                               // victims and slots
+    exec.run(plan);                                      // enqueue and return
+    prefetcher.prefetch(plan, cache, exec);              // what the link has left
   }
   return exec.end_step();
 }

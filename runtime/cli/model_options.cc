@@ -99,7 +99,7 @@ void ModelOptions::add_engine(CLI::App* app) {
 }
 
 void ModelOptions::add_placement(CLI::App* app) {
-  const auto names = eviction_policy_names();
+  const auto names = causal_policy_names();
   const std::vector<std::string> policies(names.begin(), names.end());
   app->add_option("--device", device, "where to compute; sim: a simulated GPU")
       ->type_name("auto|cpu|sim")

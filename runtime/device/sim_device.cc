@@ -81,15 +81,21 @@ std::byte* SimDevice::backing(DeviceAddr at, int64_t bytes) const {
   return memory_ + offset;
 }
 
+// The copy engine starts a copy that follows another at once; between kernels each pays.
+double SimDevice::copy_latency_us(Stream stream) const {
+  const bool follows = stream == Stream::kCopy && clock_.end_us(stream) > clock_.host_us();
+  return follows ? 0 : model_.profile().link.latency_us;
+}
+
 Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) {
   std::memcpy(backing(to, bytes), from, static_cast<size_t>(bytes));
   copied_bytes_ += bytes;
-  return clock_.run(stream, model_.h2d_us(bytes));
+  return clock_.run(stream, copy_latency_us(stream) + model_.h2d_us(bytes));
 }
 
 Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
   std::memcpy(to, backing(from, bytes), static_cast<size_t>(bytes));
-  return clock_.run(stream, model_.d2h_us(bytes));
+  return clock_.run(stream, copy_latency_us(stream) + model_.d2h_us(bytes));
 }
 
 Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {

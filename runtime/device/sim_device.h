@@ -27,6 +27,7 @@ class SimDevice final : public ModelledDevice {
  private:
   // The memory behind a device range; CHECKs that the range lies inside one allocation.
   std::byte* backing(DeviceAddr at, int64_t bytes) const;
+  double copy_latency_us(Stream stream) const;
 
   std::byte* addresses_ = nullptr;  // PROT_NONE: what the host sees
   std::byte* memory_ = nullptr;     // what kernels and copies see

@@ -99,21 +99,34 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       pool_(thread_count(settings, &effective_)),
       device_(make_device(settings, machine, &effective_)) {
   make_executor(settings);
-  const int32_t slots = executor_->n_slots();
-  const ModelConfig& c = model.config();
-  const CacheShape cache_shape{static_cast<int32_t>(c.n_layers), c.routing.n_experts, slots};
-  auto policy = make_eviction_policy(settings.cache_policy, cache_shape);
+  make_cache(settings);
+  loaded_bytes_h2d_ = device_->copied_to_device_bytes();
+}
+
+void Engine::make_cache(const EngineSettings& settings) {
+  const CacheShape& shape = executor_->cache_shape();
+  const bool cached = executor_->n_slots() > 0;
+  auto policy =
+      make_eviction_policy(settings.cache_policy, {shape.n_layers, shape.n_experts, nullptr, {}});
   if (policy == nullptr) {
     throw ConfigError(fmt::format("cache policy is \"{}\"; expected one of {}",
-                                  settings.cache_policy, list_text(eviction_policy_names())));
+                                  settings.cache_policy, list_text(causal_policy_names())));
   }
   effective_.push_back({"cache policy", settings.cache_policy,
-                        slots > 0 ? settings.cache_policy : "none",
-                        slots > 0 ? "" : "there are no expert slots"});
-  cache_ = std::make_unique<ExpertCache>(cache_shape, std::move(policy));
-  planner_ = std::make_unique<Planner>(costs_, expert_costs(model),
-                                       PlannerSettings{slots > 0, settings.admit_per_layer});
-  loaded_bytes_h2d_ = device_->copied_to_device_bytes();
+                        cached ? settings.cache_policy : "none",
+                        cached ? "" : "there are no expert slots"});
+  cache_ = std::make_unique<ExpertCache>(shape, std::move(policy));
+  const std::vector<ExpertCost> experts = expert_costs(model_);
+  // The kernels compute whole experts, so none is split.
+  planner_ =
+      std::make_unique<Planner>(costs_, experts, PlannerSettings{place_exact, cached, false});
+  if (cached && settings.admit_per_layer > 0) {
+    PrefetchSettings prefetch;
+    prefetch.fills = settings.admit_per_layer;
+    prefetcher_ = std::make_unique<ImpactPrefetcher>(costs_, experts, *cache_, nullptr, prefetch);
+  } else {
+    prefetcher_ = std::make_unique<NoPrefetcher>();
+  }
 }
 
 void Engine::make_executor(const EngineSettings& settings) {
@@ -122,7 +135,8 @@ void Engine::make_executor(const EngineSettings& settings) {
     throw ConfigError(fmt::format("--moe-expert-cache is {}; expected 0 or more", *wanted));
   }
   try {
-    executor_ = std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_, wanted);
+    executor_ = std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_,
+                                                 CacheWish{wanted, PoolShape::kShared});
   } catch (const HostMemoryError& error) {
     throw MemoryError(fmt::format("{}; lower -b", error.what()));
   } catch (const MemoryError& error) {
@@ -135,10 +149,9 @@ void Engine::make_executor(const EngineSettings& settings) {
   if (device_->info().host_memory) {
     reason = "the CPU runs every expert";
   } else if (slots != wanted.value_or(-1)) {
-    reason =
-        fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
-                    bytes_text(device_->info().vram_bytes),
-                    bytes_text(device_->used_bytes() - slots * ExpertSlots::slot_bytes(model_)));
+    reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
+                         bytes_text(device_->info().vram_bytes),
+                         bytes_text(device_->used_bytes() - executor_->slots_bytes()));
   }
   effective_.push_back(
       {"expert slots", wanted ? std::to_string(*wanted) : "auto",
@@ -183,7 +196,7 @@ bool Engine::step(const Batch& batch, int64_t done,
   const auto remove_hook = [this](void*) { executor_->set_layer_hook({}); };
   const std::unique_ptr<void, decltype(remove_hook)> guard(this, remove_hook);
   try {
-    *logits = run_step(batch, *executor_, *planner_, *cache_, prefetcher_, plan_);
+    *logits = run_step(batch, *executor_, *planner_, *cache_, *prefetcher_, plan_);
   } catch (const StepStopped&) {
     return false;
   }

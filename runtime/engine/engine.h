@@ -15,6 +15,7 @@
 #include "runtime/engine/hybrid_executor.h"
 #include "runtime/engine/settings.h"
 #include "runtime/model/model.h"
+#include "scheduler/impact_prefetcher.h"
 #include "scheduler/machine_profile.h"
 #include "scheduler/planner.h"
 #include "scheduler/prefetcher.h"
@@ -58,6 +59,7 @@ class Engine {
 
  private:
   void make_executor(const EngineSettings& settings);
+  void make_cache(const EngineSettings& settings);
   // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
   bool step(const Batch& batch, int64_t done, const std::function<bool(int64_t done)>& progress,
             std::span<const float>* logits);
@@ -71,7 +73,7 @@ class Engine {
   std::unique_ptr<HybridExecutor> executor_;
   std::unique_ptr<ExpertCache> cache_;
   std::unique_ptr<Planner> planner_;
-  NoPrefetcher prefetcher_;
+  std::unique_ptr<Prefetcher> prefetcher_;
   LayerPlan plan_;
   int64_t position_ = 0;
   int64_t loaded_bytes_h2d_ = 0;

@@ -17,26 +17,37 @@ const ExpertWeights& host_weights(const Model& model, ExpertKey key) {
 
 }  // namespace
 
-int64_t ExpertSlots::slot_bytes(const Model& model) {
-  int64_t most = 0;
+std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model) {
+  std::vector<int64_t> bytes;
   for (const LayerWeights& layer : model.weights().layers) {
-    for (const ExpertWeights& expert : layer.experts) {
-      most = std::max(most, aligned(expert.gate.bytes()) + aligned(expert.up.bytes()) +
-                                aligned(expert.down.bytes()));
-    }
+    const ExpertWeights& expert = layer.experts.front();  // a layer's experts have one type
+    bytes.push_back(aligned(expert.gate.bytes()) + aligned(expert.up.bytes()) +
+                    aligned(expert.down.bytes()));
   }
-  return most;
+  return bytes;
 }
 
-ExpertSlots::ExpertSlots(const Model& model, Device& device, std::optional<int32_t> wanted)
-    : model_(model), device_(device), slot_bytes_(slot_bytes(model)) {
+ExpertSlots::ExpertSlots(const Model& model, Device& device, const CacheShape& shape)
+    : model_(model), device_(device) {
   if (device.info().host_memory) return;
-  const int64_t experts = model.config().n_layers * model.config().routing.n_experts;
-  const int64_t fit = (device.info().vram_bytes - device.used_bytes()) / slot_bytes_;
-  const int64_t n = std::min({fit, experts, static_cast<int64_t>(wanted.value_or(INT32_MAX))});
-  if (n <= 0) return;
-  state_.resize(static_cast<size_t>(n));
-  base_ = device.alloc(slot_bytes_ * n, "expert slots");
+  classes_ = slot_classes(shape);
+  for (const SlotClass& c : classes_) {
+    state_.resize(state_.size() + static_cast<size_t>(c.count));
+    bases_.push_back(c.count > 0 ? device.alloc(c.slot_bytes * c.count, "expert slots")
+                                 : DeviceAddr{});
+  }
+}
+
+int64_t ExpertSlots::bytes() const {
+  int64_t bytes = 0;
+  for (const SlotClass& c : classes_) bytes += c.slot_bytes * c.count;
+  return bytes;
+}
+
+DeviceAddr ExpertSlots::address(SlotId slot) const {
+  size_t c = 0;
+  while (slot.value >= classes_[c].first + classes_[c].count) ++c;
+  return bases_[c] + (slot.value - classes_[c].first) * classes_[c].slot_bytes;
 }
 
 void ExpertSlots::fetch(ExpertKey key, SlotId slot) {
@@ -60,7 +71,7 @@ void ExpertSlots::drop_host_pages(ExpertKey key) const {
 
 ExpertWeights ExpertSlots::weights(ExpertKey key, SlotId slot) const {
   ExpertWeights view = host_weights(model_, key);
-  const DeviceAddr gate = base_ + slot.value * slot_bytes_;
+  const DeviceAddr gate = address(slot);
   const DeviceAddr up = gate + aligned(view.gate.bytes());
   const DeviceAddr down = up + aligned(view.up.bytes());
   view.gate.data = gate.at;

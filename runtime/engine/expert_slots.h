@@ -4,9 +4,9 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <vector>
 
+#include "cache/expert_cache.h"
 #include "cache/types.h"
 #include "runtime/device/device.h"
 #include "runtime/model/model.h"
@@ -15,14 +15,15 @@ namespace tandem {
 
 class ExpertSlots {
  public:
-  // Bytes of one slot: the largest expert of any layer, its three matrices 256-byte aligned.
-  static int64_t slot_bytes(const Model& model);
+  // Bytes of one expert of each layer in a slot, its three matrices 256-byte aligned: [n_layers].
+  static std::vector<int64_t> expert_bytes(const Model& model);
 
-  // Takes `wanted` slots, or as many as fit into what the device has left; never more than the
-  // model has experts, and none on a device that reads host memory.
-  ExpertSlots(const Model& model, Device& device, std::optional<int32_t> wanted);
+  // Slots for a cache of this shape, whose expert_bytes are the above. None on a device that reads
+  // host memory.
+  ExpertSlots(const Model& model, Device& device, const CacheShape& shape);
 
   int32_t count() const { return static_cast<int32_t>(state_.size()); }
+  int64_t bytes() const;
 
   // Enqueues the copy of an expert into a slot.
   void fetch(ExpertKey key, SlotId slot);
@@ -36,6 +37,8 @@ class ExpertSlots {
   void used(SlotId slot, Timepoint by) { state_[static_cast<size_t>(slot.value)].last_use = by; }
 
  private:
+  DeviceAddr address(SlotId slot) const;
+
   struct State {
     Timepoint ready;
     Timepoint last_use;
@@ -43,8 +46,8 @@ class ExpertSlots {
 
   const Model& model_;
   Device& device_;
-  int64_t slot_bytes_;
-  DeviceAddr base_;
+  std::vector<SlotClass> classes_;
+  std::vector<DeviceAddr> bases_;  // of each class
   std::vector<State> state_;
 };
 

@@ -3,25 +3,50 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/check.h"
 #include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 
 namespace tandem {
+namespace {
+
+// After everything else has been allocated: what the device has left, at most what is wished.
+CacheShape make_cache_shape(const Model& model, const Device& device, const CacheWish& wish) {
+  const ModelConfig& c = model.config();
+  CacheShape shape;
+  shape.n_layers = static_cast<int32_t>(c.n_layers);
+  shape.n_experts = c.routing.n_experts;
+  shape.expert_bytes = ExpertSlots::expert_bytes(model);
+  shape.pool = wish.pool;
+  if (device.info().host_memory) return shape;
+  shape.capacity_bytes = std::max<int64_t>(device.info().vram_bytes - device.used_bytes(), 0);
+  if (wish.slots) {
+    const int64_t sum =
+        std::accumulate(shape.expert_bytes.begin(), shape.expert_bytes.end(), int64_t{0});
+    // Rounded up: so many slots of equal experts fit exactly.
+    const int64_t wished = (sum * *wish.slots + c.n_layers - 1) / c.n_layers;
+    shape.capacity_bytes = std::min(shape.capacity_bytes, wished);
+  }
+  return shape;
+}
+
+}  // namespace
 
 std::vector<ExpertCost> expert_costs(const Model& model) {
   std::vector<ExpertCost> costs;
   for (const LayerWeights& layer : model.weights().layers) {
     const ExpertWeights& expert = layer.experts.front();
-    costs.push_back({expert.bytes(), 2 * 3 * expert.gate.rows * expert.gate.cols, 3});
+    // One piece: the kernels compute whole experts.
+    costs.push_back({expert.bytes(), 2 * 3 * expert.gate.rows * expert.gate.cols, 1});
   }
   return costs;
 }
 
 HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& pool,
                                const CostModel& costs, const EngineShape& shape,
-                               std::optional<int32_t> wanted_slots)
+                               const CacheWish& wish)
     : model_(model),
       device_(device),
       pool_(pool),
@@ -32,7 +57,8 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
                         kFloat),
       gpu_hidden_(device.info().host_memory ? DeviceAddr{}
                                             : device.alloc(gpu_hidden_bytes_, "activations")),
-      slots_(model, device, wanted_slots),
+      cache_shape_(make_cache_shape(model, device, wish)),
+      slots_(model, device, cache_shape_),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
@@ -40,7 +66,8 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   resize_host(&cpu_out_, shape.n_batch * c.d_model, "activations");
   resize_host(&rows_, pairs, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
-  assigned_.reserve(n_experts);
+  by_id_.reserve(n_experts);
+  group_.reserve(n_experts);
   calls_.reserve(n_experts);
   touches_.reserve(3 * n_experts + 3);
 }
@@ -85,31 +112,52 @@ void HybridExecutor::name_damage(int64_t layer) const {
 }
 
 void HybridExecutor::run(const LayerPlan& plan) {
-  for (size_t i = 0; i < plan.incoming.size(); ++i) {
-    slots_.fetch({plan.layer, plan.incoming[i]}, plan.slots[i]);
-  }
-  gather_calls(plan);
-  run_gpu(plan);
-  run_cpu(plan);
-  // Not before: the CPU computes an expert that is admitted, too.
-  for (const ExpertId expert : plan.incoming) slots_.drop_host_pages({plan.layer, expert});
-}
-
-void HybridExecutor::gather_calls(const LayerPlan& plan) {
-  assigned_.clear();
-  size_t fetched = 0;
-  for (const PlannedExpert& expert : plan.experts) {
-    SlotId slot;
-    if (expert.placement == Placement::kGpu) slot = expert.slot;
-    if (expert.placement == Placement::kFetch) slot = plan.slots[fetched++];
-    assigned_.push_back({expert, slot});
+  for (const int32_t i : plan.fetches) {
+    const PlannedExpert& expert = plan.experts[static_cast<size_t>(i)];
+    slots_.fetch({plan.layer(), expert.expert}, expert.slot);
   }
   // By id, not by load: a token's contributions are then added in the same order in every batch.
-  std::sort(assigned_.begin(), assigned_.end(),
-            [](const Assigned& a, const Assigned& b) { return a.expert.expert < b.expert.expert; });
+  by_id_.clear();
+  for (const PlannedExpert& expert : plan.experts) by_id_.push_back(&expert);
+  std::sort(by_id_.begin(), by_id_.end(),
+            [](const PlannedExpert* a, const PlannedExpert* b) { return a->expert < b->expert; });
+  run_gpu(plan);
+  run_cpu(plan);
+  // Not before: the CPU may compute an expert that has a slot, too.
+  for (const PlannedExpert& expert : plan.experts) {
+    const bool touched = expert.gpu > expert.present || expert.gpu < plan.pieces;
+    if (expert.slot.valid() && touched) slots_.drop_host_pages({plan.layer(), expert.expert});
+  }
 }
 
+// Experts that are there are one launch; each that has yet to land is one of its own, in the order
+// of landing, as the planner reckons.
 void HybridExecutor::run_gpu(const LayerPlan& plan) {
+  const double now = device_.stream_now_us(Stream::kCompute);
+  const auto there = [&](const PlannedExpert& e) {
+    return e.gpu > 0 && e.gpu <= e.present && e.ready <= now;
+  };
+  group_.clear();
+  for (const PlannedExpert* expert : by_id_) {
+    if (there(*expert)) group_.push_back(expert);
+  }
+  launch_gpu(plan, group_);
+  group_.clear();
+  for (const PlannedExpert* expert : by_id_) {
+    if (expert->gpu > 0 && expert->gpu <= expert->present && !there(*expert)) {
+      group_.push_back(expert);
+    }
+  }
+  std::stable_sort(
+      group_.begin(), group_.end(),
+      [](const PlannedExpert* a, const PlannedExpert* b) { return a->ready < b->ready; });
+  for (const int32_t i : plan.fetches) group_.push_back(&plan.experts[static_cast<size_t>(i)]);
+  for (size_t i = 0; i < group_.size(); ++i) launch_gpu(plan, std::span(group_).subspan(i, 1));
+}
+
+void HybridExecutor::launch_gpu(const LayerPlan& plan,
+                                std::span<const PlannedExpert* const> experts) {
+  if (experts.empty()) return;
   const int64_t n = dense_.n_tokens();
   const int64_t d = model_.config().d_model;
   touches_.assign({Touch{dense_.normed(), n * d * kFloat, false},
@@ -117,62 +165,64 @@ void HybridExecutor::run_gpu(const LayerPlan& plan) {
                    Touch{gpu_hidden_, gpu_hidden_bytes_, true}});
   int64_t bytes = 0;
   int64_t tokens = 0;
-  for (const Assigned& a : assigned_) {
-    if (!a.slot.valid()) continue;
-    device_.wait(Stream::kCompute, slots_.ready(a.slot));
-    const ExpertWeights at = slots_.weights({plan.layer, a.expert.expert}, a.slot);
+  for (const PlannedExpert* expert : experts) {
+    device_.wait(Stream::kCompute, slots_.ready(expert->slot));
+    const ExpertWeights at = slots_.weights({plan.layer(), expert->expert}, expert->slot);
     for (const WeightView& w : {at.gate, at.up, at.down}) touches_.push_back(read_of(w));
     bytes += at.bytes();
-    tokens += a.expert.count;
+    tokens += expert->count;
     ++stats_.experts_gpu;
   }
-  if (bytes == 0) return;
-  const ExpertCost& cost = expert_costs_[static_cast<size_t>(plan.layer.value)];
+  const ExpertCost& cost = expert_costs_[static_cast<size_t>(plan.layer().value)];
   const Timepoint done = device_.launch(
       Stream::kCompute,
       {"experts", touches_, bytes, cost.flops_per_token * tokens, [&](const KernelScope& scope) {
          calls_.clear();
-         for (const Assigned& a : assigned_) {
-           if (!a.slot.valid()) continue;
-           const ExpertWeights at = slots_.weights({plan.layer, a.expert.expert}, a.slot);
-           calls_.push_back({{scope.read(at.gate), scope.read(at.up), scope.read(at.down)},
-                             std::span(rows_).subspan(static_cast<size_t>(a.expert.first),
-                                                      static_cast<size_t>(a.expert.count))});
+         for (const PlannedExpert* expert : experts) {
+           const ExpertWeights at = slots_.weights({plan.layer(), expert->expert}, expert->slot);
+           calls_.push_back(
+               {{scope.read(at.gate), scope.read(at.up), scope.read(at.down)}, rows_of(*expert)});
          }
          expert_ffn(calls_, scope.read_as<float>(dense_.normed(), n * d), d,
                     scope.write_as<float>(dense_.residual(), n * d),
                     scope.write_as<float>(gpu_hidden_, gpu_hidden_bytes_ / kFloat), pool_);
        }});
-  for (const Assigned& a : assigned_) {
-    if (a.slot.valid()) slots_.used(a.slot, done);
-  }
+  for (const PlannedExpert* expert : experts) slots_.used(expert->slot, done);
+}
+
+std::span<const ExpertRow> HybridExecutor::rows_of(const PlannedExpert& expert) const {
+  return std::span(rows_).subspan(static_cast<size_t>(expert.first),
+                                  static_cast<size_t>(expert.count));
 }
 
 void HybridExecutor::run_cpu(const LayerPlan& plan) {
   const int64_t d = model_.config().d_model;
-  const LayerWeights& layer = model_.weights().layers[static_cast<size_t>(plan.layer.value)];
-  const ExpertCost& cost = expert_costs_[static_cast<size_t>(plan.layer.value)];
+  const auto layer = static_cast<size_t>(plan.layer().value);
+  const LayerCosts cost = costs_.layer(expert_costs_[layer]);
   calls_.clear();
-  double modelled_us = costs_.profile().cpu.first_expert_us;
-  for (const Assigned& a : assigned_) {
-    if (a.slot.valid()) continue;
-    calls_.push_back({layer.experts[static_cast<size_t>(a.expert.expert.value)],
-                      std::span(rows_).subspan(static_cast<size_t>(a.expert.first),
-                                               static_cast<size_t>(a.expert.count))});
-    modelled_us += costs_.cpu_expert_us(cost, a.expert.count);
+  double alone_us = 0;
+  double shared_us = 0;
+  for (const PlannedExpert* expert : by_id_) {
+    if (expert->gpu == plan.pieces) continue;
+    const auto id = static_cast<size_t>(expert->expert.value);
+    calls_.push_back({model_.weights().layers[layer].experts[id], rows_of(*expert)});
+    alone_us += cost.cpu(expert->count);
+    shared_us += cost.cpu_shared(expert->count);
     ++stats_.experts_cpu;
   }
   if (calls_.empty()) return;
   std::fill(cpu_out_.begin(), cpu_out_.begin() + dense_.n_tokens() * d, 0.0F);
   expert_ffn(calls_, dense_.expert_input(), d, cpu_out_.data(), cpu_hidden_.data(), pool_);
-  device_.host_busy(modelled_us);
+  const double copying_us = device_.stream_now_us(Stream::kCopy) - device_.host_now_us();
+  device_.host_busy(cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us));
   dense_.add_from_host(cpu_out_.data());
 }
 
-void HybridExecutor::prefetch(std::span<const PrefetchRequest> requests) {
-  for (const PrefetchRequest& request : requests) {
-    slots_.fetch(request.key, request.slot);
-    slots_.drop_host_pages(request.key);
+void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) {
+  for (size_t i = 0; i < slices.size(); ++i) {
+    slots_.fetch(slices[i].key, slices[i].slot);
+    slots_.drop_host_pages(slices[i].key);
+    landed[i] = device_.stream_now_us(Stream::kCopy);
   }
 }
 

@@ -29,6 +29,12 @@ struct ExecutorStats {
 // Cost of one expert of each layer, for planner and executor.
 std::vector<ExpertCost> expert_costs(const Model& model);
 
+// How much of the device's memory the expert cache may take.
+struct CacheWish {
+  std::optional<int32_t> slots{};  // of the mean size; default: what is left
+  PoolShape pool = PoolShape::kShared;
+};
+
 // Thrown out of a step that its layer hook stopped. The step has no result.
 struct StepStopped {};
 
@@ -38,7 +44,7 @@ class HybridExecutor final : public Executor {
   using LayerHook = std::function<bool(int64_t layers_done)>;
 
   HybridExecutor(const Model& model, Device& device, ThreadPool& pool, const CostModel& costs,
-                 const EngineShape& shape, std::optional<int32_t> wanted_slots);
+                 const EngineShape& shape, const CacheWish& wish);
 
   int32_t n_layers() const override { return static_cast<int32_t>(model_.config().n_layers); }
   Clocks clocks() const override;
@@ -46,25 +52,23 @@ class HybridExecutor final : public Executor {
   // FileError when the router's logits are not finite; the step is then lost.
   const RoutingDecision& route(LayerId layer) override;
   void run(const LayerPlan& plan) override;
-  void prefetch(std::span<const PrefetchRequest> requests) override;
+  void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) override;
   std::span<const float> end_step() override;
 
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
+  int64_t slots_bytes() const { return slots_.bytes(); }
+  // What the cache that rules these slots must look like.
+  const CacheShape& cache_shape() const { return cache_shape_; }
   const ExecutorStats& stats() const { return stats_; }
 
  private:
   // FileError with the tensor that makes the layer's router give values that are not finite.
   [[noreturn]] void name_damage(int64_t layer) const;
-  void gather_calls(const LayerPlan& plan);
+  void launch_gpu(const LayerPlan& plan, std::span<const PlannedExpert* const> experts);
   void run_gpu(const LayerPlan& plan);
   void run_cpu(const LayerPlan& plan);
-
-  // An expert of the plan and the slot it runs from; an invalid slot means the CPU.
-  struct Assigned {
-    PlannedExpert expert;
-    SlotId slot;
-  };
+  std::span<const ExpertRow> rows_of(const PlannedExpert& expert) const;
 
   const Model& model_;
   Device& device_;
@@ -74,6 +78,7 @@ class HybridExecutor final : public Executor {
   DenseLayers dense_;
   int64_t gpu_hidden_bytes_;
   DeviceAddr gpu_hidden_;  // [n_batch * top_k, ff] f32; null where the CPU runs every expert
+  CacheShape cache_shape_;
   ExpertSlots slots_;
   Router router_;
   RoutingDecision routing_;
@@ -81,10 +86,11 @@ class HybridExecutor final : public Executor {
   LayerHook layer_hook_;
   ExecutorStats stats_;
 
-  std::vector<float> cpu_hidden_;  // [n_batch * top_k, ff]
-  std::vector<float> cpu_out_;     // [n_batch, d]
-  std::vector<ExpertRow> rows_;    // [n_batch * top_k], as routing_.tokens
-  std::vector<Assigned> assigned_;
+  std::vector<float> cpu_hidden_;            // [n_batch * top_k, ff]
+  std::vector<float> cpu_out_;               // [n_batch, d]
+  std::vector<ExpertRow> rows_;              // [n_batch * top_k], as routing_.tokens
+  std::vector<const PlannedExpert*> by_id_;  // the plan's experts
+  std::vector<const PlannedExpert*> group_;  // those of one launch
   std::vector<ExpertCall> calls_;
   std::vector<Touch> touches_;
 };

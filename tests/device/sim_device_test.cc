@@ -156,7 +156,11 @@ TEST_CASE("a copy takes the link's latency and its bytes at the rate of its dire
   device.copy_to_device(Stream::kCopy, at, host.data(), 200'000);
   CHECK(device.stream_now_us(Stream::kCopy) == Approx(5 + 10));  // at 20 GB/s
   device.copy_to_host(Stream::kCopy, host.data(), at, 200'000);
-  CHECK(device.stream_now_us(Stream::kCopy) == Approx(15 + 5 + 20));  // at 10 GB/s
+  // It follows at once on the copy engine: no second latency.
+  CHECK(device.stream_now_us(Stream::kCopy) == Approx(15 + 20));  // at 10 GB/s
+  device.copy_to_device(Stream::kCompute, at, host.data(), 200'000);
+  device.copy_to_device(Stream::kCompute, at, host.data(), 200'000);
+  CHECK(device.stream_now_us(Stream::kCompute) == Approx(2 * (5 + 10)));  // between kernels
 }
 
 TEST_CASE("bytes copied to the device are counted, those copied back are not") {

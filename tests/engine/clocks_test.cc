@@ -18,10 +18,10 @@ TEST_CASE("a stream that was idle can start nothing before the host's present") 
 TEST_CASE("a step's embedding does not wait for experts that are being copied") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   StepHarness harness(model, 8);
-  std::vector<PrefetchRequest> requests;
-  requests.reserve(8);
-  for (int32_t i = 0; i < 8; ++i) requests.push_back({{LayerId{1}, ExpertId{i}}, SlotId{i}});
-  harness.executor.prefetch(requests);
+  std::vector<CopySlice> slices;
+  for (int32_t i = 0; i < 8; ++i) slices.push_back({{LayerId{1}, ExpertId{i}}, SlotId{i}, 0, 1});
+  std::vector<ModelTime> landed(slices.size());
+  harness.executor.prefetch(slices, landed);
   const double copied_us = harness.device->stream_now_us(Stream::kCopy);
   const std::vector<int32_t> tokens{258};
   harness.executor.begin_step({tokens, 0, 1});

@@ -19,23 +19,16 @@ std::vector<float> run_with_mask(const Model& model, const std::vector<int32_t>&
   for (LayerId at{0}; at.value < exec.n_layers(); ++at.value) {
     const RoutingDecision& routing = exec.route(at);
     LayerPlan plan;
-    plan.layer = at;
     for (const ExpertLoad& load : routing.loads) {
-      const auto i = static_cast<uint32_t>(plan.experts.size());
+      const auto i = static_cast<int32_t>(plan.experts.size());
       const bool fetch = at.value == layer && (mask >> i & 1U) != 0;
-      plan.experts.push_back({load.expert,
-                              load.first,
-                              load.count,
-                              fetch ? Placement::kFetch : Placement::kCpu,
-                              {},
-                              0});
+      plan.experts.push_back({load.expert, load.first, load.count, {}, 0, 0, fetch ? 1 : 0});
       plan.used.push_back(load.expert);
-      if (!fetch) continue;
-      plan.incoming.push_back(load.expert);
-      plan.ready.push_back(0);
-      plan.slots.push_back({});
+      if (fetch) plan.fetches.push_back(i);
     }
-    harness.cache.commit(plan.access());
+    plan.use.layer = at;
+    plan.use.used = plan.used;
+    commit(&plan, &harness.cache);
     exec.run(plan);
   }
   const std::span<const float> logits = exec.end_step();

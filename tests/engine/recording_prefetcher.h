@@ -9,7 +9,7 @@ namespace tandem::test {
 
 class RecordingPrefetcher final : public Prefetcher {
  public:
-  void observe(const RoutingDecision& routing) override {
+  void observe(const RoutingDecision& routing, ExpertCache&) override {
     std::vector<std::vector<int32_t>> tokens;
     for (int32_t t = 0; t < routing.n_tokens; ++t) {
       std::vector<int32_t> ids;
@@ -20,9 +20,8 @@ class RecordingPrefetcher final : public Prefetcher {
     }
     layers.push_back(tokens);
   }
-  std::span<const PrefetchRequest> next(LayerId, const ExpertCache&, const Clocks&) override {
-    return {};
-  }
+  void prefetch(const LayerPlan&, ExpertCache&, Executor&) override {}
+  TransferStats stats() const override { return {}; }
 
   std::vector<std::vector<std::vector<int32_t>>> layers;  // [layer][token][rank]
 };

@@ -21,11 +21,12 @@ struct StepHarness {
         pool(2),
         device(make_device(slots)),
         executor(model, *device, pool, CostModel(machine),
-                 EngineShape{256, n_batch, n_batch, KvType::kF32, KvType::kF32}, slots),
-        cache({executor.n_layers(), model.config().routing.n_experts, executor.n_slots()},
-              make_eviction_policy("lru", {executor.n_layers(), model.config().routing.n_experts,
-                                           executor.n_slots()})),
-        planner(CostModel(machine), expert_costs(model), PlannerSettings{slots >= 0, 1}) {}
+                 EngineShape{256, n_batch, n_batch, KvType::kF32, KvType::kF32},
+                 CacheWish{slots, PoolShape::kShared}),
+        cache(executor.cache_shape(),
+              make_eviction_policy(
+                  "lru", {executor.n_layers(), model.config().routing.n_experts, nullptr, {}})),
+        planner(CostModel(machine), expert_costs(model), PlannerSettings{}) {}
 
   std::unique_ptr<Device> make_device(int32_t slots) const {
     if (slots < 0) return std::make_unique<CpuDevice>(machine);

@@ -22,30 +22,48 @@ TEST_CASE("on the GPU the launch is added to the longer of reading and arithmeti
   CHECK(kModel.gpu_us(0, 0) == Approx(4.0));
 }
 
-TEST_CASE("a copy takes the link's latency and its bytes at the rate of its direction") {
-  CHECK(kModel.h2d_us(2'000'000) == Approx(5.0 + 100.0));  // 2 MB at 20 GB/s
-  CHECK(kModel.d2h_us(2'000'000) == Approx(5.0 + 200.0));  // 2 MB at 10 GB/s
-  CHECK(kModel.h2d_us(0) == Approx(5.0));
-}
-
-TEST_CASE("a fetch pays the latency once for each of its copies and the bytes once") {
-  CHECK(kModel.fetch_us({6'000'000, 0, 3}) == Approx(3 * 5.0 + 300.0));
-  CHECK(kModel.fetch_us({6'000'000, 0, 1}) == Approx(5.0 + 300.0));
+TEST_CASE("a copy takes its bytes at the rate of its direction") {
+  CHECK(kModel.h2d_us(2'000'000) == Approx(100.0));  // 2 MB at 20 GB/s
+  CHECK(kModel.d2h_us(2'000'000) == Approx(200.0));  // 2 MB at 10 GB/s
+  CHECK(kModel.h2d_us(0) == 0);
 }
 
 TEST_CASE("an expert reads its weights once, however many tokens it has") {
-  const ExpertCost expert{4'000'000, 2'000'000, 3};
-  CHECK(kModel.cpu_expert_us(expert, 1) == Approx(100.0));   // 20 us of arithmetic
-  CHECK(kModel.cpu_expert_us(expert, 5) == Approx(100.0));   // 100 us of arithmetic
-  CHECK(kModel.cpu_expert_us(expert, 10) == Approx(200.0));  // arithmetic rules
-  CHECK(kModel.gpu_expert_us(expert, 1) == Approx(14.0));
-  CHECK(kModel.gpu_expert_us(expert, 50) == Approx(14.0));  // 10 us of arithmetic
-  CHECK(kModel.gpu_expert_us(expert, 500) == Approx(104.0));
+  const LayerCosts cost = kModel.layer({4'000'000, 2'000'000, 1});
+  CHECK(cost.cpu(1) == Approx(100.0));   // 20 us of arithmetic
+  CHECK(cost.cpu(5) == Approx(100.0));   // 100 us of arithmetic
+  CHECK(cost.cpu(10) == Approx(200.0));  // arithmetic rules
+  CHECK(cost.gpu(1) == Approx(10.0));
+  CHECK(cost.gpu(50) == Approx(10.0));  // 10 us of arithmetic
+  CHECK(cost.gpu(500) == Approx(100.0));
+  CHECK(cost.copy == Approx(200.0));
+  CHECK(cost.gpu_launch == 4);
+  CHECK(cost.copy_latency == 5);
+  CHECK(cost.cpu_first == 8);
+}
+
+TEST_CASE("beside a copying link the CPU reads at what memory has left") {
+  // Memory gives 50 GB/s, the link takes 20: 30 are left of the CPU's 40.
+  CHECK(kModel.cpu_gbps_beside_link() == Approx(30.0));
+  CHECK(kModel.link_gbps_beside_cpu() == Approx(10.0));
+  const LayerCosts cost = kModel.layer({4'000'000, 2'000'000, 1});
+  CHECK(cost.cpu_shared(1) == Approx(4000.0 / 30));
+  CHECK(cost.cpu_shared(10) == Approx(200.0));  // arithmetic does not slow down
+}
+
+TEST_CASE("with memory to spare neither slows the other, and without any neither starves") {
+  MachineProfile machine = round_machine();
+  machine.dram_gbps = 100;
+  CHECK(CostModel(machine).cpu_gbps_beside_link() == 40);
+  CHECK(CostModel(machine).link_gbps_beside_cpu() == 20);
+  machine.dram_gbps = 10;
+  CHECK(CostModel(machine).cpu_gbps_beside_link() == Approx(2.0));
+  CHECK(CostModel(machine).link_gbps_beside_cpu() == Approx(1.0));
 }
 
 TEST_CASE("costs of experts with billions of operations don't overflow") {
-  const ExpertCost expert{1'000'000'000, 3'000'000'000, 3};
-  CHECK(kModel.cpu_expert_us(expert, 1'000'000) == Approx(3e10));  // 3e15 at 1e11 a second
+  const LayerCosts cost = kModel.layer({1'000'000'000, 3'000'000'000, 1});
+  CHECK(cost.cpu(1'000'000) == Approx(3e10));  // 3e15 at 1e11 a second
 }
 
 TEST_CASE("the model keeps the profile that it was made with") {

@@ -1,261 +1,121 @@
 #include "scheduler/planner.h"
 
-#include <algorithm>
-#include <set>
-#include <vector>
-
-#include "tests/scheduler/planner_testing.h"
+#include "tests/scheduler/scheduler_testing.h"
 #include "tests/support/catch.h"
 
 namespace tandem::test {
 namespace {
 
-// On the round machine with the problem's default cost: 100 us on the CPU (up to 5 tokens), 14 us
-// on the GPU, 215 us to fetch, 8 us to wake the CPU's workers.
-Problem absent_experts(int n) {
-  Problem p;
-  p.experts.assign(static_cast<size_t>(n), {1, false, 0});
-  return p;
-}
+constexpr int64_t kBytes = 4'000'000;  // CPU 100 us, GPU 10 us, link 200 us on the round machine
 
-std::vector<int> ids(const std::vector<ExpertId>& experts) {
-  std::vector<int> out;
-  for (const ExpertId e : experts) out.push_back(e.value);
-  return out;
-}
+struct Layer {
+  explicit Layer(int32_t n_slots, int32_t pieces = 1)
+      : cache({1, 8, pieces, {kBytes}, n_slots * kBytes},
+              make_eviction_policy("lru", {1, 8, nullptr, {}})) {}
 
-int placed(const LayerPlan& plan, Placement where) {
-  return static_cast<int>(std::count_if(plan.experts.begin(), plan.experts.end(),
-                                        [&](const auto& e) { return e.placement == where; }));
-}
-
-TEST_CASE("the CPU's workers are woken once a layer") {
-  Problem p = absent_experts(3);
-  p.settings.use_gpu = false;
-  CHECK(plan_of(p).end.cpu == Approx(8 + 3 * 100));
-}
-
-TEST_CASE("a layer whose experts are all resident leaves the CPU alone") {
-  Problem p;
-  p.experts.assign(3, {1, true, 0});
-  const LayerPlan plan = plan_of(p);
-  CHECK(placed(plan, Placement::kGpu) == 3);
-  CHECK(plan.end.cpu == 0);
-  CHECK(plan.end.gpu == Approx(3 * 14));
-  CHECK(plan.incoming.empty());
-}
-
-TEST_CASE("two misses run on the CPU when a copy takes longer than both") {
-  const LayerPlan plan = plan_of(absent_experts(2));  // 208 us against 229
-  CHECK(plan.n_fetch == 0);
-  CHECK(plan.end.cpu == Approx(208));
-}
-
-TEST_CASE("one of three misses is fetched when that ends the layer sooner") {
-  Problem p = absent_experts(3);  // 308 us on the CPU; 229 with one on the GPU
-  p.settings.admit_per_layer = 0;
-  const LayerPlan plan = plan_of(p);
-  CHECK(plan.n_fetch == 1);
-  CHECK(plan.end.cpu == Approx(208));
-  CHECK(plan.end.gpu == Approx(229));
-  CHECK(plan.end.link == Approx(215));
-}
-
-TEST_CASE("on a tie nothing is fetched") {
-  Problem p = absent_experts(1);
-  p.now.cpu = 121;  // 229 us either way
-  CHECK(plan_of(p).n_fetch == 0);
-  p.now.cpu = 122;
-  CHECK(plan_of(p).n_fetch == 1);
-}
-
-TEST_CASE("a busy link keeps experts from being fetched") {
-  Problem p = absent_experts(3);
-  p.now.link = 100;  // 329 us with a fetch, 308 without
-  CHECK(plan_of(p).n_fetch == 0);
-}
-
-TEST_CASE("an expert whose copy is on the way waits for it on the GPU") {
-  Problem p;
-  p.experts = {{1, true, 500}};
-  const LayerPlan plan = plan_of(p);
-  REQUIRE(plan.experts.size() == 1);
-  CHECK(plan.experts[0].placement == Placement::kGpu);
-  CHECK(plan.experts[0].ready == 500);
-  CHECK(plan.end.gpu == Approx(514));
-}
-
-TEST_CASE("a resident expert runs from the slot where the cache has it") {
-  Problem p;
-  p.experts = {{1, true, 0}, {1, false, 0}, {1, true, 0}};
-  const ExpertCache cache = p.cache();
-  const LayerPlan plan = plan_of(p);
-  for (const PlannedExpert& e : plan.experts) {
-    CHECK(e.slot == cache.find({LayerId{0}, e.expert}));
+  void put(int expert, int32_t pieces, ModelTime ready) {
+    const ExpertCache::Offer offer = cache.offer(LayerId{0});
+    REQUIRE(offer.slot.valid());
+    cache.insert({LayerId{0}, ExpertId{expert}}, offer.slot);
+    cache.set_pieces(offer.slot, pieces, ready);
   }
-}
-
-TEST_CASE("experts are planned heaviest first, ties by the lower id") {
-  Problem p;
-  for (const int count : {2, 7, 0, 2, 9, 7}) p.experts.push_back({count, false, 0});
-  const LayerPlan plan = plan_of(p);
-  CHECK(ids(plan.used) == std::vector<int>{4, 1, 5, 0, 3});
-  std::vector<ExpertId> planned;
-  for (const PlannedExpert& e : plan.experts) planned.push_back(e.expert);
-  CHECK(planned == plan.used);
-}
-
-TEST_CASE("a planned expert keeps its run of tokens") {
-  Problem p;
-  for (const int count : {2, 7, 0, 4}) p.experts.push_back({count, false, 0});
-  const LayerPlan plan = plan_of(p);
-  REQUIRE(plan.experts.size() == 3);
-  CHECK(plan.experts[0].first == 2);  // expert 1 behind the two tokens of expert 0
-  CHECK(plan.experts[0].count == 7);
-  CHECK(plan.experts[1].first == 9);
-  CHECK(plan.experts[2].first == 0);
-}
-
-TEST_CASE("without a GPU nothing is fetched, admitted or taken from a slot") {
-  Problem p = absent_experts(6);
-  p.experts[2].resident = true;
-  p.settings = {false, 4};
-  const LayerPlan plan = plan_of(p);
-  CHECK(placed(plan, Placement::kCpu) == 6);
-  CHECK(plan.incoming.empty());
-  CHECK(plan.n_fetch == 0);
-  CHECK(plan.end.gpu == 0);
-  CHECK(plan.end.link == 0);
-}
-
-TEST_CASE("misses that ran on the CPU are admitted up to the limit, heaviest first") {
-  for (const int limit : {0, 1, 2, 5}) {
-    Problem p = absent_experts(2);
-    p.experts[1].count = 2;
-    p.settings.admit_per_layer = limit;
-    const LayerPlan plan = plan_of(p);
-    REQUIRE(plan.n_fetch == 0);
-    CHECK(static_cast<int>(plan.incoming.size()) == std::min(limit, 2));
-    if (limit > 0) CHECK(plan.incoming[0] == ExpertId{1});
-    CHECK(placed(plan, Placement::kCpu) == 2);
+  LayerPlan plan(const std::vector<int>& counts, const Clocks& now, PlannerSettings settings = {}) {
+    const Loads loads(0, counts);
+    Planner planner(CostModel(round_machine()), {{kBytes, 1000, cache.shape().pieces}}, settings);
+    LayerPlan plan;
+    planner.plan(loads.decision, cache, now, &plan);
+    plan.use.ranked = {};
+    return plan;
   }
-}
 
-TEST_CASE("an admission's copy occupies the link and delays neither CPU nor GPU") {
-  Problem p = absent_experts(2);
-  p.settings.admit_per_layer = 2;
-  const LayerPlan plan = plan_of(p);
-  CHECK(plan.end.link == Approx(430));
-  CHECK(plan.ready[0] == Approx(215));
-  CHECK(plan.ready[1] == Approx(430));
-  CHECK(plan.end.cpu == Approx(208));
-  CHECK(plan.end.gpu == 0);
-}
-
-TEST_CASE("fetched experts come in before admitted ones and are ready in that order") {
-  Problem p = absent_experts(6);
-  p.settings.admit_per_layer = 2;
-  const LayerPlan plan = plan_of(p);
-  REQUIRE(plan.n_fetch > 0);
-  REQUIRE(static_cast<int>(plan.incoming.size()) == plan.n_fetch + 2);
-  CHECK(placed(plan, Placement::kFetch) == plan.n_fetch);
-  for (size_t i = 0; i < plan.incoming.size(); ++i) {
-    CHECK(plan.ready[i] == Approx(215.0 * static_cast<double>(i + 1)));
-    const auto e = std::find_if(plan.experts.begin(), plan.experts.end(),
-                                [&](const auto& x) { return x.expert == plan.incoming[i]; });
-    const bool fetched = static_cast<int>(i) < plan.n_fetch;
-    CHECK(e->placement == (fetched ? Placement::kFetch : Placement::kCpu));
-  }
-}
-
-TEST_CASE("a plan always fits: what comes in is absent, distinct and has room beside the rest") {
-  std::mt19937 random(21);
-  for (int i = 0; i < 3000; ++i) {
-    Problem p = random_problem(random, round_machine(), 1 + i % 64);
-    p.settings.admit_per_layer = i % 4;
-    LayerPlan plan = plan_of(p);
-    ExpertCache cache = p.cache();
-    REQUIRE(static_cast<int>(plan.incoming.size()) <= room(p));
-    REQUIRE(static_cast<int>(plan.incoming.size()) <= plan.n_fetch + p.settings.admit_per_layer);
-    REQUIRE(std::set(plan.incoming.begin(), plan.incoming.end()).size() == plan.incoming.size());
-    REQUIRE(plan.ready.size() == plan.incoming.size());
-    REQUIRE(plan.slots.size() == plan.incoming.size());
-    cache.commit(plan.access());  // checks the rest
-    for (const PlannedExpert& e : plan.experts) {
-      if (e.placement != Placement::kCpu) REQUIRE(cache.find({LayerId{0}, e.expert}).valid());
-    }
-  }
-}
-
-TEST_CASE("with no room beside the residents every miss runs on the CPU") {
-  Problem p = absent_experts(6);
-  p.experts[0].resident = true;
-  p.n_slots = 1;
-  const LayerPlan plan = plan_of(p);
-  CHECK(plan.incoming.empty());
-  CHECK(placed(plan, Placement::kCpu) == 5);
-  CHECK(placed(plan, Placement::kGpu) == 1);
-}
-
-TEST_CASE("planning leaves the cache and its statistics alone") {
-  Problem p = absent_experts(6);
-  const ExpertCache cache = p.cache();
-  const Loads loads(0, p.counts());
-  Planner planner(CostModel(p.machine), {p.cost}, {});
-  LayerPlan plan;
-  planner.plan(loads.decision, cache, p.now, &plan);
-  CHECK(cache.resident() == 0);
-  CHECK(cache.stats().misses == 0);
-}
-
-TEST_CASE("the same problem gives the same plan, whatever the plan held before") {
-  std::mt19937 random(22);
-  LayerPlan reused;
-  for (int i = 0; i < 500; ++i) {
-    const Problem p = random_problem(random, round_machine(), 64);
-    const LayerPlan fresh = plan_of(p);
-    const Loads loads(0, p.counts());
-    const ExpertCache cache = p.cache();
-    Planner planner(CostModel(p.machine), {p.cost}, p.settings);
-    planner.plan(loads.decision, cache, p.now, &reused);
-    REQUIRE(reused.used == fresh.used);
-    REQUIRE(reused.incoming == fresh.incoming);
-    REQUIRE(reused.ready == fresh.ready);
-    REQUIRE(reused.n_fetch == fresh.n_fetch);
-    REQUIRE(reused.end.cpu == fresh.end.cpu);
-    REQUIRE(reused.end.gpu == fresh.end.gpu);
-    REQUIRE(reused.end.link == fresh.end.link);
-    for (size_t e = 0; e < fresh.experts.size(); ++e) {
-      REQUIRE(reused.experts[e].expert == fresh.experts[e].expert);
-      REQUIRE(reused.experts[e].placement == fresh.experts[e].placement);
-      REQUIRE(reused.experts[e].slot == fresh.experts[e].slot);
-    }
-  }
-}
-
-TEST_CASE("each layer is planned with its own expert's cost") {
-  const CacheShape shape{2, 4, 0};
-  const ExpertCache cache(shape, make_eviction_policy("lru", shape));
-  Planner planner(CostModel(round_machine()), {{4'000'000, 0, 3}, {8'000'000, 0, 3}}, {});
-  LayerPlan plan;
-  for (const int layer : {0, 1}) {
-    const Loads loads(layer, {1, 0, 0, 0});
-    planner.plan(loads.decision, cache, {}, &plan);
-    CHECK(plan.layer == LayerId{layer});
-    CHECK(plan.end.cpu == Approx(8 + 100 * (layer + 1)));
-  }
-}
-
-TEST_CASE("a layer that activates nobody ends where it began") {
-  Problem p = absent_experts(3);
-  for (auto& e : p.experts) e.count = 0;
-  p.now = {10, 20, 30};
-  const LayerPlan plan = plan_of(p);
-  CHECK(plan.experts.empty());
-  CHECK(plan.end.cpu == 10);
-  CHECK(plan.end.gpu == 20);
-  CHECK(plan.end.link == 30);
-}
+  ExpertCache cache;
+};
 
 }  // namespace
+
+TEST_CASE("a plan lists the activated experts, heaviest first, and the cache gets the same") {
+  Layer layer(4);
+  const LayerPlan plan = layer.plan({1, 0, 3, 1}, {});
+  REQUIRE(plan.experts.size() == 3);
+  CHECK(plan.experts[0].expert == ExpertId{2});
+  CHECK(plan.experts[0].count == 3);
+  CHECK(plan.experts[1].expert == ExpertId{0});
+  CHECK(plan.experts[2].expert == ExpertId{3});
+  CHECK(plan.used == std::vector<ExpertId>{ExpertId{2}, ExpertId{0}, ExpertId{3}});
+  CHECK(plan.layer() == LayerId{0});
+}
+
+TEST_CASE("a resident expert runs on the GPU, an absent one on the CPU when that is sooner") {
+  Layer layer(4);
+  layer.put(1, 1, 0);
+  const LayerPlan plan = layer.plan({1, 1}, {});
+  CHECK(plan.experts[0].gpu == 0);
+  CHECK_FALSE(plan.experts[0].slot.valid());
+  CHECK(plan.experts[1].gpu == 1);
+  CHECK(plan.experts[1].slot.valid());
+  CHECK(plan.fetches.empty());
+  CHECK(plan.end.cpu == Approx(8 + 100));
+  CHECK(plan.end.gpu == Approx(4 + 10));
+}
+
+TEST_CASE("of many absent experts some are fetched while the CPU computes the others") {
+  Layer layer(8);
+  const LayerPlan plan = layer.plan({1, 1, 1, 1, 1, 1, 1, 1}, {});
+  CHECK(plan.fetches.size() == 3);
+  CHECK(plan.end.cpu > 500);
+  CHECK(plan.end.gpu <= plan.end.cpu);
+  CHECK(plan.end.link == Approx(5 + 3 * 200));
+}
+
+TEST_CASE("without the GPU everything runs on the CPU, residents too") {
+  Layer layer(4);
+  layer.put(1, 1, 0);
+  const LayerPlan plan = layer.plan({1, 1}, {}, {place_exact, false, true});
+  for (const PlannedExpert& expert : plan.experts) CHECK(expert.gpu == 0);
+  CHECK(plan.end.cpu == Approx(8 + 200));
+}
+
+TEST_CASE("an expert on its way is waited for when that is sooner than the CPU") {
+  Layer layer(4);
+  layer.put(0, 1, 50);
+  const LayerPlan soon = layer.plan({1}, {0, 0, 50});
+  CHECK(soon.experts[0].gpu == 1);
+  CHECK(soon.end.gpu == Approx(50 + 4 + 10));
+  Layer late(4);
+  late.put(0, 1, 500);
+  CHECK(late.plan({1}, {0, 0, 500}).experts[0].gpu == 0);
+}
+
+TEST_CASE("of an expert that is partly there only the rest is fetched") {
+  Layer layer(4, 4);
+  layer.put(0, 3, 0);
+  const LayerPlan plan = layer.plan({1}, {});
+  CHECK(plan.experts[0].present == 3);
+  CHECK(plan.end.link <= 5 + 50);
+  CHECK(std::max(plan.end.cpu, plan.end.gpu) < 75);
+}
+
+TEST_CASE("a committed plan has slots for what it fetches, with the pieces that it sends") {
+  Layer layer(8);
+  LayerPlan plan = layer.plan({1, 1, 1, 1, 1, 1, 1, 1}, {});
+  commit(&plan, &layer.cache);
+  CHECK(layer.cache.resident() == static_cast<int32_t>(plan.fetches.size()));
+  CHECK(layer.cache.stats().misses == 8);
+  for (const int32_t i : plan.fetches) {
+    const PlannedExpert& expert = plan.experts[static_cast<size_t>(i)];
+    CHECK(layer.cache.find({LayerId{0}, expert.expert}) == expert.slot);
+    CHECK(layer.cache.pieces(expert.slot) == 1);
+    CHECK(layer.cache.ready_at(expert.slot) == plan.end.link);
+  }
+}
+
+TEST_CASE("behind copies that are under way a fetch pays no latency") {
+  Layer layer(8);
+  const std::vector<int> all{1, 1, 1, 1, 1, 1, 1, 1};
+  const LayerPlan idle = layer.plan(all, {0, 0, 0});
+  const LayerPlan busy = layer.plan(all, {0, 0, 10});
+  CHECK(idle.end.link == Approx(5 + 200.0 * static_cast<double>(idle.fetches.size())));
+  CHECK(busy.end.link == Approx(10 + 200.0 * static_cast<double>(busy.fetches.size())));
+}
+
 }  // namespace tandem::test

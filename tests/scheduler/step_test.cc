@@ -30,17 +30,17 @@ class FakeExecutor final : public Executor {
     return layer.value == 0 ? first_.decision : second_.decision;
   }
   void run(const LayerPlan& plan) override {
-    log_.push_back(at("run", plan.layer));
-    for (size_t i = 0; i < plan.incoming.size(); ++i) {
-      const SlotId slot = cache_.find({plan.layer, plan.incoming[i]});
-      slots_as_planned = slots_as_planned && slot.valid() && slot == plan.slots[i];
+    log_.push_back(at("run", plan.layer()));
+    for (const int32_t i : plan.fetches) {
+      const PlannedExpert& e = plan.experts[static_cast<size_t>(i)];
+      const SlotId slot = cache_.find({plan.layer(), e.expert});
+      slots_as_planned = slots_as_planned && slot.valid() && slot == e.slot &&
+                         cache_.pieces(slot) == e.gpu && cache_.ready_at(slot) == plan.end.link;
     }
     n_incoming += static_cast<int>(plan.incoming.size());
-    for (const PlannedExpert& e : plan.experts) n_gpu += e.placement == Placement::kGpu ? 1 : 0;
+    for (const PlannedExpert& e : plan.experts) n_resident += e.present > 0 ? 1 : 0;
   }
-  void prefetch(std::span<const PrefetchRequest> requests) override {
-    log_.push_back("prefetch " + std::to_string(requests.size()));
-  }
+  void prefetch(std::span<const CopySlice>, std::span<ModelTime>) override {}
   std::span<const float> end_step() override {
     log_.emplace_back("end");
     return logits_;
@@ -48,7 +48,7 @@ class FakeExecutor final : public Executor {
 
   bool slots_as_planned = true;
   int n_incoming = 0;
-  int n_gpu = 0;
+  int n_resident = 0;
 
  private:
   Log& log_;
@@ -61,23 +61,26 @@ class FakeExecutor final : public Executor {
 class FakePrefetcher final : public Prefetcher {
  public:
   explicit FakePrefetcher(Log& log) : log_(log) {}
-  void observe(const RoutingDecision& routing) override {
+  void observe(const RoutingDecision& routing, ExpertCache&) override {
     log_.push_back(at("observe", routing.layer));
   }
-  std::span<const PrefetchRequest> next(LayerId layer, const ExpertCache&, const Clocks&) override {
-    log_.push_back(at("next", layer));
-    return requests_;
+  void prefetch(const LayerPlan& plan, ExpertCache&, Executor&) override {
+    log_.push_back(at("prefetch", plan.layer()));
   }
+  TransferStats stats() const override { return {}; }
 
  private:
   Log& log_;
-  std::vector<PrefetchRequest> requests_{PrefetchRequest{}};
 };
 
 struct Fixture {
   Log log;
-  ExpertCache cache{{2, 4, 8}, make_eviction_policy("lru", {2, 4, 8})};
-  Planner planner{CostModel(round_machine()), std::vector<ExpertCost>(2, {4'000'000, 1000, 3}), {}};
+  ExpertCache cache{{2, 4, 1, {4'000'000, 4'000'000}, 32'000'000},
+                    make_eviction_policy("lru", {2, 4, nullptr, {}})};
+  // Everything is fetched.
+  Planner planner{CostModel(round_machine()),
+                  std::vector<ExpertCost>(2, {4'000'000, 1000, 1}),
+                  {place_gpu_only, true, true}};
   FakeExecutor exec{log, cache};
   FakePrefetcher prefetcher{log};
   LayerPlan plan;
@@ -88,11 +91,11 @@ struct Fixture {
   }
 };
 
-TEST_CASE("a step goes layer by layer: route, observe, run, next, prefetch") {
+TEST_CASE("a step goes layer by layer: route, observe, run, prefetch") {
   Fixture f;
   f.step();
-  CHECK(f.log == Log{"begin 3 tokens", "route 0", "observe 0", "run 0", "next 0", "prefetch 1",
-                     "route 1", "observe 1", "run 1", "next 1", "prefetch 1", "end"});
+  CHECK(f.log == Log{"begin 3 tokens", "route 0", "observe 0", "run 0", "prefetch 0", "route 1",
+                     "observe 1", "run 1", "prefetch 1", "end"});
 }
 
 TEST_CASE("a step returns the executor's logits") {
@@ -112,18 +115,11 @@ TEST_CASE("the cache has taken the incoming experts in before a layer runs") {
 TEST_CASE("what one step brought in is resident in the next") {
   Fixture f;
   f.step();
-  CHECK(f.exec.n_gpu == 0);
+  CHECK(f.exec.n_resident == 0);
   const int resident = f.cache.resident();
   f.step();
-  CHECK(f.exec.n_gpu == resident);
+  CHECK(f.exec.n_resident == resident);
   CHECK(f.cache.stats().hits == static_cast<uint64_t>(resident));
-}
-
-TEST_CASE("the prefetcher that predicts nothing asks for nothing") {
-  Fixture f;
-  NoPrefetcher none;
-  none.observe(RoutingDecision{});
-  CHECK(none.next(LayerId{0}, f.cache, {}).empty());
 }
 
 }  // namespace

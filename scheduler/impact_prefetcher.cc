@@ -1,0 +1,150 @@
+#include "scheduler/impact_prefetcher.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace tandem {
+namespace {
+
+constexpr std::array kRates{0.25, 0.01, 0.25};
+// Missed experts that wait for their turn.
+constexpr size_t kMostFills = 32;
+
+}  // namespace
+
+ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<ExpertCost>& experts,
+                                   const ExpertCache& cache, std::unique_ptr<Predictor> predictor,
+                                   const PrefetchSettings& settings)
+    : settings_(settings),
+      n_layers_(cache.shape().n_layers),
+      n_experts_(cache.shape().n_experts),
+      predictor_(std::move(predictor)),
+      filler_(model, experts, cache, settings.overrun),
+      rates_({n_layers_, n_experts_, nullptr, {}}, kRates),
+      loads_(static_cast<size_t>(n_experts_)),
+      protected_(static_cast<size_t>(n_layers_)) {
+  for (const ExpertCost& expert : experts) costs_.push_back(model.layer(expert));
+  const auto most = static_cast<size_t>(n_experts_ * std::max(1, settings.ahead));
+  guesses_.reserve(most);
+  fills_.reserve(kMostFills + static_cast<size_t>(n_experts_));
+  candidates_.reserve(most + kMostFills);
+  for (auto& slots : protected_) slots.reserve(2 * most);
+}
+
+void ImpactPrefetcher::observe(const RoutingDecision& routing, ExpertCache& cache) {
+  filler_.observe(routing, cache);
+  layer_ = routing.layer.value;
+  for (const SlotId slot : protected_[static_cast<size_t>(layer_)]) cache.protect(slot, false);
+  protected_[static_cast<size_t>(layer_)].clear();
+  if (predictor_) predictor_->observe(routing);
+}
+
+// A token's use of an expert saves more where a batch makes it longer than reading its weights.
+double ImpactPrefetcher::weight(LayerId layer, float load) const {
+  const LayerCosts& cost = costs_[static_cast<size_t>(layer.value)];
+  const double use = std::min(1.0F, load);
+  return use * std::max(1.0, load * cost.cpu_token / cost.cpu_read);
+}
+
+void ImpactPrefetcher::guess(ExpertCache* cache) {
+  guesses_.clear();
+  if (!predictor_) return;
+  for (int32_t ahead = 1; ahead <= settings_.ahead; ++ahead) {
+    if (!predictor_->predict(ahead, loads_)) continue;
+    const LayerId layer{(layer_ + ahead) % n_layers_};
+    for (int32_t e = 0; e < n_experts_; ++e) {
+      const float load = loads_[static_cast<size_t>(e)];
+      if (load < settings_.least_gain) continue;
+      const ExpertKey key{layer, ExpertId{e}};
+      const SlotId slot = cache->find(key);
+      if (slot.valid()) {
+        cache->protect(slot, true);
+        protected_[static_cast<size_t>(layer.value)].push_back(slot);
+        if (cache->pieces(slot) == cache->shape().pieces) continue;
+      }
+      guesses_.push_back({key, weight(layer, load), 0, ahead});
+    }
+  }
+}
+
+void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache) {
+  // Those of this layer from before are known better now, or have come by demand.
+  std::erase_if(fills_, [&](const Candidate& fill) {
+    const SlotId slot = cache.find(fill.key);
+    return fill.key.layer == plan.layer() ||
+           (slot.valid() && cache.pieces(slot) == cache.shape().pieces);
+  });
+  const size_t before = fills_.size();
+  for (const PlannedExpert& expert : plan.experts) {
+    if (expert.gpu == plan.pieces || expert.present == plan.pieces) continue;
+    fills_.push_back({{plan.layer(), expert.expert}, 0, 0, 0});
+  }
+  const auto better = [&](const Candidate& a, const Candidate& b) {
+    const double x = later(a.key);
+    const double y = later(b.key);
+    return x != y ? x > y : a.key < b.key;
+  };
+  std::sort(fills_.begin() + static_cast<std::ptrdiff_t>(before), fills_.end(), better);
+  const size_t most = before + static_cast<size_t>(settings_.fills);
+  if (fills_.size() > most) fills_.resize(most);
+  if (fills_.size() > kMostFills) {
+    std::sort(fills_.begin(), fills_.end(), better);
+    fills_.resize(kMostFills);
+  }
+}
+
+void ImpactPrefetcher::weigh(const ExpertCache& cache) {
+  candidates_.assign(guesses_.begin(), guesses_.end());
+  candidates_.insert(candidates_.end(), fills_.begin(), fills_.end());
+  for (Candidate& candidate : candidates_) {
+    const SlotId slot = cache.find(candidate.key);
+    const int32_t missing = cache.shape().pieces - (slot.valid() ? cache.pieces(slot) : 0);
+    double in_time = 1;
+    if (candidate.ahead > 0 && missing > 0) {
+      const double left = filler_.until_routed(candidate.ahead);
+      in_time = std::clamp(left / filler_.copy_us(candidate.key.layer, missing), 0.0, 1.0);
+    }
+    candidate.gain = candidate.now * in_time + later(candidate.key);
+  }
+  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
+    return a.gain != b.gain ? a.gain > b.gain : a.key < b.key;
+  });
+}
+
+// False when the window is full.
+bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
+  SlotId slot = cache->find(candidate.key);
+  if (!slot.valid()) {
+    if (!filler_.fits(candidate.key.layer)) return false;
+    if (candidate.gain < settings_.least_gain) return true;
+    const ExpertCache::Offer offer = cache->offer(candidate.key.layer);
+    if (!offer.slot.valid()) return true;
+    const double loss = offer.free ? 0 : later(cache->occupant(offer.slot));
+    if (candidate.gain <= loss * (1 + settings_.hysteresis)) return true;
+    filler_.start(candidate.key, offer, cache);
+    slot = offer.slot;
+    if (candidate.ahead > 0) {
+      cache->protect(slot, true);
+      protected_[static_cast<size_t>(candidate.key.layer.value)].push_back(slot);
+    }
+  }
+  while (cache->pieces(slot) < cache->shape().pieces) {
+    if (!filler_.send(candidate.key, slot, cache)) return false;
+  }
+  return true;
+}
+
+void ImpactPrefetcher::prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) {
+  rates_.on_use(plan.use);
+  filler_.open(plan, cache, exec.clocks());
+  guess(&cache);
+  add_fills(plan, cache);
+  weigh(cache);
+  for (const Candidate& candidate : candidates_) {
+    if (!bring(candidate, &cache)) break;
+  }
+  filler_.close(&cache, &exec);
+}
+
+}  // namespace tandem

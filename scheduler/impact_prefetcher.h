@@ -1,0 +1,67 @@
+// Our prefetcher: everything that the idle link could bring is weighed in one currency, the uses
+// it is expected to turn from misses into hits, against those that the expert losing its slot would
+// have had. Candidates are the experts guessed for the next layers, and those that this layer just
+// missed. The idea of weighing by impact is HybriMoE's (arXiv 2504.05897); the currency is ours.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cache/policies/scores.h"
+#include "scheduler/link_filler.h"
+#include "scheduler/predictor.h"
+#include "scheduler/prefetcher.h"
+
+namespace tandem {
+
+struct PrefetchSettings {
+  int32_t ahead = 3;         // layers that are guessed
+  int32_t fills = 2;         // just missed experts of a layer that are considered
+  double horizon = 2;        // tokens of later use that count
+  double hysteresis = 0.1;   // how much more a newcomer must be worth than whom it displaces
+  double least_gain = 0.05;  // uses; less is not worth a copy
+  double overrun = 0.5;      // pieces past the end of the idle time
+};
+
+class ImpactPrefetcher final : public Prefetcher {
+ public:
+  // predictor: may be null; then only just missed experts are brought.
+  ImpactPrefetcher(const CostModel& model, const std::vector<ExpertCost>& experts,
+                   const ExpertCache& cache, std::unique_ptr<Predictor> predictor,
+                   const PrefetchSettings& settings);
+
+  void observe(const RoutingDecision& routing, ExpertCache& cache) override;
+  void prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) override;
+  TransferStats stats() const override { return filler_.stats(); }
+
+ private:
+  struct Candidate {
+    ExpertKey key;
+    double now = 0;   // uses expected in the layer it is guessed for
+    double gain = 0;  // with those later
+    int32_t ahead = 0;
+  };
+
+  void guess(ExpertCache* cache);
+  void add_fills(const LayerPlan& plan, const ExpertCache& cache);
+  void weigh(const ExpertCache& cache);
+  bool bring(const Candidate& candidate, ExpertCache* cache);
+  double later(ExpertKey key) const { return settings_.horizon * rates_.value(key); }
+  double weight(LayerId layer, float load) const;
+
+  PrefetchSettings settings_;
+  std::vector<LayerCosts> costs_;
+  int32_t n_layers_;
+  int32_t n_experts_;
+  std::unique_ptr<Predictor> predictor_;
+  LinkFiller filler_;
+  TwoRateUse rates_;
+  int32_t layer_ = 0;
+  std::vector<float> loads_;        // [n_experts]
+  std::vector<Candidate> guesses_;  // absent experts guessed for the next layers
+  std::vector<Candidate> fills_;    // absent experts that were missed
+  std::vector<Candidate> candidates_;
+  std::vector<std::vector<SlotId>> protected_;  // [n_layers]
+};
+
+}  // namespace tandem

@@ -1,0 +1,147 @@
+#include "scheduler/link_filler.h"
+
+#include <algorithm>
+
+namespace tandem {
+namespace {
+
+// Weight of the newest observation of a layer's times.
+constexpr double kNewest = 0.2;
+
+void average(double* value, double now) {
+  *value = *value < 0 ? now : *value + kNewest * (now - *value);
+}
+
+}  // namespace
+
+LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& experts,
+                       const ExpertCache& cache, double overrun)
+    : slow_ratio_(model.profile().link.h2d_gbps / model.link_gbps_beside_cpu()),
+      overrun_(overrun),
+      pieces_(cache.shape().pieces),
+      n_experts_(static_cast<size_t>(cache.shape().n_experts)),
+      gap_us_(experts.size(), -1.0),
+      layer_us_(experts.size(), -1.0),
+      transfers_(static_cast<size_t>(cache.n_slots())),
+      displaced_by_(experts.size() * n_experts_) {
+  for (const ExpertCost& expert : experts) {
+    piece_us_.push_back(model.h2d_us(expert.bytes) / pieces_);
+    piece_bytes_.push_back(expert.bytes / pieces_);
+  }
+  slices_.reserve(256);
+  landed_.reserve(256);
+}
+
+void LinkFiller::observe(const RoutingDecision& routing, const ExpertCache& cache) {
+  for (const ExpertLoad& load : routing.loads) {
+    const ExpertKey key{routing.layer, load.expert};
+    const SlotId slot = cache.find(key);
+    if (slot.valid()) {
+      Transfer& made = transfer(slot);
+      if (made.key != key) continue;
+      ++(cache.pieces(slot) == pieces_ ? stats_.on_time : stats_.late);
+      if (made.displaced.layer.valid()) displaced_by_[index(made.displaced)] = {};
+      made = {};
+      continue;
+    }
+    const SlotId by = displaced_by_[index(key)];
+    if (!by.valid()) continue;
+    displaced_by_[index(key)] = {};
+    if (transfer(by).displaced == key) {
+      ++stats_.polluting;
+      transfer(by).displaced = {};
+    }
+  }
+}
+
+void LinkFiller::lose(SlotId slot) {
+  Transfer& lost = transfer(slot);
+  if (!lost.key.layer.valid()) return;
+  ++stats_.unused;
+  stats_.wasted_bytes += lost.bytes;
+  if (lost.displaced.layer.valid()) displaced_by_[index(lost.displaced)] = {};
+  lost = {};
+}
+
+void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clocks& now) {
+  const auto layer = static_cast<size_t>(plan.layer().value);
+  for (const SlotId slot : plan.slots) {
+    if (transfer(slot).key != cache.occupant(slot)) lose(slot);
+  }
+  const double end = std::max(now.cpu, now.gpu);
+  if (last_end_ >= 0) average(&gap_us_[layer], plan.start.cpu - last_end_);
+  average(&layer_us_[layer], end - plan.start.cpu);
+  last_end_ = end;
+  layer_ = plan.layer().value;
+  at_ = now.link;
+  cpu_until_ = now.cpu;
+  const size_t next = (layer + 1) % gap_us_.size();
+  deadline_ = end + std::max(0.0, gap_us_[next]);
+  slices_.clear();
+}
+
+double LinkFiller::until_routed(int32_t ahead) const {
+  double us = deadline_ - at_;
+  const size_t n = gap_us_.size();
+  for (int32_t d = 1; d < ahead; ++d) {
+    const size_t layer = (static_cast<size_t>(layer_) + static_cast<size_t>(d)) % n;
+    us += std::max(0.0, layer_us_[layer]) + std::max(0.0, gap_us_[(layer + 1) % n]);
+  }
+  return us;
+}
+
+double LinkFiller::copy_us(LayerId layer, int32_t missing) const {
+  return missing * piece_us_[static_cast<size_t>(layer.value)];
+}
+
+double LinkFiller::piece_end(double from, LayerId layer) const {
+  const double alone = piece_us_[static_cast<size_t>(layer.value)];
+  if (from >= cpu_until_) return from + alone;
+  const double slow = alone * slow_ratio_;
+  if (from + slow <= cpu_until_) return from + slow;
+  return cpu_until_ + alone * (1 - (cpu_until_ - from) / slow);
+}
+
+void LinkFiller::start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCache* cache) {
+  const ExpertKey displaced = offer.free ? ExpertKey{} : cache->occupant(offer.slot);
+  lose(offer.slot);
+  cache->insert(key, offer.slot);
+  transfer(offer.slot) = {key, displaced, 0};
+  if (displaced.layer.valid()) displaced_by_[index(displaced)] = offer.slot;
+  ++stats_.started;
+}
+
+bool LinkFiller::fits(LayerId layer) const {
+  const double piece = piece_us_[static_cast<size_t>(layer.value)];
+  return piece_end(at_, layer) <= deadline_ + overrun_ * piece &&
+         slices_.size() < slices_.capacity();
+}
+
+bool LinkFiller::send(ExpertKey key, SlotId slot, ExpertCache* cache) {
+  if (!fits(key.layer)) return false;
+  const double end = piece_end(at_, key.layer);
+  at_ = end;
+  const int32_t first = cache->pieces(slot);
+  if (!slices_.empty() && slices_.back().slot == slot) {
+    ++slices_.back().n_pieces;
+  } else {
+    slices_.push_back({key, slot, first, 1});
+  }
+  // The exact time is the executor's to tell; until close() this one stands.
+  cache->set_pieces(slot, first + 1, end);
+  const int64_t bytes = piece_bytes_[static_cast<size_t>(key.layer.value)];
+  stats_.bytes += bytes;
+  if (transfer(slot).key == key) transfer(slot).bytes += bytes;
+  return true;
+}
+
+void LinkFiller::close(ExpertCache* cache, Executor* exec) {
+  if (slices_.empty()) return;
+  landed_.assign(slices_.size(), 0);
+  exec->prefetch(slices_, landed_);
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    cache->set_pieces(slices_[i].slot, cache->pieces(slices_[i].slot), landed_[i]);
+  }
+}
+
+}  // namespace tandem

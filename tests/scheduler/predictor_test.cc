@@ -1,0 +1,96 @@
+#include "scheduler/predictor.h"
+
+#include "tests/scheduler/scheduler_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+// One token through a layer of 8 experts, top 2, with what a lookahead says about the next layers.
+struct Observed {
+  std::vector<ExpertId> used;
+  std::vector<ExpertId> predicted;
+  std::vector<ExpertLoad> loads;
+  std::vector<float> scores{0.6F, 0.4F};
+  RoutingDecision decision;
+
+  Observed(int layer, const std::vector<int>& experts, const std::vector<int>& ahead) {
+    for (const int e : experts) {
+      used.push_back(ExpertId{e});
+      loads.push_back({ExpertId{e}, static_cast<int32_t>(loads.size()), 1});
+    }
+    for (const int e : ahead) predicted.push_back(ExpertId{e});
+    decision.layer = LayerId{layer};
+    decision.n_tokens = 1;
+    decision.top_k = 2;
+    decision.ids = used;
+    decision.loads = loads;
+    decision.n_ranks = 2;
+    decision.ranked = used;
+    decision.scores = scores;
+    decision.n_ahead = static_cast<int32_t>(ahead.size() / 2);
+    decision.predicted = predicted;
+  }
+  Observed(const Observed&) = delete;
+  Observed& operator=(const Observed&) = delete;
+};
+
+std::vector<float> loads_of(const Predictor& predictor, int32_t ahead) {
+  std::vector<float> loads(8, -1.0F);
+  if (!predictor.predict(ahead, loads)) return {};
+  return loads;
+}
+
+}  // namespace
+
+TEST_CASE("the lookahead's experts are expected in the layer that they were said for") {
+  const auto predictor = make_predictor("gate-reuse", {4, 8, 2});
+  predictor->observe(Observed(0, {0, 1}, {2, 3, 4, 5}).decision);
+  const std::vector<float> next = loads_of(*predictor, 1);
+  REQUIRE(next.size() == 8);
+  CHECK(next[2] > 0.5F);
+  CHECK(next[3] > 0.5F);
+  CHECK(next[0] == 0);
+  const std::vector<float> after = loads_of(*predictor, 2);
+  CHECK(after[4] > 0.5F);
+  CHECK(after[2] == 0);
+  CHECK(loads_of(*predictor, 3).empty());
+}
+
+TEST_CASE("a lookahead that is always wrong is soon not believed, one that is right is") {
+  const auto wrong = make_predictor("gate-reuse", {4, 8, 1});
+  const auto right = make_predictor("gate-reuse", {4, 8, 1});
+  for (int i = 0; i < 400; ++i) {
+    wrong->observe(Observed(i % 4, {0, 1}, {6, 7}).decision);
+    right->observe(Observed(i % 4, {0, 1}, {0, 1}).decision);
+  }
+  CHECK(loads_of(*wrong, 1)[6] < 0.05F);
+  CHECK(loads_of(*right, 1)[0] > 0.95F);
+}
+
+TEST_CASE("the previous token's experts are expected again") {
+  const auto predictor = make_predictor("previous-token", {2, 8, 2});
+  predictor->observe(Observed(0, {0, 1}, {}).decision);
+  predictor->observe(Observed(1, {2, 3}, {}).decision);
+  CHECK(loads_of(*predictor, 1)[0] > 0);  // the layer after the last is the first
+  CHECK(loads_of(*predictor, 1)[2] == 0);
+  CHECK(loads_of(*predictor, 2)[2] > 0);
+}
+
+TEST_CASE("the hot list expects what has been used most") {
+  const auto predictor = make_predictor("hot-list", {1, 8, 1});
+  for (int i = 0; i < 50; ++i) {
+    predictor->observe(Observed(0, {0, i % 2 == 0 ? 1 : 2 + i % 6}, {}).decision);
+  }
+  const std::vector<float> loads = loads_of(*predictor, 1);
+  CHECK(loads[0] > loads[1]);
+  CHECK(loads[1] > loads[3]);
+  CHECK(loads[0] <= 1);
+}
+
+TEST_CASE("without a predictor's name there is none") {
+  CHECK(make_predictor("none", {1, 8, 1}) == nullptr);
+  CHECK(make_predictor("oracle", {1, 8, 1}) == nullptr);
+}
+
+}  // namespace tandem::test
