@@ -30,6 +30,7 @@ const std::vector<Rule> kRules = {
     {"runtime/engine", {"runtime/cli"}},
     {"runtime/model", {"runtime/cli", "runtime/engine"}},
     {"runtime/text", {"runtime/cli", "runtime/device", "runtime/engine"}},
+    {"runtime/trace", {"runtime/cli", "runtime/device", "runtime/engine", "runtime/text"}},
 };
 
 bool is_source(const fs::path& path) {
@@ -104,6 +105,9 @@ TEST_CASE("runtime/engine includes nothing of the command line") { obeys("runtim
 TEST_CASE("runtime/model includes nothing of engine and command line") { obeys("runtime/model"); }
 TEST_CASE("runtime/text includes nothing of engine, device and command line") {
   obeys("runtime/text");
+}
+TEST_CASE("runtime/trace includes nothing of engine, device, text and command line") {
+  obeys("runtime/trace");
 }
 
 TEST_CASE("a forbidden include is found, however it is written") {
