@@ -1,0 +1,214 @@
+#include "scheduler/simulator.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "cache/check.h"
+#include "scheduler/clairvoyant_prefetcher.h"
+#include "scheduler/hybrimoe_prefetcher.h"
+#include "scheduler/step.h"
+
+namespace tandem {
+namespace {
+
+// Whole experts in these slots from the start.
+void fill(ExpertCache* cache, const std::vector<ExpertKey>& order) {
+  for (const ExpertKey key : order) {
+    if (cache->find(key).valid()) continue;
+    const ExpertCache::Offer offer = cache->offer(key.layer);
+    if (!offer.free) continue;
+    cache->insert(key, offer.slot);
+    cache->set_pieces(offer.slot, cache->shape().pieces, 0);
+  }
+  cache->reset_stats();
+}
+
+std::vector<ExpertKey> by_expert(const ModelShape& shape) {
+  std::vector<ExpertKey> order;
+  for (int32_t e = 0; e < shape.n_experts; ++e) {
+    for (int32_t l = 0; l < shape.n_layers; ++l) order.push_back({LayerId{l}, ExpertId{e}});
+  }
+  return order;
+}
+
+// Most used first.
+std::vector<ExpertKey> by_use(const Trace& trace, const ModelShape& shape,
+                              const std::vector<int32_t>& rows) {
+  std::vector<ExpertKey> order = by_expert(shape);
+  std::vector<int64_t> uses(static_cast<size_t>(shape.n_layers) *
+                            static_cast<size_t>(shape.n_experts));
+  const auto index = [&](ExpertKey key) {
+    return static_cast<size_t>(key.layer.value) * static_cast<size_t>(shape.n_experts) +
+           static_cast<size_t>(key.expert.value);
+  };
+  for (const int32_t row : rows) {
+    for (int32_t l = 0; l < shape.n_layers; ++l) {
+      const auto ids = trace.ids_of(row, l);
+      for (int32_t k = 0; k < trace.header.top_k; ++k) {
+        const int16_t id = ids[static_cast<size_t>(k)];
+        if (id >= 0) ++uses[index({LayerId{l}, ExpertId{id}})];
+      }
+    }
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](ExpertKey a, ExpertKey b) { return uses[index(a)] > uses[index(b)]; });
+  return order;
+}
+
+std::unique_ptr<EvictionPolicy> make_policy(const SchedulingSettings& settings,
+                                            const PolicyShape& shape) {
+  const PolicyInfo* info = find_eviction_policy(settings.policy);
+  TANDEM_CHECK(info != nullptr, "no policy %s", settings.policy.c_str());
+  if (settings.policy_values.empty()) return make_eviction_policy(settings.policy, shape);
+  return info->make(shape, settings.policy_values);
+}
+
+std::unique_ptr<Prefetcher> make_prefetcher(const SchedulingSettings& settings,
+                                            const CostModel& model,
+                                            const std::vector<ExpertCost>& experts,
+                                            const ExpertCache& cache, const Future* future) {
+  if (settings.prefetcher == "none") return std::make_unique<NoPrefetcher>();
+  const CacheShape& shape = cache.shape();
+  if (settings.prefetcher == "clairvoyant") {
+    return std::make_unique<ClairvoyantPrefetcher>(model, experts, cache, *future);
+  }
+  auto predictor = make_predictor(settings.predictor,
+                                  {shape.n_layers, shape.n_experts, settings.prefetch.ahead});
+  if (settings.prefetcher == "hybrimoe") {
+    return std::make_unique<HybriMoePrefetcher>(model, experts, cache, std::move(predictor));
+  }
+  TANDEM_CHECK(settings.prefetcher == "impact", "no prefetcher %s", settings.prefetcher.c_str());
+  return std::make_unique<ImpactPrefetcher>(model, experts, cache, std::move(predictor),
+                                            settings.prefetch);
+}
+
+}  // namespace
+
+SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
+  const Trace& trace = *input.trace;
+  const ModelShape& shape = *input.shape;
+  size_t most = 1;
+  std::vector<std::vector<int32_t>> future;
+  for (const SimStep& step : input.steps) {
+    most = std::max(most, step.rows.size());
+    future.push_back(step.rows);
+  }
+  SimExecutor exec(trace, shape, *input.machine, input.lookahead, static_cast<int32_t>(most));
+  exec.set_future(std::move(future));
+  exec.set_timeline(input.timeline);
+
+  CacheShape cache_shape{shape.n_layers,     shape.n_experts,      shape.split_pieces,
+                         shape.expert_bytes, input.capacity_bytes, settings.pool};
+  if (input.contents == Contents::kEverything) {
+    cache_shape.capacity_bytes =
+        shape.n_experts *
+        std::accumulate(shape.expert_bytes.begin(), shape.expert_bytes.end(), int64_t{0});
+  }
+  std::vector<double> layer_cost;
+  for (const int64_t bytes : shape.expert_bytes) {
+    layer_cost.push_back(static_cast<double>(bytes) /
+                         static_cast<double>(shape.expert_bytes.front()));
+  }
+  ExpertCache cache(cache_shape, make_policy(settings, {shape.n_layers, shape.n_experts,
+                                                        &exec.future(), layer_cost}));
+  if (input.contents == Contents::kHot) fill(&cache, by_use(trace, shape, input.hot));
+  if (input.contents == Contents::kFirst || input.contents == Contents::kEverything) {
+    fill(&cache, by_expert(shape));
+  }
+
+  const CostModel believed(input.believed != nullptr ? *input.believed : *input.machine);
+  const std::vector<ExpertCost> experts = expert_costs(shape);
+  const PlacementRule rule = placement_rule(settings.planner);
+  TANDEM_CHECK(rule != nullptr, "no planner %s", settings.planner.c_str());
+  Planner planner(believed, experts, {rule, true, settings.may_split});
+  const auto prefetcher = make_prefetcher(settings, believed, experts, cache, &exec.future());
+
+  SimResult result;
+  LayerPlan plan;
+  bool measuring = false;
+  // What is measured in one piece; times of unmeasured steps in between are left out.
+  const auto add = [&] {
+    const SimTotals& t = exec.totals();
+    result.totals.seconds += t.seconds;
+    result.totals.cpu_busy += t.cpu_busy;
+    result.totals.gpu_busy += t.gpu_busy;
+    result.totals.link_busy += t.link_busy;
+    result.totals.dram_busy += t.dram_busy;
+    result.totals.cpu_waits += t.cpu_waits;
+    result.totals.gpu_waits += t.gpu_waits;
+    result.totals.bytes_demand += t.bytes_demand;
+    result.totals.bytes_prefetched += t.bytes_prefetched;
+    result.totals.experts_cpu += t.experts_cpu;
+    result.totals.experts_gpu += t.experts_gpu;
+    result.totals.experts_split += t.experts_split;
+    result.cache.hits += cache.stats().hits;
+    result.cache.partly += cache.stats().partly;
+    result.cache.misses += cache.stats().misses;
+    result.cache.inserts += cache.stats().inserts;
+    result.cache.evictions += cache.stats().evictions;
+  };
+  for (const SimStep& step : input.steps) {
+    if (step.measured != measuring) {
+      if (measuring) add();
+      if (result.tokens == 0) result.cold = cache.stats();
+      measuring = step.measured;
+      exec.reset_totals();
+      cache.reset_stats();
+    }
+    const Batch batch{step.rows, step.first_pos, 1};
+    run_step(batch, exec, planner, cache, *prefetcher, plan);
+    if (measuring) result.tokens += static_cast<int64_t>(step.rows.size());
+  }
+  if (measuring) add();
+  result.transfers = prefetcher->stats();
+  return result;
+}
+
+std::vector<SimStep> decode_steps(const Trace& trace) {
+  int32_t n_sequences = 0;
+  for (const TraceStep& step : trace.steps) n_sequences = std::max(n_sequences, step.sequence + 1);
+  const int32_t warm = n_sequences > 1 ? std::max(1, n_sequences / 3) : 0;
+  std::vector<SimStep> steps;
+  int32_t sequence = -1;
+  int64_t position = 0;
+  for (size_t i = 0; i < trace.steps.size(); ++i) {
+    const TraceStep& from = trace.steps[i];
+    if (from.sequence != sequence) position = 0;
+    sequence = from.sequence;
+    SimStep step;
+    step.rows.resize(static_cast<size_t>(from.n_tokens));
+    std::iota(step.rows.begin(), step.rows.end(), static_cast<int32_t>(from.first_token));
+    step.first_pos = position;
+    const bool late = n_sequences > 1 ? sequence >= warm : i >= trace.steps.size() / 2;
+    step.measured = !from.prefill && late;
+    position += from.n_tokens;
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+std::vector<SimStep> prefill_steps(const Trace& trace, int32_t n) {
+  std::vector<SimStep> steps;
+  const int64_t n_tokens = trace.n_tokens();
+  for (int64_t begin = 0; begin + n <= n_tokens; begin += n) {
+    SimStep step;
+    step.rows.resize(static_cast<size_t>(n));
+    std::iota(step.rows.begin(), step.rows.end(), static_cast<int32_t>(begin));
+    step.measured = begin > 0;
+    steps.push_back(std::move(step));
+  }
+  if (steps.size() < 2) steps.clear();
+  return steps;
+}
+
+std::vector<int32_t> unmeasured_rows(const std::vector<SimStep>& steps) {
+  std::vector<int32_t> rows;
+  for (const SimStep& step : steps) {
+    if (!step.measured) rows.insert(rows.end(), step.rows.begin(), step.rows.end());
+  }
+  return rows;
+}
+
+}  // namespace tandem

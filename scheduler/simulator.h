@@ -1,0 +1,74 @@
+// One configuration simulated on one trace: the engine's own step loop, planner, cache and
+// prefetcher on a virtual clock. Every time in the result is modelled.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scheduler/impact_prefetcher.h"
+#include "scheduler/machine_profile.h"
+#include "scheduler/model_shape.h"
+#include "scheduler/scheduling_settings.h"
+#include "scheduler/sim_executor.h"
+#include "scheduler/timeline.h"
+#include "scheduler/trace.h"
+
+namespace tandem {
+
+enum class Contents : uint8_t {
+  kEmpty,      // nothing
+  kFirst,      // experts 0, 1, 2 … of every layer, as HybriMoE's code starts
+  kHot,        // the most used of `hot`, a list of trace rows
+  kEverything  // all of them, in a cache that holds them: the bound of no miss ever
+};
+
+struct SimStep {
+  std::vector<int32_t> rows;  // of the trace
+  int64_t first_pos = 0;
+  bool measured = false;
+};
+
+struct SimInput {
+  const Trace* trace = nullptr;
+  const ModelShape* shape = nullptr;
+  const MachineProfile* machine = nullptr;
+  const MachineProfile* believed = nullptr;  // what the planner thinks; null: the truth
+  std::vector<SimStep> steps;
+  int64_t capacity_bytes = 0;
+  Contents contents = Contents::kEmpty;
+  std::vector<int32_t> hot;  // rows for kHot
+  LookaheadSettings lookahead;
+  Timeline* timeline = nullptr;
+};
+
+struct SimResult {
+  int64_t tokens = 0;  // measured
+  SimTotals totals;
+  CacheStats cache;
+  CacheStats cold;  // of the steps before the first measured one
+  TransferStats transfers;
+  double tokens_per_second() const {
+    return totals.seconds > 0 ? static_cast<double>(tokens) / totals.seconds : 0;
+  }
+  double hit_rate() const { return hit_rate_of(cache); }
+  static double hit_rate_of(const CacheStats& stats) {
+    const auto all = static_cast<double>(stats.hits + stats.misses);
+    return all > 0 ? static_cast<double>(stats.hits) / all : 0;
+  }
+};
+
+SimResult simulate(const SimInput& input, const SchedulingSettings& settings);
+
+// Decoding the trace as it was recorded, prompts included, the cache kept from sequence to
+// sequence. Measured: decode steps of the second half of a single sequence, or of all sequences
+// after the first third.
+std::vector<SimStep> decode_steps(const Trace& trace);
+// Prompts of n tokens, made of the trace's tokens in their order; all but the first are measured.
+// Empty when the trace has fewer than two such prompts.
+std::vector<SimStep> prefill_steps(const Trace& trace, int32_t n);
+// Rows that decode_steps(trace) does not measure: what a static placement may learn from.
+std::vector<int32_t> unmeasured_rows(const std::vector<SimStep>& steps);
+
+}  // namespace tandem

@@ -1,0 +1,185 @@
+#include "scheduler/simulator.h"
+
+#include <numeric>
+
+#include "scheduler/synthetic_trace.h"
+#include "tests/scheduler/scheduler_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+ModelShape small_shape() {
+  ModelShape shape;
+  shape.name = "small";
+  shape.n_layers = 6;
+  shape.n_experts = 16;
+  shape.top_k = 4;
+  shape.expert_bytes.assign(6, 4'000'000);
+  shape.expert_params = 7'000'000;
+  shape.split_pieces = 4;
+  shape.attention = {8'000'000, 8'000'000};
+  shape.other = {40'000'000, 40'000'000};
+  return shape;
+}
+
+Trace small_trace(uint64_t seed = 3) {
+  SyntheticTraceSettings settings;
+  settings.n_layers = 6;
+  settings.n_experts = 16;
+  settings.top_k = 4;
+  settings.n_sequences = 4;
+  settings.n_prompt = 16;
+  settings.n_decode = 60;
+  settings.seed = seed;
+  return make_synthetic_trace(settings);
+}
+
+struct Fixture {
+  Trace trace = small_trace();
+  ModelShape shape = small_shape();
+  MachineProfile machine = round_machine();
+  SimInput input;
+  SchedulingSettings ours;
+
+  explicit Fixture(double share = 0.25) {
+    machine.layer_overhead_us = 50;
+    input.trace = &trace;
+    input.shape = &shape;
+    input.machine = &machine;
+    input.steps = decode_steps(trace);
+    input.capacity_bytes = static_cast<int64_t>(share * 6 * 16 * 4'000'000);
+    input.lookahead = {true, 0.85, 0.04, 1};
+  }
+  SchedulingSettings without_prefetch() const {
+    SchedulingSettings settings = ours;
+    settings.prefetcher = "none";
+    return settings;
+  }
+  SchedulingSettings clairvoyant() const {
+    SchedulingSettings settings = ours;
+    settings.policy = "belady";
+    settings.prefetcher = "clairvoyant";
+    return settings;
+  }
+  SchedulingSettings cpu_only() const {
+    SchedulingSettings settings = without_prefetch();
+    settings.planner = "cpu";
+    return settings;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the same input gives the same result to the last bit") {
+  const Fixture f;
+  const SimResult a = simulate(f.input, f.ours);
+  const SimResult b = simulate(f.input, f.ours);
+  CHECK(a.totals.seconds == b.totals.seconds);
+  CHECK(a.cache.hits == b.cache.hits);
+  CHECK(a.transfers.started == b.transfers.started);
+  CHECK(a.tokens == b.tokens);
+}
+
+TEST_CASE("with everything on the CPU a token takes what its parts add up to") {
+  const Fixture f(0);
+  const SimResult result = simulate(f.input, f.cpu_only());
+  // Each layer: 50 us of overhead, attention 8 MB at 400 GB/s, the CPU's first 8 us and four
+  // experts of 280 us: 14 MFLOP at 100 GFLOP/s are 140 us, 4 MB at 40 GB/s 100 us. At the end 40 MB
+  // at 400 GB/s.
+  const double token_us = 6 * (50 + 20 + 8 + 4 * 140.0) + 100;
+  CHECK(result.totals.seconds * 1e6 == Approx(token_us * static_cast<double>(result.tokens)));
+  CHECK(result.totals.experts_cpu == 24 * result.tokens);
+  CHECK(result.totals.bytes_demand == 0);
+}
+
+TEST_CASE("with everything resident nothing is missed and nothing is copied") {
+  Fixture f;
+  f.input.contents = Contents::kEverything;
+  const SimResult result = simulate(f.input, f.ours);
+  CHECK(result.cache.misses == 0);
+  CHECK(result.hit_rate() == 1);
+  CHECK(result.totals.bytes_demand == 0);
+  CHECK(result.totals.bytes_prefetched == 0);
+}
+
+TEST_CASE("no miss ever is a bound, and the clairvoyant lies between it and us") {
+  for (const double share : {0.1, 0.25, 0.5, 0.75}) {
+    Fixture f(share);
+    const double ours = simulate(f.input, f.ours).tokens_per_second();
+    const double plain = simulate(f.input, f.without_prefetch()).tokens_per_second();
+    const double best = simulate(f.input, f.clairvoyant()).tokens_per_second();
+    f.input.contents = Contents::kEverything;
+    const double bound = simulate(f.input, f.ours).tokens_per_second();
+    INFO("share " << share);
+    CHECK(plain <= ours);
+    CHECK(ours <= best);
+    CHECK(best <= bound);
+  }
+}
+
+TEST_CASE("a wrong lookahead costs copies, never a use that is not there") {
+  Fixture f;
+  f.input.lookahead.recall = 0;
+  f.input.lookahead.drop = 0;
+  const SimResult lied_to = simulate(f.input, f.ours);
+  const SimResult plain = simulate(f.input, f.without_prefetch());
+  CHECK(lied_to.cache.hits + lied_to.cache.misses == plain.cache.hits + plain.cache.misses);
+  // It learns that the guesses are worth nothing: little is lost.
+  CHECK(lied_to.tokens_per_second() >= 0.95 * plain.tokens_per_second());
+}
+
+TEST_CASE("every transfer comes to one end, or has not come to one yet") {
+  const Fixture f;
+  const TransferStats t = simulate(f.input, f.ours).transfers;
+  CHECK(t.started > 0);
+  CHECK(t.on_time + t.late + t.unused <= t.started);
+  CHECK(t.polluting <= t.started);
+  CHECK(t.wasted_bytes <= t.bytes);
+}
+
+TEST_CASE("a resource is busy for no longer than the run") {
+  const Fixture f;
+  for (const SchedulingSettings& settings : {f.ours, f.without_prefetch(), f.clairvoyant()}) {
+    const SimTotals t = simulate(f.input, settings).totals;
+    CHECK(t.cpu_busy <= t.seconds);
+    CHECK(t.gpu_busy <= t.seconds);
+    CHECK(t.link_busy <= t.seconds * 1.001);
+  }
+}
+
+TEST_CASE("prompts are joined from the trace's tokens, and all but the first are measured") {
+  const Fixture f;
+  const std::vector<SimStep> steps = prefill_steps(f.trace, 64);
+  REQUIRE(steps.size() == 4);  // 4 x 76 tokens
+  CHECK_FALSE(steps[0].measured);
+  CHECK(steps[1].measured);
+  CHECK(steps[1].rows.front() == 64);
+  CHECK(steps[3].rows.back() == 255);
+  CHECK(prefill_steps(f.trace, 200).empty());
+}
+
+TEST_CASE("decoding is measured after the first third of the sequences, prompts never") {
+  const Fixture f;
+  int64_t measured = 0;
+  for (const SimStep& step : f.input.steps) measured += step.measured ? 1 : 0;
+  CHECK(measured == 3 * 60);
+  CHECK(unmeasured_rows(f.input.steps).size() == 4 * 76 - 3 * 60);
+}
+
+TEST_CASE("the timeline holds what was measured, in order, on each resource") {
+  Fixture f;
+  Timeline timeline;
+  f.input.timeline = &timeline;
+  simulate(f.input, f.ours);
+  REQUIRE_FALSE(timeline.spans.empty());
+  double cpu = 0;
+  for (const TimelineSpan& span : timeline.spans) {
+    REQUIRE(span.end > span.begin);
+    if (span.resource != Resource::kCpu) continue;
+    REQUIRE(span.begin >= cpu);
+    cpu = span.end;
+  }
+}
+
+}  // namespace tandem::test
