@@ -34,6 +34,11 @@ std::span<const EmbeddedFile> embedded_machines() {
   return kMachines;
 }
 
+std::span<const EmbeddedFile> embedded_policies() {
+  static const EmbeddedFile kPolicies[] = {TANDEM_EMBEDDED_POLICIES};
+  return kPolicies;
+}
+
 std::span<const EmbeddedFile> embedded_shapes() {
   static const EmbeddedFile kShapes[] = {TANDEM_EMBEDDED_SHAPES};
   return kShapes;

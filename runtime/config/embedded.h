@@ -23,4 +23,7 @@ std::span<const EmbeddedFile> embedded_machines();
 // configs/models/*.toml
 std::span<const EmbeddedFile> embedded_shapes();
 
+// configs/policies/*.toml
+std::span<const EmbeddedFile> embedded_policies();
+
 }  // namespace tandem

@@ -1,0 +1,89 @@
+#include "runtime/config/scheduling_policy.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "runtime/config/config_file.h"
+#include "runtime/config/toml_reader.h"
+#include "scheduler/placement.h"
+#include "scheduler/predictor.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::array<std::string_view, 4> kPrefetchers = {"none", "impact", "hybrimoe",
+                                                          "clairvoyant"};
+constexpr std::array<std::string_view, 2> kPools = {"shared", "per-layer"};
+
+// The text of a key that must be one of these names.
+std::string choice(TomlReader* toml, std::string_view key,
+                   std::span<const std::string_view> names) {
+  const auto value = toml->text(key);
+  if (!value) toml->fail(key, "is missing");
+  if (std::find(names.begin(), names.end(), *value) == names.end()) {
+    toml->fail(key, fmt::format("is \"{}\"; expected one of {}", *value, fmt::join(names, ", ")));
+  }
+  return *value;
+}
+
+std::vector<double> parameters(TomlReader* toml, const PolicyInfo& policy) {
+  std::vector<double> values;
+  for (const PolicyParameter& parameter : policy.parameters) {
+    const std::string key = fmt::format("{}.{}", policy.name, parameter.name);
+    values.push_back(
+        toml->number(key, parameter.least, parameter.most).value_or(parameter.standard));
+  }
+  return values;
+}
+
+PrefetchSettings prefetch(TomlReader* toml) {
+  PrefetchSettings settings;
+  const auto whole = [&](std::string_view key, int32_t* value, int64_t least, int64_t most) {
+    *value = static_cast<int32_t>(toml->integer(key, least, most).value_or(*value));
+  };
+  const auto real = [&](std::string_view key, double* value, double most) {
+    *value = toml->number(key, 0, most).value_or(*value);
+  };
+  whole("prefetch.ahead", &settings.ahead, 1, 8);
+  whole("prefetch.fills", &settings.fills, 0, 4096);
+  real("prefetch.horizon", &settings.horizon, 1e6);
+  real("prefetch.hysteresis", &settings.hysteresis, 1e3);
+  real("prefetch.least_gain", &settings.least_gain, 1e3);
+  real("prefetch.overrun", &settings.overrun, 100);
+  return settings;
+}
+
+}  // namespace
+
+SchedulingSettings parse_scheduling_policy(std::string_view text, const std::string& name,
+                                           const std::string& file) {
+  TomlReader toml(text, file);
+  SchedulingSettings settings;
+  settings.name = name;
+  settings.description = toml.text("description").value_or(name);
+  settings.policy = choice(&toml, "policy", eviction_policy_names());
+  settings.policy_values = parameters(&toml, *find_eviction_policy(settings.policy));
+  settings.pool =
+      choice(&toml, "pool", kPools) == "shared" ? PoolShape::kShared : PoolShape::kPerLayer;
+  settings.planner = choice(&toml, "planner", placement_rule_names());
+  settings.may_split = toml.flag("split").value_or(true);
+  settings.predictor = choice(&toml, "predictor", predictor_names());
+  settings.prefetcher = choice(&toml, "prefetcher", kPrefetchers);
+  settings.prefetch = prefetch(&toml);
+  if (settings.prefetcher == "hybrimoe" && settings.predictor == "none") {
+    toml.fail("predictor", "is \"none\"; the prefetcher \"hybrimoe\" needs one");
+  }
+  toml.done();
+  return settings;
+}
+
+SchedulingSettings load_scheduling_policy(const std::string& name_or_path) {
+  const ConfigFile config = find_config_file(
+      name_or_path, {"scheduling policy", "configs/policies", embedded_policies()});
+  return parse_scheduling_policy(config.text, config.name, config.file);
+}
+
+}  // namespace tandem

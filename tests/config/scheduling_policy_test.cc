@@ -1,0 +1,110 @@
+// Reading a scheduling policy: what each key becomes, and what is refused.
+#include "runtime/config/scheduling_policy.h"
+
+#include <map>
+#include <string>
+
+#include "runtime/config/embedded.h"
+#include "runtime/error.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+// A complete policy with some keys set to other values; an empty value leaves the key out.
+std::string text(const std::map<std::string, std::string>& changes = {}) {
+  std::map<std::string, std::string> keys = {
+      {"policy", "\"mrs\""},           {"pool", "\"per-layer\""},
+      {"planner", "\"hybrimoe\""},     {"split", "false"},
+      {"mrs.alpha", "0.25"},           {"mrs.kept", "3"},
+      {"predictor", "\"gate-reuse\""}, {"prefetcher", "\"impact\""}};
+  for (const auto& [key, value] : changes) keys[key] = value;
+  std::string out;
+  for (const auto& [key, value] : keys) {
+    if (!value.empty()) out.append(key).append(" = ").append(value).append("\n");
+  }
+  return out;
+}
+
+SchedulingSettings parse(const std::string& toml) {
+  return parse_scheduling_policy(toml, "test", "here.toml");
+}
+
+bool refused(const std::string& key, const std::string& value) {
+  try {
+    parse(text({{key, value}}));
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    CAPTURE(message);
+    CHECK(message.rfind("here.toml: " + key + " ", 0) == 0);
+    CHECK(message.find('\n') == std::string::npos);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("every built-in scheduling policy can be read") {
+  REQUIRE(embedded_policies().size() >= 14);
+  for (const EmbeddedFile& file : embedded_policies()) {
+    const SchedulingSettings settings = load_scheduling_policy(std::string(file.name));
+    INFO(settings.name);
+    CHECK(settings.name == file.name);
+    CHECK_FALSE(settings.description.empty());
+  }
+  CHECK(load_scheduling_policy(std::string(kDefaultPolicy)).planner == "exact");
+}
+
+TEST_CASE("each key of a scheduling policy becomes its setting") {
+  const SchedulingSettings settings =
+      parse(text({{"prefetch.ahead", "2"}, {"prefetch.horizon", "5.5"}, {"prefetch.fills", "0"}}));
+  CHECK(settings.policy == "mrs");
+  CHECK(settings.policy_values == std::vector<double>{0.25, 3});
+  CHECK(settings.pool == PoolShape::kPerLayer);
+  CHECK(settings.planner == "hybrimoe");
+  CHECK_FALSE(settings.may_split);
+  CHECK(settings.prefetch.ahead == 2);
+  CHECK(settings.prefetch.horizon == 5.5);
+  CHECK(settings.prefetch.fills == 0);
+}
+
+TEST_CASE("parameters that are left out have their standard values") {
+  const SchedulingSettings settings = parse(text({{"mrs.alpha", ""}, {"mrs.kept", ""}}));
+  CHECK(settings.policy_values == std::vector<double>{0.5, 2});
+  CHECK(settings.prefetch.ahead == PrefetchSettings{}.ahead);
+}
+
+TEST_CASE("a scheduling policy with a wrong value names file and key") {
+  CHECK(refused("policy", "\"clever\""));
+  CHECK(refused("policy", "3"));
+  CHECK(refused("pool", "\"puddle\""));
+  CHECK(refused("planner", "\"clever\""));
+  CHECK(refused("predictor", "\"crystal ball\""));
+  CHECK(refused("prefetcher", "\"all\""));
+  CHECK(refused("mrs.alpha", "1.5"));
+  CHECK(refused("mrs.kept", "-1"));
+  CHECK(refused("prefetch.ahead", "0"));
+  CHECK(refused("prefetch.horizon", "-1"));
+  CHECK(refused("split", "1"));
+  for (const char* key : {"policy", "pool", "planner", "predictor", "prefetcher"}) {
+    CHECK(refused(key, ""));
+  }
+}
+
+TEST_CASE("a key of another policy, or of none, is an error") {
+  CHECK(refused("ewma.fast", "0.1"));
+  CHECK(refused("mrs.beta", "0.1"));
+  CHECK(refused("speed", "11"));
+}
+
+TEST_CASE("HybriMoE's prefetcher needs a predictor") {
+  try {
+    parse(text({{"prefetcher", "\"hybrimoe\""}, {"predictor", "\"none\""}}));
+    FAIL("no error");
+  } catch (const ConfigError& error) {
+    CHECK_THAT(error.what(), contains("here.toml: predictor is \"none\""));
+  }
+}
+
+}  // namespace tandem::test
