@@ -1,0 +1,132 @@
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/cli/cli_harness.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+// A small synthetic trace on a small model, so that a run takes no time.
+Outcome simulate(std::vector<std::string> more) {
+  const std::vector<std::string> small{"simulate", "--model-shape", "olmoe-1b-7b", "--trace",
+                                       "synthetic:sequences=3,prompt=8,decode=24"};
+  more.insert(more.begin(), small.begin(), small.end());
+  return tandem(more);
+}
+
+std::string complaint(const std::vector<std::string>& more) {
+  const Outcome run = simulate(more);
+  CHECK(run.exit_code == 2);
+  CHECK(run.out.empty());
+  CHECK(std::count(run.err.begin(), run.err.end(), '\n') == 1);
+  return run.err;
+}
+
+}  // namespace
+
+TEST_CASE("simulate prints a row for each combination") {
+  const Outcome run = simulate({"--machine", "rtx3060-ddr4,laptop-8gb", "--cache", "25%,50%",
+                                "--policy", "tandem,ktransformers", "-o", "jsonl"});
+  REQUIRE(run.exit_code == 0);
+  std::map<std::string, int> rows;
+  size_t begin = 0;
+  for (size_t end; (end = run.out.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const auto row = nlohmann::json::parse(run.out.substr(begin, end - begin));
+    ++rows[row["machine"].get<std::string>() + " " + row["cache"].get<std::string>() + " " +
+           row["scheduling"].get<std::string>()];
+    CHECK(row["modelled"] == true);
+  }
+  CHECK(rows.size() == 8);
+  for (const auto& [name, count] : rows) CHECK(count == 1);
+}
+
+TEST_CASE("a row of simulate has the promised fields, and speeds between nothing and the bound") {
+  const Outcome run = simulate({"--prefill", "32", "--json"});
+  REQUIRE(run.exit_code == 0);
+  const nlohmann::json rows = run.json();
+  REQUIRE(rows.size() == 1);
+  const nlohmann::json& row = rows[0];
+  for (const char* key :
+       {"machine", "model", "trace", "cache", "planner", "policy", "predictor", "prefill_tps",
+        "decode_tps", "hit_rate", "hit_rate_cold", "bound_decode_tps", "bound_prefill_tps"}) {
+    INFO(key);
+    CHECK(row.contains(key));
+    CHECK_FALSE(row[key].is_null());
+  }
+  CHECK(row["model"] == "olmoe-1b-7b");
+  CHECK(row["decode_tps"] > 0);
+  CHECK(row["decode_tps"] <= row["clairvoyant_decode_tps"]);
+  CHECK(row["clairvoyant_decode_tps"] <= row["bound_decode_tps"]);
+  CHECK(row["hit_rate"] > 0);
+  CHECK(row["hit_rate"] <= 1);
+}
+
+TEST_CASE(
+    "simulate with the same seed prints the same to the last digit, with another it does not") {
+  const Outcome a = simulate({"--json", "-s", "5"});
+  const Outcome b = simulate({"--json", "-s", "5"});
+  const Outcome c = simulate({"--json", "-s", "6"});
+  CHECK(a.exit_code == 0);
+  CHECK(a.out == b.out);
+  CHECK(a.out != c.out);
+}
+
+TEST_CASE("a planner given apart stands in for the policy's own") {
+  const Outcome run = simulate({"--planner", "cpu,exact", "--json"});
+  REQUIRE(run.exit_code == 0);
+  const nlohmann::json rows = run.json();
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[0]["planner"] == "cpu");
+  CHECK(rows[1]["planner"] == "exact");
+  CHECK(rows[0]["decode_tps"] < rows[1]["decode_tps"]);
+}
+
+TEST_CASE("simulate's table says that its speeds are modelled") {
+  const Outcome run = simulate({});
+  CHECK(run.exit_code == 0);
+  CHECK(contains(run.out, "| machine"));
+  CHECK(contains(run.out, "All speeds are modelled"));
+}
+
+TEST_CASE("simulate's CSV has as many fields in each line") {
+  const Outcome run = simulate({"-o", "csv", "--policy", "tandem,lru"});
+  REQUIRE(run.exit_code == 0);
+  const std::string head = run.out.substr(0, run.out.find('\n'));
+  CHECK(std::count(head.begin(), head.end(), ',') > 20);
+  CHECK(std::count(run.out.begin(), run.out.end(), '\n') == 3);
+}
+
+TEST_CASE("simulate writes a timeline in the Trace Event Format") {
+  const TempDir dir;
+  const std::string path = dir / "timeline.json";
+  REQUIRE(simulate({"--timeline", path}).exit_code == 0);
+  const auto file = nlohmann::json::parse(read_file(path));
+  CHECK(file["otherData"]["times"] == "modelled");
+  int spans = 0;
+  for (const nlohmann::json& event : file["traceEvents"]) {
+    if (event["ph"] != "X") continue;
+    ++spans;
+    CHECK(event["dur"] > 0);
+    CHECK(event["ts"] >= 0);
+  }
+  CHECK(spans > 100);
+}
+
+TEST_CASE("what simulate cannot read is one line that names it") {
+  CHECK(contains(complaint({"--machine", "abacus"}), "\"abacus\""));
+  CHECK(contains(complaint({"--policy", "clever"}), "\"clever\""));
+  CHECK(contains(complaint({"--cache", "120%"}), "\"120%\""));
+  CHECK(contains(complaint({"--cache", "x"}), "--cache is \"x\""));
+  CHECK(contains(complaint({"--prefill", "5000"}), "96 tokens"));
+  CHECK(contains(complaint({"--planner", "clever"}), "clever"));
+  CHECK(contains(complaint({"--recall", "2"}), "--recall"));
+  CHECK(contains(complaint({"--trace", "synthetic:skw=1"}), "skw"));
+  const Outcome missing = simulate({"--trace", "no-such-file.csv"});
+  CHECK(missing.exit_code == 1);
+  CHECK(contains(missing.err, "no-such-file.csv"));
+}
+
+}  // namespace tandem::test
