@@ -139,6 +139,7 @@ PlacementRule placement_rule(std::string_view name) {
 
 std::vector<std::string_view> placement_rule_names() {
   std::vector<std::string_view> names;
+  names.reserve(kRules.size());
   for (const Named& entry : kRules) names.push_back(entry.name);
   return names;
 }

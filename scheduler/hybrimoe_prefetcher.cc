@@ -1,6 +1,7 @@
 #include "scheduler/hybrimoe_prefetcher.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace tandem {
@@ -63,8 +64,8 @@ HybriMoePrefetcher::Choice HybriMoePrefetcher::best(const ExpertCache& cache) {
     problem_.room = n_experts_;
     for (const ExpertId expert : guessed_) {
       const SlotId slot = cache.find({layer, expert});
-      const auto count =
-          std::max(1, static_cast<int32_t>(loads_[static_cast<size_t>(expert.value)] + 0.5F));
+      const float load = loads_[static_cast<size_t>(expert.value)];
+      const auto count = static_cast<int32_t>(std::max(1L, std::lround(load)));
       problem_.items.push_back({count, slot.valid() ? cache.pieces(slot) : 0, 0, 0});
     }
     const double without = makespan(layer);

@@ -126,7 +126,7 @@ SimExecutor::SimExecutor(const Trace& trace, const ModelShape& shape, const Mach
 
 SimExecutor::~SimExecutor() = default;
 
-void SimExecutor::set_future(std::vector<std::vector<int32_t>> steps) {
+void SimExecutor::set_future(const std::vector<std::vector<int32_t>>& steps) {
   future_ = std::make_unique<KnownFuture>(trace_, shape_.n_layers, shape_.n_experts, steps);
 }
 

@@ -62,7 +62,7 @@ class SimExecutor final : public Executor {
   std::span<const float> end_step() override;
 
   // The order in which rows will come, for those who may know: one list a step.
-  void set_future(std::vector<std::vector<int32_t>> steps);
+  void set_future(const std::vector<std::vector<int32_t>>& steps);
   const Future& future() const;
 
   double now_us() const { return clocks_.cpu; }

@@ -96,7 +96,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
     future.push_back(step.rows);
   }
   SimExecutor exec(trace, shape, *input.machine, input.lookahead, static_cast<int32_t>(most));
-  exec.set_future(std::move(future));
+  exec.set_future(future);
   exec.set_timeline(input.timeline);
 
   CacheShape cache_shape{shape.n_layers,     shape.n_experts,      shape.split_pieces,
