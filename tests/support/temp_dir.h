@@ -13,7 +13,9 @@ namespace tandem::test {
 class TempDir {
  public:
   TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "tandem-test-XXXXXX").string();
+    // mkdtemp puts letters of its own in the place of the last six.
+    const std::string pattern = "tandem-test-" + std::string(6, 'X');
+    std::string name = (std::filesystem::temp_directory_path() / pattern).string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + name);
     path_ = name;
   }
