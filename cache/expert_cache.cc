@@ -121,12 +121,23 @@ void ExpertCache::commit(const CacheAccess& access) {
   for (size_t i = 0; i < access.incoming.size(); ++i) {
     const ExpertKey key{use.layer, access.incoming[i]};
     const Offer offered = offer(use.layer, true);
+    if (access.may_refuse && refuses(key, offered, access.admission)) {
+      ++stats_.refused;
+      access.slots[i] = SlotId{};
+      continue;
+    }
     TANDEM_CHECK(offered.slot.valid(), "no slot for incoming expert %zu of %zu", i + 1,
                  access.incoming.size());
     insert(key, offered.slot);
     lock(offered.slot);
     access.slots[i] = offered.slot;
   }
+}
+
+bool ExpertCache::refuses(ExpertKey key, const Offer& offered, Admission admission) const {
+  if (!offered.slot.valid()) return true;
+  if (offered.free || admission == Admission::kAlways) return false;
+  return policy_->value(key) <= offered.value;
 }
 
 void ExpertCache::lock(SlotId slot) {

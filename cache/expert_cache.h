@@ -45,11 +45,21 @@ struct SlotClass {
 // All slots of a cache of this shape, by first appearance of their size.
 std::vector<SlotClass> slot_classes(const CacheShape& shape);
 
+// Which of the experts that are copied on demand stay in the cache.
+enum class Admission : uint8_t {
+  kAlways,    // as many as there are slots that the layer does not use
+  kIfBetter,  // those that are worth more than whom they displace
+};
+
 // What one layer of one step does to the cache.
 struct CacheAccess {
   LayerUse use;
-  std::span<const ExpertId> incoming;  // experts without a slot that get one
+  std::span<const ExpertId> incoming;  // experts without a slot that want one
   std::span<SlotId> slots;             // [incoming.size()], filled by commit()
+  Admission admission = Admission::kAlways;
+  // Whether an expert may be refused (its slot is then invalid): it passes through a buffer of the
+  // executor's and is gone after the layer.
+  bool may_refuse = false;
 };
 
 struct CacheStats {
@@ -58,6 +68,7 @@ struct CacheStats {
   uint64_t misses = 0;
   uint64_t inserts = 0;
   uint64_t evictions = 0;
+  uint64_t refused = 0;  // incoming experts that got no slot
 };
 
 class ExpertCache {
@@ -85,7 +96,8 @@ class ExpertCache {
   // How many experts without a slot could get one in this layer while all of `used` stay.
   int32_t room_beside(LayerId layer, std::span<const ExpertId> used) const;
 
-  // CHECKs that incoming experts have no slot, are distinct, and fit beside `used`. The layer's
+  // CHECKs that incoming experts have no slot, are distinct, and, where none may be refused, fit
+  // beside `used`. The layer's
   // experts stay protected until the next commit.
   void commit(const CacheAccess& access);
   // So many leading pieces have been sent and land at `ready`.
@@ -134,6 +146,7 @@ class ExpertCache {
   Layer& layer(LayerId id) { return layers_[static_cast<size_t>(id.value)]; }
   const Layer& layer(LayerId id) const { return layers_[static_cast<size_t>(id.value)]; }
   void assign_layers();
+  bool refuses(ExpertKey key, const Offer& offered, Admission admission) const;
   SlotId weakest(Layer* layer) const;
   SlotId weakest_of(const Layer& layer, bool even_protected) const;
   void lock(SlotId slot);

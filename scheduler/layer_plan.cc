@@ -9,12 +9,12 @@ void commit(LayerPlan* plan, ExpertCache* cache) {
     if (!expert.slot.valid()) plan->incoming.push_back(expert.expert);
   }
   plan->slots.assign(plan->incoming.size(), SlotId{});
-  cache->commit({plan->use, plan->incoming, plan->slots});
+  cache->commit({plan->use, plan->incoming, plan->slots, plan->admission, plan->streams});
   size_t given = 0;
   for (const int32_t i : plan->fetches) {
     PlannedExpert& expert = plan->experts[static_cast<size_t>(i)];
     if (!expert.slot.valid()) expert.slot = plan->slots[given++];
-    cache->set_pieces(expert.slot, expert.gpu, plan->end.link);
+    if (expert.slot.valid()) cache->set_pieces(expert.slot, expert.gpu, plan->end.link);
   }
 }
 

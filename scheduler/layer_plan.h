@@ -16,7 +16,7 @@ struct PlannedExpert {
   ExpertId expert;
   int32_t first = 0;  // its run in RoutingDecision::tokens
   int32_t count = 0;
-  SlotId slot;          // where the GPU finds it; invalid when it has none of it
+  SlotId slot;          // where the GPU finds it; invalid when it has none of it, or streams it
   int32_t present = 0;  // leading pieces that were there or on their way
   ModelTime ready = 0;  // when they have landed
   int32_t gpu = 0;      // leading pieces that the GPU computes; the CPU computes the rest
@@ -30,6 +30,10 @@ struct LayerPlan {
   std::vector<int32_t> fetches;        // experts with gpu > present, in the order of copying
   Clocks start;                        // when the routing was known, modelled
   Clocks end;                          // when the layer ends, modelled
+
+  // Fetched experts may pass through a buffer instead of a slot, and who gets a slot.
+  bool streams = false;
+  Admission admission = Admission::kAlways;
 
   // For commit(): the fetched experts that have no slot yet.
   std::vector<ExpertId> incoming;

@@ -18,7 +18,10 @@ void Planner::plan(const RoutingDecision& routing, const ExpertCache& cache, con
   problem_.now = now;
   // Behind copies that are under way another one follows at once.
   if (now.link > now.cpu) problem_.cost.copy_latency = 0;
-  problem_.room = cache.room_beside(routing.layer, plan->used);
+  plan->streams = settings_.streams;
+  plan->admission = settings_.admission;
+  problem_.room = settings_.streams ? static_cast<int32_t>(plan->experts.size())
+                                    : cache.room_beside(routing.layer, plan->used);
   problem_.items.clear();
   for (const PlannedExpert& e : plan->experts) {
     problem_.items.push_back({e.count, e.present, std::min(e.ready, now.link), 0});

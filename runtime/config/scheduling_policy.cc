@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kPrefetchers = {"none", "impact", "hybrimoe",
                                                           "clairvoyant"};
+constexpr std::array<std::string_view, 2> kAdmissions = {"always", "if-better"};
 constexpr std::array<std::string_view, 2> kPools = {"shared", "per-layer"};
 
 // The text of a key that must be one of these names.
@@ -68,6 +69,8 @@ SchedulingSettings parse_scheduling_policy(std::string_view text, const std::str
   settings.policy_values = parameters(&toml, *find_eviction_policy(settings.policy));
   settings.pool =
       choice(&toml, "pool", kPools) == "shared" ? PoolShape::kShared : PoolShape::kPerLayer;
+  settings.admission = choice(&toml, "admission", kAdmissions) == "always" ? Admission::kAlways
+                                                                           : Admission::kIfBetter;
   settings.planner = choice(&toml, "planner", placement_rule_names());
   settings.may_split = toml.flag("split").value_or(true);
   settings.predictor = choice(&toml, "predictor", predictor_names());

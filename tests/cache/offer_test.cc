@@ -192,4 +192,34 @@ TEST_CASE("of equal values the earlier layer's expert leaves first, then the sma
 }
 
 }  // namespace
+TEST_CASE("where experts may be refused, only the ones worth more than whom they displace stay") {
+  const CacheShape shape = shape_of(2, 8, 2);
+  ExpertCache cache(shape, make_eviction_policy("lfu", {2, 8, nullptr, {}}));
+  const auto access = [&](int layer, const std::vector<int>& used, const std::vector<int>& incoming,
+                          Admission admission) {
+    const std::vector<ExpertId> all = experts(used);
+    const std::vector<ExpertId> in = experts(incoming);
+    const Routing r = routing(layer, all);
+    std::vector<SlotId> slots(in.size());
+    cache.commit({r.use(), in, slots, admission, true});
+    return slots;
+  };
+  // Free slots are given to anybody.
+  CHECK(access(0, {0, 1}, {0, 1}, Admission::kIfBetter)[1].valid());
+  access(0, {0, 1}, {}, Admission::kIfBetter);
+  // In layer 1 an expert used once is worth less than those of layer 0, used twice.
+  CHECK_FALSE(access(1, {5}, {5}, Admission::kIfBetter)[0].valid());
+  CHECK(cache.stats().refused == 1);
+  CHECK(cache.resident() == 2);
+  CHECK_FALSE(cache.find(key(1, 5)).valid());
+  // Used often enough, it stays.
+  access(1, {5}, {}, Admission::kIfBetter);
+  CHECK(access(1, {5}, {5}, Admission::kIfBetter)[0].valid());
+  CHECK(cache.find(key(1, 5)).valid());
+  // What is always admitted stays as long as there are slots that the layer does not use.
+  const auto slots = access(1, {5, 6, 7}, {6, 7}, Admission::kAlways);
+  CHECK(slots[0].valid());
+  CHECK_FALSE(slots[1].valid());
+}
+
 }  // namespace tandem::test

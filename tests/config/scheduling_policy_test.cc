@@ -14,10 +14,11 @@ namespace {
 // A complete policy with some keys set to other values; an empty value leaves the key out.
 std::string text(const std::map<std::string, std::string>& changes = {}) {
   std::map<std::string, std::string> keys = {
-      {"policy", "\"mrs\""},           {"pool", "\"per-layer\""},
-      {"planner", "\"hybrimoe\""},     {"split", "false"},
-      {"mrs.alpha", "0.25"},           {"mrs.kept", "3"},
-      {"predictor", "\"gate-reuse\""}, {"prefetcher", "\"impact\""}};
+      {"policy", "\"mrs\""},       {"pool", "\"per-layer\""},
+      {"admission", "\"always\""}, {"planner", "\"hybrimoe\""},
+      {"split", "false"},          {"mrs.alpha", "0.25"},
+      {"mrs.kept", "3"},           {"predictor", "\"gate-reuse\""},
+      {"prefetcher", "\"impact\""}};
   for (const auto& [key, value] : changes) keys[key] = value;
   std::string out;
   for (const auto& [key, value] : keys) {
@@ -79,6 +80,7 @@ TEST_CASE("a scheduling policy with a wrong value names file and key") {
   CHECK(refused("policy", "\"clever\""));
   CHECK(refused("policy", "3"));
   CHECK(refused("pool", "\"puddle\""));
+  CHECK(refused("admission", "\"sometimes\""));
   CHECK(refused("planner", "\"clever\""));
   CHECK(refused("predictor", "\"crystal ball\""));
   CHECK(refused("prefetcher", "\"all\""));
@@ -87,7 +89,7 @@ TEST_CASE("a scheduling policy with a wrong value names file and key") {
   CHECK(refused("prefetch.ahead", "0"));
   CHECK(refused("prefetch.horizon", "-1"));
   CHECK(refused("split", "1"));
-  for (const char* key : {"policy", "pool", "planner", "predictor", "prefetcher"}) {
+  for (const char* key : {"policy", "pool", "admission", "planner", "predictor", "prefetcher"}) {
     CHECK(refused(key, ""));
   }
 }

@@ -118,4 +118,24 @@ TEST_CASE("behind copies that are under way a fetch pays no latency") {
   CHECK(busy.end.link == Approx(10 + 200.0 * static_cast<double>(busy.fetches.size())));
 }
 
+TEST_CASE("what is streamed needs no slot, and none that is in use is given up for it") {
+  Layer layer(2);
+  layer.put(0, 1, 0);
+  layer.put(1, 1, 0);
+  PlannerSettings settings;
+  const std::vector<int> counts{9, 8, 90, 80, 70, 60, 50, 40};
+  settings.streams = false;
+  CHECK(layer.plan(counts, {}, settings).fetches.empty());
+  settings.streams = true;
+  LayerPlan plan = layer.plan(counts, {}, settings);
+  REQUIRE(plan.fetches.size() >= 2);
+  commit(&plan, &layer.cache);
+  CHECK(layer.cache.resident() == 2);
+  CHECK(layer.cache.find({LayerId{0}, ExpertId{0}}).valid());
+  CHECK(layer.cache.stats().refused == plan.fetches.size());
+  for (const int32_t i : plan.fetches) {
+    CHECK_FALSE(plan.experts[static_cast<size_t>(i)].slot.valid());
+  }
+}
+
 }  // namespace tandem::test
