@@ -35,22 +35,26 @@ LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& ex
 void LinkFiller::observe(const RoutingDecision& routing, const ExpertCache& cache) {
   for (const ExpertLoad& load : routing.loads) {
     const ExpertKey key{routing.layer, load.expert};
-    const SlotId slot = cache.find(key);
-    if (slot.valid()) {
-      Transfer& made = transfer(slot);
-      if (made.key != key) continue;
-      ++(cache.pieces(slot) == pieces_ ? stats_.on_time : stats_.late);
-      if (made.displaced.layer.valid()) displaced_by_[index(made.displaced)] = {};
-      made = {};
-      continue;
-    }
     const SlotId by = displaced_by_[index(key)];
-    if (!by.valid()) continue;
+    if (!by.valid() || cache.find(key).valid()) continue;
     displaced_by_[index(key)] = {};
     if (transfer(by).displaced == key) {
       ++stats_.polluting;
       transfer(by).displaced = {};
     }
+  }
+}
+
+// What came of the transfers of experts that this layer uses.
+void LinkFiller::settle(const LayerPlan& plan) {
+  for (const PlannedExpert& expert : plan.experts) {
+    if (!expert.slot.valid()) continue;
+    Transfer& made = transfer(expert.slot);
+    if (made.key != ExpertKey{plan.layer(), expert.expert}) continue;
+    const bool there = expert.present == pieces_ && expert.ready <= plan.start.cpu;
+    ++(there ? stats_.on_time : stats_.late);
+    if (made.displaced.layer.valid()) displaced_by_[index(made.displaced)] = {};
+    made = {};
   }
 }
 
@@ -66,8 +70,9 @@ void LinkFiller::lose(SlotId slot) {
 void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clocks& now) {
   const auto layer = static_cast<size_t>(plan.layer().value);
   for (const SlotId slot : plan.slots) {
-    if (transfer(slot).key != cache.occupant(slot)) lose(slot);
+    if (slot.valid() && transfer(slot).key != cache.occupant(slot)) lose(slot);
   }
+  settle(plan);
   const double end = std::max(now.cpu, now.gpu);
   if (last_end_ >= 0) average(&gap_us_[layer], plan.start.cpu - last_end_);
   average(&layer_us_[layer], end - plan.start.cpu);

@@ -19,7 +19,7 @@ class LinkFiller {
   LinkFiller(const CostModel& model, const std::vector<ExpertCost>& experts,
              const ExpertCache& cache, double overrun);
 
-  // The layer's routing is known: settles what its experts' transfers came to.
+  // The layer's routing is known: notes whom it wants that a transfer has displaced.
   void observe(const RoutingDecision& routing, const ExpertCache& cache);
 
   // Between open() and close() pieces are sent one after the other.
@@ -50,6 +50,7 @@ class LinkFiller {
     return static_cast<size_t>(key.layer.value) * n_experts_ +
            static_cast<size_t>(key.expert.value);
   }
+  void settle(const LayerPlan& plan);
   void lose(SlotId slot);
   double piece_end(double from, LayerId layer) const;
 
