@@ -122,7 +122,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   const std::vector<ExpertCost> experts = expert_costs(shape);
   const PlacementRule rule = placement_rule(settings.planner);
   TANDEM_CHECK(rule != nullptr, "no planner %s", settings.planner.c_str());
-  Planner planner(believed, experts, {rule, true, settings.may_split});
+  Planner planner(believed, experts, {rule, true, settings.may_split, true, settings.admission});
   const auto prefetcher = make_prefetcher(settings, believed, experts, cache, &exec.future());
 
   SimResult result;
@@ -203,10 +203,11 @@ std::vector<SimStep> prefill_steps(const Trace& trace, int32_t n) {
   return steps;
 }
 
-std::vector<int32_t> unmeasured_rows(const std::vector<SimStep>& steps) {
+std::vector<int32_t> learning_rows(const std::vector<SimStep>& steps) {
   std::vector<int32_t> rows;
   for (const SimStep& step : steps) {
-    if (!step.measured) rows.insert(rows.end(), step.rows.begin(), step.rows.end());
+    if (step.measured) break;
+    rows.insert(rows.end(), step.rows.begin(), step.rows.end());
   }
   return rows;
 }

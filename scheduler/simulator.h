@@ -68,7 +68,7 @@ std::vector<SimStep> decode_steps(const Trace& trace);
 // Prompts of n tokens, made of the trace's tokens in their order; all but the first are measured.
 // Empty when the trace has fewer than two such prompts.
 std::vector<SimStep> prefill_steps(const Trace& trace, int32_t n);
-// Rows that decode_steps(trace) does not measure: what a static placement may learn from.
-std::vector<int32_t> unmeasured_rows(const std::vector<SimStep>& steps);
+// Rows of the steps before the first measured one: what a static placement may learn from.
+std::vector<int32_t> learning_rows(const std::vector<SimStep>& steps);
 
 }  // namespace tandem

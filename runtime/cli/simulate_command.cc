@@ -155,43 +155,56 @@ class Sweep {
     SimInput decode = input;
     decode.steps = decode_steps(load.trace);
     decode.contents = Contents::kHot;
-    decode.hot = unmeasured_rows(decode.steps);
-    const std::vector<int64_t> prompts =
-        options_.prefill.empty() ? std::vector<int64_t>{0} : options_.prefill;
+    decode.hot = learning_rows(decode.steps);
     const auto [clairvoyant, bound] = bounds(decode);
-    for (const int64_t n_prompt : prompts) {
-      SimInput prefill = input;
-      prefill.contents = Contents::kHot;
-      prefill.hot = decode.hot;
-      if (n_prompt > 0) {
-        prefill.steps = prefill_steps(load.trace, static_cast<int32_t>(n_prompt));
-        if (prefill.steps.empty()) {
-          throw ConfigError(fmt::format(
-              "--prefill {}: the trace {} has {} tokens; at least two prompts are needed", n_prompt,
-              load.trace_name, load.trace.n_tokens()));
-        }
-      }
-      const auto prefill_bound = n_prompt > 0 ? bounds(prefill).second : std::nullopt;
-      for (const SchedulingSettings& settings : settings_) {
-        progress_.show_count("simulating", static_cast<int64_t>(rows_.size()),
-                             static_cast<int64_t>(total_));
-        SimulateRow row;
-        row.machine = machine.name;
-        row.model = load.shape.name;
-        row.trace = load.trace_name;
-        row.cache = cache.back() == '%' ? cache : cache + " MiB";
-        row.settings = settings;
-        row.clairvoyant_decode_tps = clairvoyant;
-        row.bound_decode_tps = bound;
-        // The picture shows the first row's decoding.
-        decode.timeline = rows_.empty() && !options_.timeline.empty() ? &timeline_ : nullptr;
-        row.decode = simulate(decode, settings);
-        row.prefill_tokens = static_cast<int32_t>(n_prompt);
-        if (n_prompt > 0) row.prefill = simulate(prefill, settings);
-        row.bound_prefill_tps = prefill_bound;
-        rows_.push_back(std::move(row));
+    const std::vector<Prefill> prefills = list_prefills(load, input);
+    for (const SchedulingSettings& settings : settings_) {
+      progress_.show_count("simulating", static_cast<int64_t>(rows_.size()),
+                           static_cast<int64_t>(total_));
+      SimulateRow row;
+      row.machine = machine.name;
+      row.model = load.shape.name;
+      row.trace = load.trace_name;
+      row.cache = cache.back() == '%' ? cache : cache + " MiB";
+      row.settings = settings;
+      row.clairvoyant_decode_tps = clairvoyant;
+      row.bound_decode_tps = bound;
+      // The picture shows the first row's decoding.
+      decode.timeline = rows_.empty() && !options_.timeline.empty() ? &timeline_ : nullptr;
+      row.decode = simulate(decode, settings);
+      if (prefills.empty()) rows_.push_back(row);
+      for (const Prefill& prefill : prefills) {
+        row.prefill_tokens = prefill.n_tokens;
+        row.prefill = simulate(prefill.input, settings);
+        row.bound_prefill_tps = prefill.bound;
+        rows_.push_back(row);
       }
     }
+  }
+
+  struct Prefill {
+    int32_t n_tokens = 0;
+    SimInput input;
+    std::optional<double> bound;
+  };
+
+  std::vector<Prefill> list_prefills(const Workload& load, const SimInput& input) const {
+    std::vector<Prefill> prefills;
+    for (const int64_t n : options_.prefill) {
+      Prefill& prefill = prefills.emplace_back();
+      prefill.n_tokens = static_cast<int32_t>(n);
+      prefill.input = input;
+      prefill.input.steps = prefill_steps(load.trace, prefill.n_tokens);
+      if (prefill.input.steps.empty()) {
+        throw ConfigError(
+            fmt::format("--prefill {}: the trace {} has {} tokens; at least two prompts are needed",
+                        n, load.trace_name, load.trace.n_tokens()));
+      }
+      prefill.input.contents = Contents::kHot;
+      prefill.input.hot = learning_rows(prefill.input.steps);
+      prefill.bound = bounds(prefill.input).second;
+    }
+    return prefills;
   }
 
   // The achievable clairvoyant and the strict bound.
