@@ -43,6 +43,8 @@ constexpr std::array kPolicies = {
     PolicyInfo{"lru", "longest unused", {}, false, make<LeastRecentlyUsed>},
     PolicyInfo{"mrs", "HybriMoE's moving average of gate scores", kMrs, false,
                make<MinusRecentScore>},
+    PolicyInfo{
+        "static", "nobody, where only better ones are admitted", {}, false, make<FixedContents>},
     PolicyInfo{"windowed-belady", "farthest next use within a window, then rate of use", kWindow,
                true, make<WindowedBelady>},
 };

@@ -1,4 +1,4 @@
-// LRU, and LRU that knows that layers come round in order.
+// LRU, LRU that knows that layers come round in order, and no order at all.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,14 @@ class LeastRecentlyUsed final : public EvictionPolicy {
  private:
   int64_t clock_ = 0;
   ExpertTable<double> last_;
+};
+
+// All are worth the same: with admission of better ones only, nobody ever leaves.
+class FixedContents final : public EvictionPolicy {
+ public:
+  FixedContents(const PolicyShape&, std::span<const double>) {}
+  void on_use(const LayerUse&) override {}
+  double value(ExpertKey) const override { return 0; }
 };
 
 // Age is counted in visits of the expert's own layer that did not use it, so that an early layer is

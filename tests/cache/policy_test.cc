@@ -20,7 +20,7 @@ TEST_CASE("the names of the policies are sorted, and each one can be made where 
   const auto names = eviction_policy_names();
   CHECK(std::is_sorted(names.begin(), names.end()));
   for (const auto* name : {"belady", "cost-aware", "ewma", "layer-lru", "lfru", "lfu", "lru", "mrs",
-                           "windowed-belady"}) {
+                           "static", "windowed-belady"}) {
     CHECK(std::find(names.begin(), names.end(), name) != names.end());
   }
   for (const auto name : names) {
