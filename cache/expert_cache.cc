@@ -104,6 +104,8 @@ void ExpertCache::commit(const CacheAccess& access) {
   const LayerUse& use = access.use;
   TANDEM_CHECK(access.slots.size() == access.incoming.size(), "%zu incoming, %zu slots",
                access.incoming.size(), access.slots.size());
+  TANDEM_CHECK(access.pieces.empty() || access.pieces.size() == access.incoming.size(),
+               "%zu incoming, %zu times pieces", access.incoming.size(), access.pieces.size());
   unlock();
   for (const ExpertId expert : use.used) {
     const SlotId slot = find({use.layer, expert});
@@ -121,7 +123,7 @@ void ExpertCache::commit(const CacheAccess& access) {
   for (size_t i = 0; i < access.incoming.size(); ++i) {
     const ExpertKey key{use.layer, access.incoming[i]};
     const Offer offered = offer(use.layer, true);
-    if (access.may_refuse && refuses(key, offered, access.admission)) {
+    if (access.may_refuse && refuses(access, i, offered)) {
       ++stats_.refused;
       access.slots[i] = SlotId{};
       continue;
@@ -134,10 +136,18 @@ void ExpertCache::commit(const CacheAccess& access) {
   }
 }
 
-bool ExpertCache::refuses(ExpertKey key, const Offer& offered, Admission admission) const {
+// Values below zero (a next use far away) shrink by growing.
+double ExpertCache::worth(double value, int32_t pieces) const {
+  const double part = static_cast<double>(pieces) / shape_.pieces;
+  return value >= 0 ? value * part : value / part;
+}
+
+bool ExpertCache::refuses(const CacheAccess& access, size_t incoming, const Offer& offered) const {
   if (!offered.slot.valid()) return true;
-  if (offered.free || admission == Admission::kAlways) return false;
-  return policy_->value(key) <= offered.value;
+  if (offered.free || access.admission == Admission::kAlways) return false;
+  const double value = policy_->value({access.use.layer, access.incoming[incoming]});
+  const int32_t pieces = access.pieces.empty() ? shape_.pieces : access.pieces[incoming];
+  return worth(value, pieces) <= worth(offered.value, at(offered.slot).pieces);
 }
 
 void ExpertCache::lock(SlotId slot) {

@@ -48,7 +48,7 @@ std::vector<SlotClass> slot_classes(const CacheShape& shape);
 // Which of the experts that are copied on demand stay in the cache.
 enum class Admission : uint8_t {
   kAlways,    // as many as there are slots that the layer does not use
-  kIfBetter,  // those that are worth more than whom they displace
+  kIfBetter,  // those that are worth more than whom they displace; a part is worth its part
 };
 
 // What one layer of one step does to the cache.
@@ -56,6 +56,7 @@ struct CacheAccess {
   LayerUse use;
   std::span<const ExpertId> incoming;  // experts without a slot that want one
   std::span<SlotId> slots;             // [incoming.size()], filled by commit()
+  std::span<const int32_t> pieces{};   // [incoming.size()] of each that come; empty: all of them
   Admission admission = Admission::kAlways;
   // Whether an expert may be refused (its slot is then invalid): it passes through a buffer of the
   // executor's and is gone after the layer.
@@ -146,7 +147,8 @@ class ExpertCache {
   Layer& layer(LayerId id) { return layers_[static_cast<size_t>(id.value)]; }
   const Layer& layer(LayerId id) const { return layers_[static_cast<size_t>(id.value)]; }
   void assign_layers();
-  bool refuses(ExpertKey key, const Offer& offered, Admission admission) const;
+  bool refuses(const CacheAccess& access, size_t incoming, const Offer& offered) const;
+  double worth(double value, int32_t pieces) const;
   SlotId weakest(Layer* layer) const;
   SlotId weakest_of(const Layer& layer, bool even_protected) const;
   void lock(SlotId slot);

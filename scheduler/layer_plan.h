@@ -38,6 +38,7 @@ struct LayerPlan {
   // For commit(): the fetched experts that have no slot yet.
   std::vector<ExpertId> incoming;
   std::vector<SlotId> slots;
+  std::vector<int32_t> incoming_pieces;
 
   LayerId layer() const { return use.layer; }
 };

@@ -201,7 +201,10 @@ TEST_CASE("where experts may be refused, only the ones worth more than whom they
     const std::vector<ExpertId> in = experts(incoming);
     const Routing r = routing(layer, all);
     std::vector<SlotId> slots(in.size());
-    cache.commit({r.use(), in, slots, admission, true});
+    cache.commit({r.use(), in, slots, {}, admission, true});
+    for (const SlotId slot : slots) {
+      if (slot.valid()) cache.set_pieces(slot, shape.pieces, 0);
+    }
     return slots;
   };
   // Free slots are given to anybody.
@@ -220,6 +223,50 @@ TEST_CASE("where experts may be refused, only the ones worth more than whom they
   const auto slots = access(1, {5, 6, 7}, {6, 7}, Admission::kAlways);
   CHECK(slots[0].valid());
   CHECK_FALSE(slots[1].valid());
+}
+
+TEST_CASE("of an expert that comes in part only that part is weighed") {
+  CacheShape shape = shape_of(1, 8, 1);
+  shape.pieces = 4;
+  ExpertCache cache(shape, make_eviction_policy("lfu", {1, 8, nullptr, {}}));
+  const auto stays = [&](int expert, int32_t pieces, int uses) {
+    const std::vector<ExpertId> in = experts({expert});
+    const std::vector<int32_t> parts{pieces};
+    std::vector<SlotId> slots(1);
+    for (int i = 1; i < uses; ++i) {
+      const Routing r = routing(0, in);
+      cache.commit({r.use(), {}, {}, {}, Admission::kIfBetter, true});
+    }
+    const Routing r = routing(0, in);
+    cache.commit({r.use(), in, slots, parts, Admission::kIfBetter, true});
+    if (slots[0].valid()) cache.set_pieces(slots[0], pieces, 0);
+    return slots[0].valid();
+  };
+  REQUIRE(stays(0, 4, 2));
+  // Used twice as often, but half of it or less has come.
+  CHECK_FALSE(stays(1, 1, 4));
+  CHECK(cache.find(key(0, 0)).valid());
+  CHECK(stays(1, 4, 1));
+  // Who is there in part is worth that part as well: used three times, with a quarter against 1's
+  // five uses and all of it.
+  CHECK_FALSE(stays(2, 1, 3));
+  CHECK(stays(2, 4, 4));
+}
+
+TEST_CASE("with the policy static nobody comes in once the slots are full") {
+  ExpertCache cache(shape_of(1, 8, 2), make_eviction_policy("static", {1, 8, nullptr, {}}));
+  for (const int expert : {3, 5, 0, 0, 0, 7}) {
+    const std::vector<ExpertId> one = experts({expert});
+    if (cache.find(key(0, expert)).valid()) continue;
+    const Routing r = routing(0, one);
+    std::vector<SlotId> slots(1);
+    cache.commit({r.use(), one, slots, {}, Admission::kIfBetter, true});
+    if (slots[0].valid()) cache.set_pieces(slots[0], 1, 0);
+  }
+  CHECK(cache.find(key(0, 3)).valid());
+  CHECK(cache.find(key(0, 5)).valid());
+  CHECK(cache.stats().evictions == 0);
+  CHECK(cache.stats().refused == 4);
 }
 
 }  // namespace tandem::test
