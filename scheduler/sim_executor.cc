@@ -7,6 +7,30 @@
 #include "cache/check.h"
 
 namespace tandem {
+namespace {
+
+// Uniform numbers in [0, 1) that depend on nothing but what they are for (SplitMix64, Steele, Lea
+// and Flood, OOPSLA 2014).
+class SplitMix {
+ public:
+  SplitMix(uint64_t seed, int32_t row, int32_t layer, int32_t rank)
+      : state_(seed * 0x9E3779B97F4A7C15U + (static_cast<uint64_t>(row) << 24U) +
+               (static_cast<uint64_t>(layer) << 8U) + static_cast<uint64_t>(rank)) {
+    next();
+  }
+  double next() {
+    state_ += 0x9E3779B97F4A7C15U;
+    uint64_t z = state_;
+    z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9U;
+    z = (z ^ (z >> 27U)) * 0x94D049BB133111EBU;
+    return static_cast<double>((z ^ (z >> 31U)) >> 11U) * 0x1p-53;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+}  // namespace
 
 std::vector<ExpertCost> expert_costs(const ModelShape& shape) {
   std::vector<ExpertCost> costs;
@@ -84,7 +108,6 @@ SimExecutor::SimExecutor(const Trace& trace, const ModelShape& shape, const Mach
       shape_(shape),
       model_(machine),
       lookahead_(lookahead),
-      random_(lookahead.seed),
       top_k_(trace.header.top_k),
       slow_ratio_(machine.link.h2d_gbps / model_.link_gbps_beside_cpu()) {
   TANDEM_CHECK(trace.header.n_layers == shape.n_layers && trace.header.n_experts == shape.n_experts,
@@ -221,6 +244,33 @@ void SimExecutor::gather(LayerId layer) {
   routing_.scores = scores_;
 }
 
+// One row's guess of a later layer. The same draw decides at every distance, so that who is missed
+// near by is missed farther away as well, and the same wrong expert stands in its place: errors of
+// a lookahead that reads a slowly changing state are not independent.
+void SimExecutor::guess(int32_t row, int32_t target, double recall) {
+  const auto truth = trace_.ids_of(row, target);
+  const double* popular = &popularity_[static_cast<size_t>(target) * counts_.size()];
+  for (int32_t rank = 0; rank < top_k_; ++rank) {
+    const int16_t right = truth[static_cast<size_t>(rank)];
+    SplitMix draw(lookahead_.seed, row, target, rank);
+    if (draw.next() < recall || right < 0) {
+      predicted_.push_back(ExpertId{right});
+      continue;
+    }
+    // A wrong guess leans to the popular, and is not one of the right ones.
+    ExpertId wrong;
+    for (int attempt = 0; attempt < 16 && !wrong.valid(); ++attempt) {
+      const double at = draw.next() * popular[counts_.size() - 1];
+      const auto e =
+          static_cast<int16_t>(std::upper_bound(popular, popular + counts_.size(), at) - popular);
+      const auto selected = truth.first(static_cast<size_t>(top_k_));
+      const bool used = std::find(selected.begin(), selected.end(), e) != selected.end();
+      if (!used && e < shape_.n_experts) wrong = ExpertId{e};
+    }
+    predicted_.push_back(wrong);
+  }
+}
+
 void SimExecutor::look_ahead(LayerId layer) {
   predicted_.clear();
   const auto k = static_cast<size_t>(top_k_);
@@ -246,27 +296,7 @@ void SimExecutor::look_ahead(LayerId layer) {
         predicted_.insert(predicted_.end(), k, ExpertId{});
         continue;
       }
-      const auto truth = trace_.ids_of(row, target);
-      const double* popular = &popularity_[static_cast<size_t>(target) * counts_.size()];
-      for (size_t r = 0; r < k; ++r) {
-        const double x = static_cast<double>(random_() >> 11) * 0x1p-53;
-        if (x < recall || truth[r] < 0) {
-          predicted_.push_back(ExpertId{truth[r]});
-          continue;
-        }
-        // A wrong guess leans to the popular, and is not one of the right ones.
-        ExpertId wrong;
-        for (int attempt = 0; attempt < 16 && !wrong.valid(); ++attempt) {
-          const double y =
-              static_cast<double>(random_() >> 11) * 0x1p-53 * popular[counts_.size() - 1];
-          const auto e = static_cast<int16_t>(
-              std::upper_bound(popular, popular + counts_.size(), y) - popular);
-          const bool right =
-              std::find(truth.begin(), truth.begin() + top_k_, e) != truth.begin() + top_k_;
-          if (!right && e < shape_.n_experts) wrong = ExpertId{e};
-        }
-        predicted_.push_back(wrong);
-      }
+      guess(row, target, recall);
     }
   }
   routing_.n_ahead = kAhead;

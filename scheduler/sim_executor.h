@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "scheduler/cost_model.h"
@@ -25,7 +24,7 @@ std::vector<ExpertCost> expert_costs(const ModelShape& shape);
 // How the lookahead that comes with the routing is made.
 struct LookaheadSettings {
   bool oracle = false;   // from the true routing with noise; otherwise what the trace recorded
-  double recall = 0.85;  // of an oracle at one layer ahead
+  double recall = 0.85;  // of an oracle at one layer ahead; what it misses there it misses always
   double drop = 0.04;    // of its recall with each further layer
   uint64_t seed = 1;
 };
@@ -75,13 +74,13 @@ class SimExecutor final : public Executor {
 
   void gather(LayerId layer);
   void look_ahead(LayerId layer);
+  void guess(int32_t row, int32_t target, double recall);
   double between_us(double bytes, double params) const;
 
   const Trace& trace_;
   const ModelShape& shape_;
   CostModel model_;
   LookaheadSettings lookahead_;
-  std::mt19937_64 random_;
   int32_t top_k_;
   double slow_ratio_;
   std::vector<LayerCosts> costs_;
