@@ -8,6 +8,8 @@ namespace tandem {
 namespace {
 
 constexpr std::array kRates{0.25, 0.01, 0.25};
+// Of a copy; more is never worth it.
+constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
 constexpr size_t kMostFills = 32;
 
@@ -63,7 +65,7 @@ void ImpactPrefetcher::guess(ExpertCache* cache) {
         protected_[static_cast<size_t>(layer.value)].push_back(slot);
         if (cache->pieces(slot) == cache->shape().pieces) continue;
       }
-      guesses_.push_back({key, weight(layer, load), 0, ahead});
+      guesses_.push_back({key, weight(layer, load), 0, 0, ahead});
     }
   }
 }
@@ -78,7 +80,7 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
   const size_t before = fills_.size();
   for (const PlannedExpert& expert : plan.experts) {
     if (expert.gpu == plan.pieces || expert.present == plan.pieces) continue;
-    fills_.push_back({{plan.layer(), expert.expert}, 0, 0, 0});
+    fills_.push_back({{plan.layer(), expert.expert}, 0, 0, 0, 0});
   }
   const auto better = [&](const Candidate& a, const Candidate& b) {
     const double x = later(a.key);
@@ -105,10 +107,13 @@ void ImpactPrefetcher::weigh(const ExpertCache& cache) {
       const double left = filler_.until_routed(candidate.ahead);
       in_time = std::clamp(left / filler_.copy_us(candidate.key.layer, missing), 0.0, 1.0);
     }
-    candidate.gain = candidate.now * in_time + later(candidate.key);
+    const double waits = filler_.tokens_until_landed(candidate.key.layer, missing);
+    const double kept = std::max(0.0, horizon_ - waits);
+    candidate.gain = candidate.now * in_time + kept * rates_.value(candidate.key);
+    candidate.density = candidate.gain / std::max(1, missing);
   }
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
-    return a.gain != b.gain ? a.gain > b.gain : a.key < b.key;
+    return a.density != b.density ? a.density > b.density : a.key < b.key;
   });
 }
 
@@ -138,6 +143,9 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
 void ImpactPrefetcher::prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) {
   rates_.on_use(plan.use);
   filler_.open(plan, cache, exec.clocks());
+  // Where a copy takes long, so does bringing back who was displaced for it.
+  horizon_ = settings_.horizon +
+             settings_.patience * std::min(kMostTokens, filler_.tokens_of_copy(plan.layer()));
   guess(&cache);
   add_fills(plan, cache);
   weigh(cache);

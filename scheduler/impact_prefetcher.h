@@ -17,10 +17,11 @@ namespace tandem {
 struct PrefetchSettings {
   int32_t ahead = 3;         // layers that are guessed
   int32_t fills = 2;         // just missed experts of a layer that are considered
-  double horizon = 2;        // tokens of later use that count
-  double hysteresis = 0.1;   // how much more a newcomer must be worth than whom it displaces
+  double horizon = 1;        // tokens of later use that count, at least
+  double patience = 12;      // and for each token that the link needs to bring an expert
+  double hysteresis = 0.3;   // how much more a newcomer must be worth than whom it displaces
   double least_gain = 0.05;  // uses; less is not worth a copy
-  double overrun = 0.5;      // pieces past the end of the idle time
+  double overrun = 1;        // pieces past the end of the idle time
 };
 
 class ImpactPrefetcher final : public Prefetcher {
@@ -37,8 +38,9 @@ class ImpactPrefetcher final : public Prefetcher {
  private:
   struct Candidate {
     ExpertKey key;
-    double now = 0;   // uses expected in the layer it is guessed for
-    double gain = 0;  // with those later
+    double now = 0;      // uses expected in the layer it is guessed for
+    double gain = 0;     // with those later, once it has landed
+    double density = 0;  // of the gain: for each piece to be sent
     int32_t ahead = 0;
   };
 
@@ -46,7 +48,7 @@ class ImpactPrefetcher final : public Prefetcher {
   void add_fills(const LayerPlan& plan, const ExpertCache& cache);
   void weigh(const ExpertCache& cache);
   bool bring(const Candidate& candidate, ExpertCache* cache);
-  double later(ExpertKey key) const { return settings_.horizon * rates_.value(key); }
+  double later(ExpertKey key) const { return horizon_ * rates_.value(key); }
   double weight(LayerId layer, float load) const;
 
   PrefetchSettings settings_;
@@ -57,6 +59,7 @@ class ImpactPrefetcher final : public Prefetcher {
   LinkFiller filler_;
   TwoRateUse rates_;
   int32_t layer_ = 0;
+  double horizon_ = 0;
   std::vector<float> loads_;        // [n_experts]
   std::vector<Candidate> guesses_;  // absent experts guessed for the next layers
   std::vector<Candidate> fills_;    // absent experts that were missed

@@ -1,6 +1,7 @@
 #include "scheduler/link_filler.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace tandem {
 namespace {
@@ -20,6 +21,7 @@ LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& ex
       overrun_(overrun),
       pieces_(cache.shape().pieces),
       n_experts_(static_cast<size_t>(cache.shape().n_experts)),
+      idle_us_(experts.size(), -1.0),
       gap_us_(experts.size(), -1.0),
       layer_us_(experts.size(), -1.0),
       transfers_(static_cast<size_t>(cache.n_slots())),
@@ -54,7 +56,7 @@ void LinkFiller::settle(const LayerPlan& plan) {
     const bool there = expert.present == pieces_ && expert.ready <= plan.start.cpu;
     ++(there ? stats_.on_time : stats_.late);
     if (made.displaced.layer.valid()) displaced_by_[index(made.displaced)] = {};
-    made = {};
+    forget(&made);
   }
 }
 
@@ -64,7 +66,29 @@ void LinkFiller::lose(SlotId slot) {
   ++stats_.unused;
   stats_.wasted_bytes += lost.bytes;
   if (lost.displaced.layer.valid()) displaced_by_[index(lost.displaced)] = {};
-  lost = {};
+  forget(&lost);
+}
+
+void LinkFiller::forget(Transfer* transfer) {
+  begun_us_ -= copy_us(transfer->key.layer, transfer->missing);
+  *transfer = {};
+}
+
+void LinkFiller::note_idle(size_t layer, double us) {
+  average(&idle_us_[layer], us);
+  token_idle_us_ = 0;
+  for (const double idle : idle_us_) {
+    if (idle < 0) {
+      token_idle_us_ = 0;
+      return;
+    }
+    token_idle_us_ += idle;
+  }
+}
+
+double LinkFiller::tokens_until_landed(LayerId layer, int32_t missing) const {
+  if (token_idle_us_ <= 0) return std::numeric_limits<double>::infinity();
+  return (begun_us_ + copy_us(layer, missing)) / token_idle_us_;
 }
 
 void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clocks& now) {
@@ -82,6 +106,7 @@ void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clo
   cpu_until_ = now.cpu;
   const size_t next = (layer + 1) % gap_us_.size();
   deadline_ = end + std::max(0.0, gap_us_[next]);
+  note_idle(layer, std::max(0.0, deadline_ - at_));
   slices_.clear();
 }
 
@@ -99,6 +124,11 @@ double LinkFiller::copy_us(LayerId layer, int32_t missing) const {
   return missing * piece_us_[static_cast<size_t>(layer.value)];
 }
 
+double LinkFiller::tokens_of_copy(LayerId layer) const {
+  if (token_idle_us_ <= 0) return std::numeric_limits<double>::infinity();
+  return copy_us(layer, pieces_) / token_idle_us_;
+}
+
 double LinkFiller::piece_end(double from, LayerId layer) const {
   const double alone = piece_us_[static_cast<size_t>(layer.value)];
   if (from >= cpu_until_) return from + alone;
@@ -111,7 +141,8 @@ void LinkFiller::start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCac
   const ExpertKey displaced = offer.free ? ExpertKey{} : cache->occupant(offer.slot);
   lose(offer.slot);
   cache->insert(key, offer.slot);
-  transfer(offer.slot) = {key, displaced, 0};
+  transfer(offer.slot) = {key, displaced, 0, pieces_};
+  begun_us_ += copy_us(key.layer, pieces_);
   if (displaced.layer.valid()) displaced_by_[index(displaced)] = offer.slot;
   ++stats_.started;
 }
@@ -136,7 +167,11 @@ bool LinkFiller::send(ExpertKey key, SlotId slot, ExpertCache* cache) {
   cache->set_pieces(slot, first + 1, end);
   const int64_t bytes = piece_bytes_[static_cast<size_t>(key.layer.value)];
   stats_.bytes += bytes;
-  if (transfer(slot).key == key) transfer(slot).bytes += bytes;
+  if (transfer(slot).key == key) {
+    transfer(slot).bytes += bytes;
+    --transfer(slot).missing;
+    begun_us_ -= copy_us(key.layer, 1);
+  }
   return true;
 }
 

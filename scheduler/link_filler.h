@@ -28,6 +28,11 @@ class LinkFiller {
   double until_routed(int32_t ahead) const;
   // How long the expert's missing pieces would take from now on, were it the only one.
   double copy_us(LayerId layer, int32_t missing) const;
+  // Tokens until so many pieces would have landed behind all transfers that were begun, were the
+  // link as idle as it was of late; infinity before a first token has shown that.
+  double tokens_until_landed(LayerId layer, int32_t missing) const;
+  // Tokens that a whole expert takes of the link's idle time; infinity before a first token.
+  double tokens_of_copy(LayerId layer) const;
   // Whether the window has room for one more piece of this layer's experts.
   bool fits(LayerId layer) const;
   // Gives the expert its slot. `offer` is the cache's.
@@ -44,6 +49,7 @@ class LinkFiller {
     ExpertKey key;  // invalid: none
     ExpertKey displaced;
     int64_t bytes = 0;
+    int32_t missing = 0;  // pieces not sent yet
   };
   Transfer& transfer(SlotId slot) { return transfers_[static_cast<size_t>(slot.value)]; }
   size_t index(ExpertKey key) const {
@@ -51,6 +57,8 @@ class LinkFiller {
            static_cast<size_t>(key.expert.value);
   }
   void settle(const LayerPlan& plan);
+  void note_idle(size_t layer, double us);
+  void forget(Transfer* transfer);
   void lose(SlotId slot);
   double piece_end(double from, LayerId layer) const;
 
@@ -60,6 +68,9 @@ class LinkFiller {
   std::vector<int64_t> piece_bytes_;  // [n_layers]
   int32_t pieces_;
   size_t n_experts_;
+  std::vector<double> idle_us_;       // [n_layers] of the window after the layer
+  double token_idle_us_ = 0;          // their sum; 0 before all are known
+  double begun_us_ = 0;               // what the transfers under way still need
   std::vector<double> gap_us_;        // [n_layers] from the end of the layer before to the routing
   std::vector<double> layer_us_;      // [n_layers] from routing to end
   std::vector<Transfer> transfers_;   // by slot

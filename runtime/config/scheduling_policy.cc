@@ -51,6 +51,7 @@ PrefetchSettings prefetch(TomlReader* toml) {
   whole("prefetch.ahead", &settings.ahead, 1, 8);
   whole("prefetch.fills", &settings.fills, 0, 4096);
   real("prefetch.horizon", &settings.horizon, 1e6);
+  real("prefetch.patience", &settings.patience, 1e6);
   real("prefetch.hysteresis", &settings.hysteresis, 1e3);
   real("prefetch.least_gain", &settings.least_gain, 1e3);
   real("prefetch.overrun", &settings.overrun, 100);
