@@ -41,6 +41,7 @@ const std::vector<Published> kPublished = {
     {"gpt-oss-120b", 116.83, 5.13, 201088 * 2880.0, 1},
     {"olmoe-1b-7b", 6.92, 1.3, 50304 * 2048.0, 2},
     {"deepseek-v3", 671, 37, 129280 * 7168.0, 2},
+    {"gemma-4-26b-a4b", 25.2, 3.8, 0, 1},  // the head is the input embedding
     {"glm-4.5-air", 106, 12, 151552 * 4096.0, 0},
 };
 
