@@ -1,0 +1,70 @@
+// Studies of scheduling on modelled machines. bench/README.md has the commands and the results.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <string>
+
+#include "bench/scheduling/studies.h"
+
+namespace tandem::bench {
+namespace {
+
+void add_grid(CLI::App* app, GridOptions* grid) {
+  const auto list = [&](const char* flag, auto* values, const char* what) {
+    app->add_option(flag, *values, what)->delimiter(',')->capture_default_str();
+  };
+  app->add_option("--real", grid->real, "a recorded trace: FILE=SHAPE[:FROM-TO sequences]");
+  list("--models", &grid->models, "models with synthetic routing");
+  list("--machines", &grid->machines, "machine profiles");
+  list("--seeds", &grid->seeds, "of synthetic traces");
+  list("--shares", &grid->shares, "of the experts that fit the cache");
+  app->add_option("--prompt", grid->prompt, "tokens of a synthetic prompt");
+  app->add_option("--decode", grid->decode, "tokens decoded after it");
+  app->add_option("--sequences", grid->sequences, "synthetic sequences");
+  app->add_option("--recall", grid->recall, "of the lookahead, one layer ahead");
+  app->add_option("--recall-drop", grid->recall_drop, "of the recall, each further layer");
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Studies of scheduling; all speeds are modelled");
+  StudyOptions options;
+  options.grid.models = {"mixtral-8x7b",    "deepseek-v2-lite", "qwen2-57b-a14b", "qwen3-30b-a3b",
+                         "qwen3-235b-a22b", "gpt-oss-20b",      "gpt-oss-120b",   "olmoe-1b-7b",
+                         "glm-4.5-air",     "deepseek-v3"};
+  options.grid.machines = {
+      "a6000-xeon5220r-paper", "a6000-xeon5220r-tuned", "rtx3060-ddr4", "rtx3090-ddr4",
+      "rtx4090-ddr5",          "rtx5090-ddr5",          "laptop-8gb"};
+  options.grid.seeds = {101};
+  std::string csv;
+  app.require_subcommand(1);
+  CLI::App* speed = app.add_subcommand("speed", "ours beside HybriMoE, static and the bounds");
+  add_grid(speed, &options.grid);
+  speed->add_option("--prefill", options.prefill, "prompts of so many tokens instead of decoding");
+  speed->add_option("--policy", options.ours, "ours: a policy's name or file");
+  speed->add_option("--systems", options.systems, "only these beside ours")->delimiter(',');
+  speed->add_option("--csv", csv, "file for the raw rows");
+  CLI11_PARSE(app, argc, argv);
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
+  if (!csv.empty()) {
+    file.reset(std::fopen(csv.c_str(), "w"));
+    if (!file) throw std::runtime_error("cannot write " + csv);
+  }
+  options.csv = file.get();
+  if (speed->parsed()) speed_study(options);
+  return 0;
+}
+
+}  // namespace
+}  // namespace tandem::bench
+
+int main(int argc, char** argv) {
+  try {
+    return tandem::bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "scheduling_study: {}\n", error.what());
+    return 1;
+  }
+}
