@@ -1,7 +1,6 @@
 #include "scheduler/sim_executor.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "cache/check.h"
@@ -39,68 +38,6 @@ std::vector<ExpertCost> expert_costs(const ModelShape& shape) {
   }
   return costs;
 }
-
-// Next uses of every expert, by layer visit counted from the first step.
-class SimExecutor::KnownFuture final : public Future {
- public:
-  KnownFuture(const Trace& trace, int32_t n_layers, int32_t n_experts,
-              const std::vector<std::vector<int32_t>>& steps)
-      : n_layers_(n_layers), n_experts_(n_experts) {
-    uses_.resize(static_cast<size_t>(n_layers) * static_cast<size_t>(n_experts));
-    next_.assign(uses_.size(), 0);
-    std::vector<uint8_t> seen(static_cast<size_t>(n_experts));
-    first_.push_back(0);
-    int64_t visit = 0;
-    for (const std::vector<int32_t>& rows : steps) {
-      for (int32_t layer = 0; layer < n_layers; ++layer, ++visit) {
-        std::fill(seen.begin(), seen.end(), 0);
-        for (const int32_t row : rows) {
-          const auto ids = trace.ids_of(row, layer);
-          for (int32_t k = 0; k < trace.header.top_k; ++k) {
-            const int16_t id = ids[static_cast<size_t>(k)];
-            if (id < 0 || std::exchange(seen[static_cast<size_t>(id)], 1) != 0) continue;
-            used_.push_back(ExpertId{id});
-            uses_[index({LayerId{layer}, ExpertId{id}})].push_back(visit);
-          }
-        }
-        first_.push_back(static_cast<int64_t>(used_.size()));
-      }
-    }
-  }
-
-  void move_to(int64_t visit) { now_ = visit; }
-  int64_t now() const { return now_; }
-
-  double next_use(ExpertKey key) const override {
-    const std::vector<int64_t>& uses = uses_[index(key)];
-    size_t& next = next_[index(key)];
-    while (next < uses.size() && uses[next] <= now_) ++next;
-    return next < uses.size() ? static_cast<double>(uses[next] - now_)
-                              : std::numeric_limits<double>::infinity();
-  }
-  Visit visit(int32_t ahead) const override {
-    const int64_t at = now_ + ahead;
-    if (at < 0 || at + 1 >= static_cast<int64_t>(first_.size())) return {};
-    const auto begin = static_cast<size_t>(first_[static_cast<size_t>(at)]);
-    const auto end = static_cast<size_t>(first_[static_cast<size_t>(at) + 1]);
-    return {LayerId{static_cast<int32_t>(at % n_layers_)},
-            std::span(used_).subspan(begin, end - begin)};
-  }
-
- private:
-  size_t index(ExpertKey key) const {
-    return static_cast<size_t>(key.layer.value) * static_cast<size_t>(n_experts_) +
-           static_cast<size_t>(key.expert.value);
-  }
-
-  int32_t n_layers_;
-  int32_t n_experts_;
-  int64_t now_ = -1;
-  std::vector<std::vector<int64_t>> uses_;  // visits, by expert
-  mutable std::vector<size_t> next_;        // the first use that is not past
-  std::vector<ExpertId> used_;              // of all visits
-  std::vector<int64_t> first_;              // of each visit
-};
 
 SimExecutor::SimExecutor(const Trace& trace, const ModelShape& shape, const MachineProfile& machine,
                          const LookaheadSettings& lookahead, int32_t max_tokens)
@@ -150,7 +87,7 @@ SimExecutor::SimExecutor(const Trace& trace, const ModelShape& shape, const Mach
 SimExecutor::~SimExecutor() = default;
 
 void SimExecutor::set_future(const std::vector<std::vector<int32_t>>& steps) {
-  future_ = std::make_unique<KnownFuture>(trace_, shape_.n_layers, shape_.n_experts, steps);
+  future_ = std::make_unique<KnownFuture>(trace_, steps);
 }
 
 const Future& SimExecutor::future() const {

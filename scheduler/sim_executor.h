@@ -11,7 +11,7 @@
 
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
-#include "scheduler/future.h"
+#include "scheduler/known_future.h"
 #include "scheduler/model_shape.h"
 #include "scheduler/timeline.h"
 #include "scheduler/trace.h"
@@ -70,8 +70,6 @@ class SimExecutor final : public Executor {
   void set_timeline(Timeline* timeline) { timeline_ = timeline; }
 
  private:
-  class KnownFuture;
-
   void gather(LayerId layer);
   void look_ahead(LayerId layer);
   void guess(int32_t row, int32_t target, double recall);

@@ -7,55 +7,12 @@
 
 #include "cache/check.h"
 #include "scheduler/clairvoyant_prefetcher.h"
+#include "scheduler/first_contents.h"
 #include "scheduler/hybrimoe_prefetcher.h"
 #include "scheduler/step.h"
 
 namespace tandem {
 namespace {
-
-// Whole experts in these slots from the start.
-void fill(ExpertCache* cache, const std::vector<ExpertKey>& order) {
-  for (const ExpertKey key : order) {
-    if (cache->find(key).valid()) continue;
-    const ExpertCache::Offer offer = cache->offer(key.layer);
-    if (!offer.free) continue;
-    cache->insert(key, offer.slot);
-    cache->set_pieces(offer.slot, cache->shape().pieces, 0);
-  }
-  cache->reset_stats();
-}
-
-std::vector<ExpertKey> by_expert(const ModelShape& shape) {
-  std::vector<ExpertKey> order;
-  for (int32_t e = 0; e < shape.n_experts; ++e) {
-    for (int32_t l = 0; l < shape.n_layers; ++l) order.push_back({LayerId{l}, ExpertId{e}});
-  }
-  return order;
-}
-
-// Most used first.
-std::vector<ExpertKey> by_use(const Trace& trace, const ModelShape& shape,
-                              const std::vector<int32_t>& rows) {
-  std::vector<ExpertKey> order = by_expert(shape);
-  std::vector<int64_t> uses(static_cast<size_t>(shape.n_layers) *
-                            static_cast<size_t>(shape.n_experts));
-  const auto index = [&](ExpertKey key) {
-    return static_cast<size_t>(key.layer.value) * static_cast<size_t>(shape.n_experts) +
-           static_cast<size_t>(key.expert.value);
-  };
-  for (const int32_t row : rows) {
-    for (int32_t l = 0; l < shape.n_layers; ++l) {
-      const auto ids = trace.ids_of(row, l);
-      for (int32_t k = 0; k < trace.header.top_k; ++k) {
-        const int16_t id = ids[static_cast<size_t>(k)];
-        if (id >= 0) ++uses[index({LayerId{l}, ExpertId{id}})];
-      }
-    }
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [&](ExpertKey a, ExpertKey b) { return uses[index(a)] > uses[index(b)]; });
-  return order;
-}
 
 std::unique_ptr<EvictionPolicy> make_policy(const SchedulingSettings& settings,
                                             const PolicyShape& shape) {
@@ -113,9 +70,9 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   }
   ExpertCache cache(cache_shape, make_policy(settings, {shape.n_layers, shape.n_experts,
                                                         &exec.future(), layer_cost}));
-  if (input.contents == Contents::kHot) fill(&cache, by_use(trace, shape, input.hot));
+  if (input.contents == Contents::kHot) fill_most_used(trace, input.hot, &cache);
   if (input.contents == Contents::kFirst || input.contents == Contents::kEverything) {
-    fill(&cache, by_expert(shape));
+    fill_first(&cache);
   }
 
   const CostModel believed(input.believed != nullptr ? *input.believed : *input.machine);
