@@ -1,0 +1,178 @@
+#include "runtime/cli/simulate_sweep.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <numeric>
+
+#include "runtime/config/model_shape.h"
+#include "runtime/error.h"
+#include "runtime/trace/trace_file.h"
+#include "scheduler/synthetic_trace.h"
+
+namespace tandem {
+namespace {
+
+Workload load_workload(const std::string& spec, const std::string& model, int64_t seed) {
+  Workload load;
+  load.shape = load_model_shape(model);
+  load.trace_name = spec;
+  if (is_synthetic_trace(spec)) {
+    SyntheticTraceSettings settings;
+    settings.n_layers = load.shape.n_layers;
+    settings.n_experts = load.shape.n_experts;
+    settings.top_k = load.shape.top_k;
+    settings.seed = static_cast<uint64_t>(seed);
+    std::string wrong = parse_synthetic_trace(spec, settings);
+    if (wrong.empty()) wrong = check_synthetic_trace(settings);
+    if (!wrong.empty()) throw ConfigError(fmt::format("--trace {}: {}", spec, wrong));
+    load.trace = make_synthetic_trace(settings);
+  } else {
+    load.trace = read_trace(spec);
+  }
+  const TraceHeader& header = load.trace.header;
+  check_trace_fits(load.trace, load.shape.n_layers, load.shape.n_experts, header.top_k, "");
+  load.shape.top_k = header.top_k;
+  const auto& bytes = header.expert_bytes;
+  if (!bytes.empty() && std::all_of(bytes.begin(), bytes.end(), [](int64_t b) { return b > 0; })) {
+    load.shape.expert_bytes = bytes;
+  }
+  return load;
+}
+
+// "25%" of all experts, or "4096" MiB.
+int64_t capacity(const std::string& text, const ModelShape& shape) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const std::string unit(end);
+  constexpr double kMostMib = 1 << 24;
+  const bool share = unit == "%";
+  if (end == text.c_str() || (!share && !unit.empty()) || !(value >= 0) ||
+      value > (share ? 100 : kMostMib)) {
+    throw ConfigError(fmt::format(
+        "--cache is \"{}\"; expected a share of all experts, such as 25%, or MiB", text));
+  }
+  const double all = static_cast<double>(std::accumulate(shape.expert_bytes.begin(),
+                                                         shape.expert_bytes.end(), int64_t{0})) *
+                     shape.n_experts;
+  return static_cast<int64_t>(share ? all * value / 100 : value * (1 << 20));
+}
+
+// Each policy, with each of the planners and predictors that are asked for instead of its own.
+std::vector<SchedulingSettings> list_settings(const SimulateOptions& options) {
+  std::vector<SchedulingSettings> all;
+  for (const std::string& name : options.policies) {
+    const SchedulingSettings own = load_scheduling_policy(name);
+    const auto planners =
+        options.planners.empty() ? std::vector<std::string>{own.planner} : options.planners;
+    const auto predictors =
+        options.predictors.empty() ? std::vector<std::string>{own.predictor} : options.predictors;
+    for (const std::string& planner : planners) {
+      for (const std::string& predictor : predictors) {
+        all.push_back(own);
+        all.back().planner = planner;
+        all.back().predictor = predictor;
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+Sweep::Sweep(const SimulateOptions& options)
+    : options_(options), settings_(list_settings(options)) {
+  for (const std::string& name : options.machines) {
+    machines_.push_back(load_machine_profile(name));
+  }
+  total_ = options.traces.size() * options.models.size() * machines_.size() * options.cache.size() *
+           settings_.size() * std::max<size_t>(options.prefill.size(), 1);
+}
+
+std::vector<SimulateRow> Sweep::run() {
+  for (const std::string& model : options_.models) {
+    for (const std::string& spec : options_.traces) {
+      progress_.show(fmt::format("trace {} for {}", spec, model));
+      const Workload load = load_workload(spec, model, options_.seed);
+      for (const MachineProfile& machine : machines_) {
+        for (const std::string& cache : options_.cache) run_cell(load, machine, cache);
+      }
+    }
+  }
+  progress_.clear();
+  return std::move(rows_);
+}
+
+void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
+                     const std::string& cache) {
+  SimInput input;
+  input.trace = &load.trace;
+  input.shape = &load.shape;
+  input.machine = &machine;
+  input.capacity_bytes = capacity(cache, load.shape);
+  input.lookahead = {!options_.recorded, options_.recall, options_.recall_drop,
+                     static_cast<uint64_t>(options_.seed)};
+  SimInput decode = input;
+  decode.steps = decode_steps(load.trace);
+  decode.contents = Contents::kHot;
+  decode.hot = learning_rows(decode.steps);
+  const auto [clairvoyant, bound] = bounds(decode);
+  const std::vector<Prefill> prefills = list_prefills(load, input);
+  for (const SchedulingSettings& settings : settings_) {
+    progress_.show_count("simulating", static_cast<int64_t>(rows_.size()),
+                         static_cast<int64_t>(total_));
+    SimulateRow row;
+    row.machine = machine.name;
+    row.model = load.shape.name;
+    row.trace = load.trace_name;
+    row.cache = cache.back() == '%' ? cache : cache + " MiB";
+    row.settings = settings;
+    row.clairvoyant_decode_tps = clairvoyant;
+    row.bound_decode_tps = bound;
+    // The picture shows the first row's decoding.
+    decode.timeline = rows_.empty() && !options_.timeline.empty() ? &timeline_ : nullptr;
+    row.decode = simulate(decode, settings);
+    if (prefills.empty()) rows_.push_back(row);
+    for (const Prefill& prefill : prefills) {
+      row.prefill_tokens = prefill.n_tokens;
+      row.prefill = simulate(prefill.input, settings);
+      row.bound_prefill_tps = prefill.bound;
+      rows_.push_back(row);
+    }
+  }
+}
+
+std::vector<Sweep::Prefill> Sweep::list_prefills(const Workload& load,
+                                                 const SimInput& input) const {
+  std::vector<Prefill> prefills;
+  for (const int64_t n : options_.prefill) {
+    Prefill& prefill = prefills.emplace_back();
+    prefill.n_tokens = static_cast<int32_t>(n);
+    prefill.input = input;
+    prefill.input.steps = prefill_steps(load.trace, prefill.n_tokens);
+    if (prefill.input.steps.empty()) {
+      throw ConfigError(
+          fmt::format("--prefill {}: the trace {} has {} tokens; at least two prompts are needed",
+                      n, load.trace_name, load.trace.n_tokens()));
+    }
+    prefill.input.contents = Contents::kHot;
+    prefill.input.hot = learning_rows(prefill.input.steps);
+    prefill.bound = bounds(prefill.input).second;
+  }
+  return prefills;
+}
+
+// The achievable clairvoyant and the strict bound.
+std::pair<std::optional<double>, std::optional<double>> Sweep::bounds(SimInput input) const {
+  if (options_.no_bounds) return {};
+  input.timeline = nullptr;
+  const double clairvoyant =
+      simulate(input, load_scheduling_policy("clairvoyant")).tokens_per_second();
+  input.contents = Contents::kEverything;
+  SchedulingSettings ours = load_scheduling_policy(std::string(kDefaultPolicy));
+  ours.prefetcher = "none";
+  return {clairvoyant, simulate(input, ours).tokens_per_second()};
+}
+
+}  // namespace tandem

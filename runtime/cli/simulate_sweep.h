@@ -1,0 +1,75 @@
+// All combinations that tandem simulate was asked for, one after the other: loads traces, shapes,
+// machines and policies, runs the simulator, shows progress. Used once, by the main thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/cli/progress.h"
+#include "runtime/cli/simulate_rows.h"
+#include "runtime/config/machine_profile.h"
+#include "runtime/config/scheduling_policy.h"
+#include "scheduler/model_shape.h"
+#include "scheduler/simulator.h"
+
+namespace tandem {
+
+struct SimulateOptions {
+  std::vector<std::string> traces{"synthetic"};
+  std::vector<std::string> models{"qwen3-30b-a3b"};
+  std::vector<std::string> machines{std::string(kDefaultMachine)};
+  std::vector<std::string> policies{std::string(kDefaultPolicy)};
+  std::vector<std::string> planners;    // instead of the policies' own
+  std::vector<std::string> predictors;  // likewise
+  std::vector<std::string> cache{"25%"};
+  std::vector<int64_t> prefill;
+  double recall = 0.85;
+  double recall_drop = 0.04;
+  bool recorded = false;
+  int64_t seed = 1;
+  bool no_bounds = false;
+  std::string output = "md";
+  bool json = false;
+  std::string timeline;
+};
+
+// A trace and the shape that goes with it: sizes of experts come from the trace where it has them,
+// and so does the number of experts a token uses.
+struct Workload {
+  std::string trace_name;
+  ModelShape shape;
+  Trace trace;
+};
+
+class Sweep {
+ public:
+  // The options outlive it. ConfigError and FileError for what cannot be loaded.
+  explicit Sweep(const SimulateOptions& options);
+
+  std::vector<SimulateRow> run();
+  const Timeline& timeline() const { return timeline_; }
+
+ private:
+  struct Prefill {
+    int32_t n_tokens = 0;
+    SimInput input;
+    std::optional<double> bound;
+  };
+
+  void run_cell(const Workload& load, const MachineProfile& machine, const std::string& cache);
+  std::vector<Prefill> list_prefills(const Workload& load, const SimInput& input) const;
+  std::pair<std::optional<double>, std::optional<double>> bounds(SimInput input) const;
+
+  const SimulateOptions& options_;
+  std::vector<SchedulingSettings> settings_;
+  std::vector<MachineProfile> machines_;
+  size_t total_ = 0;
+  std::vector<SimulateRow> rows_;
+  Timeline timeline_;
+  Progress progress_;
+};
+
+}  // namespace tandem
