@@ -113,6 +113,7 @@ double SimExecutor::between_us(double bytes, double params) const {
 }
 
 const RoutingDecision& SimExecutor::route(LayerId layer) {
+  end_experts();
   if (future_) future_->move_to(future_->now() + 1);
   const MachineProfile& m = model_.profile();
   const double n = static_cast<double>(rows_.size());
@@ -139,6 +140,12 @@ const RoutingDecision& SimExecutor::route(LayerId layer) {
   gather(layer);
   look_ahead(layer);
   return routing_;
+}
+
+// The link's copies follow one another without a gap from the moment that the layer is routed.
+void SimExecutor::end_experts() {
+  if (!std::exchange(in_experts_, false)) return;
+  totals_.link_waits += std::max(0.0, std::max(clocks_.cpu, clocks_.gpu) - link_free_) * 1e-6;
 }
 
 void SimExecutor::gather(LayerId layer) {
@@ -262,6 +269,7 @@ void SimExecutor::run(const LayerPlan& plan) {
   const double gpu = clocks_.gpu - begin.gpu;
   const double link = clocks_.link - begin.link;
   link_free_ = clocks_.link;
+  in_experts_ = true;
   totals_.cpu_busy += cpu * 1e-6;
   totals_.gpu_busy += gpu * 1e-6;
   totals_.link_busy += link * 1e-6;
@@ -309,6 +317,7 @@ void SimExecutor::prefetch(std::span<const CopySlice> slices, std::span<ModelTim
 }
 
 std::span<const float> SimExecutor::end_step() {
+  end_experts();
   const double begin = std::max(clocks_.cpu, clocks_.gpu);
   const double other =
       between_us(static_cast<double>(shape_.other.bytes),

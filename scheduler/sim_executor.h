@@ -38,6 +38,9 @@ struct SimTotals {
   double dram_busy = 0;  // bytes that CPU and link moved over DRAM's rate
   double cpu_waits = 0;  // of the experts' phases: the GPU alone was working
   double gpu_waits = 0;  // of the experts' phases: the CPU alone was working
+  // Of the experts' phases: nothing was left to copy, or nothing worth it. DRAM has no such number:
+  // it is waited for and never waits.
+  double link_waits = 0;
   int64_t bytes_demand = 0;
   int64_t bytes_prefetched = 0;
   int64_t experts_cpu = 0;
@@ -71,6 +74,7 @@ class SimExecutor final : public Executor {
 
  private:
   void gather(LayerId layer);
+  void end_experts();
   void look_ahead(LayerId layer);
   void guess(int32_t row, int32_t target, double recall);
   double between_us(double bytes, double params) const;
@@ -88,6 +92,7 @@ class SimExecutor final : public Executor {
   int64_t first_pos_ = 0;
   Clocks clocks_;
   double link_free_ = 0;
+  bool in_experts_ = false;  // experts have been enqueued and nothing after them
   RoutingDecision routing_;
   std::vector<ExpertId> ids_;
   std::vector<float> weights_;

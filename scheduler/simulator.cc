@@ -95,6 +95,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
     result.totals.dram_busy += t.dram_busy;
     result.totals.cpu_waits += t.cpu_waits;
     result.totals.gpu_waits += t.gpu_waits;
+    result.totals.link_waits += t.link_waits;
     result.totals.bytes_demand += t.bytes_demand;
     result.totals.bytes_prefetched += t.bytes_prefetched;
     result.totals.experts_cpu += t.experts_cpu;

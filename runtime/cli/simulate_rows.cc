@@ -26,6 +26,7 @@ void add_decode(const SimResult& result, Json* json) {
   (*json)["dram_busy"] = share(t.dram_busy);
   (*json)["cpu_stall"] = share(t.cpu_waits);
   (*json)["gpu_stall"] = share(t.gpu_waits);
+  (*json)["link_stall"] = share(t.link_waits);
   (*json)["bytes_demand"] = t.bytes_demand;
   (*json)["bytes_prefetched"] = t.bytes_prefetched;
   (*json)["experts_cpu"] = t.experts_cpu;

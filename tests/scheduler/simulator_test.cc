@@ -91,6 +91,9 @@ TEST_CASE("with everything on the CPU a token takes what its parts add up to") {
   CHECK(result.totals.seconds * 1e6 == Approx(token_us * static_cast<double>(result.tokens)));
   CHECK(result.totals.experts_cpu == 24 * result.tokens);
   CHECK(result.totals.bytes_demand == 0);
+  // The link has nothing to do in any experts' phase.
+  CHECK(result.totals.link_waits * 1e6 ==
+        Approx(6 * (8 + 4 * 140.0) * static_cast<double>(result.tokens)));
 }
 
 TEST_CASE("with everything resident nothing is missed and nothing is copied") {
@@ -145,6 +148,7 @@ TEST_CASE("a resource is busy for no longer than the run") {
     CHECK(t.cpu_busy <= t.seconds);
     CHECK(t.gpu_busy <= t.seconds);
     CHECK(t.link_busy <= t.seconds * 1.001);
+    CHECK(t.link_busy + t.link_waits <= t.seconds * 1.001);
   }
 }
 
