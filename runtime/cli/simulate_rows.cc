@@ -11,6 +11,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// The share of the clairvoyant's speed that is missing.
+std::optional<double> gap(const std::optional<SimResult>& result, std::optional<double> best) {
+  if (!result || !best || *best <= 0) return {};
+  return 1 - result->tokens_per_second() / *best;
+}
+
 Json number(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
 
 void add_decode(const SimResult& result, Json* json) {
@@ -57,10 +63,13 @@ constexpr Column kColumns[] = {
     {"planner", "planner", ""},
     {"predictor", "predictor", ""},
     {"prefill_tps", "prefill t/s", "{:.1f}"},
+    {"clairvoyant_prefill_tps", "clairvoyant", "{:.1f}"},
     {"bound_prefill_tps", "bound", "{:.1f}"},
     {"decode_tps", "decode t/s", "{:.2f}"},
     {"hit_rate", "hits", "{:.3f}"},
+    {"hit_rate_cold", "cold", "{:.3f}"},
     {"clairvoyant_decode_tps", "clairvoyant", "{:.2f}"},
+    {"clairvoyant_gap", "gap", "{:.3f}"},
     {"bound_decode_tps", "bound", "{:.2f}"},
 };
 
@@ -125,6 +134,7 @@ Json row_json(const SimulateRow& row) {
   json["model"] = row.model;
   json["trace"] = row.trace;
   json["cache"] = row.cache;
+  json["cache_bytes"] = row.cache_bytes;
   json["scheduling"] = s.name;
   json["planner"] = s.planner;
   json["policy"] = s.policy;
@@ -135,11 +145,13 @@ Json row_json(const SimulateRow& row) {
   json["prefill_tokens"] = row.prefill_tokens;
   json["prefill_tps"] =
       number(row.prefill ? std::optional(row.prefill->tokens_per_second()) : std::nullopt);
+  json["clairvoyant_prefill_tps"] = number(row.clairvoyant_prefill_tps);
   json["bound_prefill_tps"] = number(row.bound_prefill_tps);
   json["decode_tps"] = Json();
   json["hit_rate"] = Json();
   if (row.decode) add_decode(*row.decode, &json);
   json["clairvoyant_decode_tps"] = number(row.clairvoyant_decode_tps);
+  json["clairvoyant_gap"] = number(gap(row.decode, row.clairvoyant_decode_tps));
   json["bound_decode_tps"] = number(row.bound_decode_tps);
   return json;
 }

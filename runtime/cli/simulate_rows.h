@@ -19,12 +19,14 @@ struct SimulateRow {
   std::string model;
   std::string trace;
   std::string cache;  // "25%" or "4096 MiB"
+  int64_t cache_bytes = 0;
   SchedulingSettings settings;
   std::optional<SimResult> decode;
   std::optional<double> clairvoyant_decode_tps;
   std::optional<double> bound_decode_tps;
   int32_t prefill_tokens = 0;
   std::optional<SimResult> prefill;
+  std::optional<double> clairvoyant_prefill_tps;
   std::optional<double> bound_prefill_tps;
 };
 

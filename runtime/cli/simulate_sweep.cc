@@ -117,7 +117,7 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
   decode.steps = decode_steps(load.trace);
   decode.contents = Contents::kHot;
   decode.hot = learning_rows(decode.steps);
-  const auto [clairvoyant, bound] = bounds(decode);
+  const Bounds decode_bounds = bounds(decode);
   const std::vector<Prefill> prefills = list_prefills(load, input);
   for (const SchedulingSettings& settings : settings_) {
     progress_.show_count("simulating", static_cast<int64_t>(rows_.size()),
@@ -127,9 +127,10 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
     row.model = load.shape.name;
     row.trace = load.trace_name;
     row.cache = cache.back() == '%' ? cache : cache + " MiB";
+    row.cache_bytes = input.capacity_bytes;
     row.settings = settings;
-    row.clairvoyant_decode_tps = clairvoyant;
-    row.bound_decode_tps = bound;
+    row.clairvoyant_decode_tps = decode_bounds.clairvoyant;
+    row.bound_decode_tps = decode_bounds.strict;
     // The picture shows the first row's decoding.
     decode.timeline = rows_.empty() && !options_.timeline.empty() ? &timeline_ : nullptr;
     row.decode = simulate(decode, settings);
@@ -137,7 +138,8 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
     for (const Prefill& prefill : prefills) {
       row.prefill_tokens = prefill.n_tokens;
       row.prefill = simulate(prefill.input, settings);
-      row.bound_prefill_tps = prefill.bound;
+      row.clairvoyant_prefill_tps = prefill.bounds.clairvoyant;
+      row.bound_prefill_tps = prefill.bounds.strict;
       rows_.push_back(row);
     }
   }
@@ -158,13 +160,12 @@ std::vector<Sweep::Prefill> Sweep::list_prefills(const Workload& load,
     }
     prefill.input.contents = Contents::kHot;
     prefill.input.hot = learning_rows(prefill.input.steps);
-    prefill.bound = bounds(prefill.input).second;
+    prefill.bounds = bounds(prefill.input);
   }
   return prefills;
 }
 
-// The achievable clairvoyant and the strict bound.
-std::pair<std::optional<double>, std::optional<double>> Sweep::bounds(SimInput input) const {
+Sweep::Bounds Sweep::bounds(SimInput input) const {
   if (options_.no_bounds) return {};
   input.timeline = nullptr;
   const double clairvoyant =

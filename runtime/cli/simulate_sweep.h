@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "runtime/cli/progress.h"
@@ -53,15 +52,19 @@ class Sweep {
   const Timeline& timeline() const { return timeline_; }
 
  private:
+  struct Bounds {
+    std::optional<double> clairvoyant;  // achievable with the future known
+    std::optional<double> strict;       // no miss ever
+  };
   struct Prefill {
     int32_t n_tokens = 0;
     SimInput input;
-    std::optional<double> bound;
+    Bounds bounds;
   };
 
   void run_cell(const Workload& load, const MachineProfile& machine, const std::string& cache);
   std::vector<Prefill> list_prefills(const Workload& load, const SimInput& input) const;
-  std::pair<std::optional<double>, std::optional<double>> bounds(SimInput input) const;
+  Bounds bounds(SimInput input) const;
 
   const SimulateOptions& options_;
   std::vector<SchedulingSettings> settings_;

@@ -49,9 +49,30 @@ TEST_CASE("a row of simulate has the promised fields, and speeds between nothing
   const nlohmann::json rows = run.json();
   REQUIRE(rows.size() == 1);
   const nlohmann::json& row = rows[0];
-  for (const char* key :
-       {"machine", "model", "trace", "cache", "planner", "policy", "predictor", "prefill_tps",
-        "decode_tps", "hit_rate", "hit_rate_cold", "bound_decode_tps", "bound_prefill_tps"}) {
+  for (const char* key : {"machine",
+                          "model",
+                          "trace",
+                          "cache",
+                          "planner",
+                          "policy",
+                          "predictor",
+                          "prefill_tps",
+                          "decode_tps",
+                          "hit_rate",
+                          "hit_rate_cold",
+                          "bound_decode_tps",
+                          "bound_prefill_tps",
+                          "clairvoyant_prefill_tps",
+                          "clairvoyant_gap",
+                          "cpu_busy",
+                          "cpu_stall",
+                          "gpu_busy",
+                          "gpu_stall",
+                          "link_busy",
+                          "link_stall",
+                          "dram_busy",
+                          "bytes_demand",
+                          "bytes_prefetched"}) {
     INFO(key);
     CHECK(row.contains(key));
     CHECK_FALSE(row[key].is_null());
@@ -60,6 +81,10 @@ TEST_CASE("a row of simulate has the promised fields, and speeds between nothing
   CHECK(row["decode_tps"] > 0);
   CHECK(row["decode_tps"] <= row["clairvoyant_decode_tps"]);
   CHECK(row["clairvoyant_decode_tps"] <= row["bound_decode_tps"]);
+  CHECK(row["clairvoyant_gap"].get<double>() ==
+        Approx(1 - row["decode_tps"].get<double>() / row["clairvoyant_decode_tps"].get<double>()));
+  CHECK(row["clairvoyant_gap"] >= 0);
+  CHECK(row["clairvoyant_prefill_tps"] <= row["bound_prefill_tps"]);
   CHECK(row["hit_rate"] > 0);
   CHECK(row["hit_rate"] <= 1);
 }
@@ -89,6 +114,16 @@ TEST_CASE("simulate's table says that its speeds are modelled") {
   CHECK(run.exit_code == 0);
   CHECK(contains(run.out, "| machine"));
   CHECK(contains(run.out, "All speeds are modelled"));
+}
+
+TEST_CASE("without bounds simulate has no gap to one") {
+  const Outcome run = simulate({"--no-bounds", "--json"});
+  REQUIRE(run.exit_code == 0);
+  const nlohmann::json row = run.json()[0];
+  for (const char* key : {"clairvoyant_decode_tps", "clairvoyant_gap", "bound_decode_tps"}) {
+    CHECK(row[key].is_null());
+  }
+  CHECK(row["decode_tps"] > 0);
 }
 
 TEST_CASE("simulate's CSV has as many fields in each line") {
