@@ -1,0 +1,67 @@
+#include "runtime/cli/hit_rates.h"
+
+#include <utility>
+
+#include "scheduler/replay.h"
+
+namespace tandem {
+namespace {
+
+constexpr const char* kBelady = "belady";
+
+struct Replayed {
+  SchedulingSettings settings;
+  std::string name;
+};
+
+// Each combination of policy, values and pool once; Belady behind them.
+std::vector<Replayed> list_replays(std::vector<SchedulingSettings> settings) {
+  std::erase_if(settings, [](const SchedulingSettings& one) { return one.policy == kBelady; });
+  const size_t n_causal = settings.size();
+  for (size_t i = 0; i < n_causal; ++i) {
+    settings.push_back(settings[i]);
+    settings.back().policy = kBelady;
+    settings.back().policy_values.clear();
+  }
+  std::vector<Replayed> list;
+  for (const SchedulingSettings& one : settings) {
+    std::string name =
+        one.policy + (one.pool == PoolShape::kShared ? ", shared slots" : ", slots per layer");
+    bool again = false;
+    for (const Replayed& other : list) {
+      if (other.settings.policy != one.policy || other.settings.pool != one.pool) continue;
+      if (other.settings.policy_values == one.policy_values) again = true;
+      if (other.name == name) name += " (" + one.name + ")";  // the same with other values
+    }
+    if (!again) list.push_back({one, std::move(name)});
+  }
+  return list;
+}
+
+}  // namespace
+
+std::vector<HitRate> replay_hit_rates(const Trace& trace, const ModelShape& shape,
+                                      const std::vector<SchedulingSettings>& settings,
+                                      const HitRate& same) {
+  const std::vector<SimStep> steps = decode_steps(trace);
+  ReplayInput input;
+  input.trace = &trace;
+  input.expert_bytes = shape.expert_bytes;
+  input.capacity_bytes = same.cache_bytes;
+  input.learn = learning_steps(steps);
+  input.steps = measured_steps(steps);
+
+  std::vector<HitRate> rates;
+  for (const Replayed& one : list_replays(settings)) {
+    input.policy = one.settings.policy;
+    input.policy_values = one.settings.policy_values;
+    input.pool = one.settings.pool;
+    HitRate& rate = rates.emplace_back(same);
+    rate.policy = one.name;
+    rate.bound = input.policy == kBelady;
+    rate.value = SimResult::hit_rate_of(replay(input).warm);
+  }
+  return rates;
+}
+
+}  // namespace tandem
