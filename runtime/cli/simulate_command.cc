@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "runtime/cli/commands.h"
+#include "runtime/cli/interrupt.h"
 #include "runtime/cli/option_checks.h"
+#include "runtime/cli/report_page.h"
 #include "runtime/cli/simulate_rows.h"
 #include "runtime/cli/simulate_sweep.h"
 #include "runtime/cli/text_io.h"
@@ -16,12 +18,60 @@
 namespace tandem {
 namespace {
 
-void run_simulate(const SimulateOptions& options) {
-  if (!options.timeline.empty()) check_writable(options.timeline);
+// As it is where a shell takes it so, else in single quotes.
+std::string shell_quoted(const std::string& text) {
+  constexpr const char* kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:=@_";
+  if (!text.empty() && text.find_first_not_of(kPlain) == std::string::npos) return text;
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
+// What was asked for, in a form that a shell reads back.
+std::string command_line(const CLI::App& app) {
+  std::string text = "tandem " + app.get_name();
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() == 0) continue;
+    const std::string name = " " + option->get_name();
+    if (option->get_items_expected_max() == 0) {
+      text += name;
+      continue;
+    }
+    const bool list = option->get_delimiter() != '\0';
+    std::string joined;
+    for (const std::string& value : option->results()) {
+      if (list && !joined.empty()) {
+        joined += option->get_delimiter() + value;
+      } else {
+        if (!joined.empty()) text += name + " " + shell_quoted(joined);
+        joined = value;
+      }
+    }
+    text += name + " " + shell_quoted(joined);
+  }
+  return text;
+}
+
+int run_simulate(const SimulateOptions& options, const std::string& command) {
+  for (const std::string& path : {options.timeline, options.report}) {
+    if (!path.empty()) check_writable(path);
+  }
   Sweep sweep(options);
   const std::vector<SimulateRow> rows = sweep.run();
-  if (!options.timeline.empty()) write_file(options.timeline, timeline_json(sweep.timeline()));
+  {
+    const InterruptGuard guard;  // Ctrl-C waits for a file that is being written
+    if (!options.timeline.empty()) write_file(options.timeline, timeline_json(sweep.timeline()));
+    if (!options.report.empty()) {
+      Report report = sweep.report();
+      report.command = command;
+      report.rows = rows;
+      write_file(options.report, report_page(report));
+    }
+    if (guard.interrupted()) return kExitInterrupted;
+  }
   print_out(rows_text(rows, options.output));
+  return 0;
 }
 
 CLI::Option* add_list(CLI::App* app, const char* flags, std::vector<std::string>* list,
@@ -38,7 +88,7 @@ std::vector<std::string> names(std::span<const std::string_view> from) {
 
 }  // namespace
 
-void add_simulate_command(CLI::App* program) {
+void add_simulate_command(CLI::App* program, int* exit_code) {
   const auto options = std::make_shared<SimulateOptions>();
   CLI::App* app = program->add_subcommand(
       "simulate", "Predict speed on a machine you may not have, from a routing trace");
@@ -85,14 +135,18 @@ void add_simulate_command(CLI::App* program) {
   app->add_option("--timeline", options->timeline,
                   "write the first row's decoding as a trace that Perfetto opens")
       ->type_name("FILE");
+  app->add_option("--report", options->report,
+                  "write a page (HTML) with charts of all rows, hit rates beside Belady's, and one "
+                  "token's timeline for the first two policies")
+      ->type_name("FILE");
   app->add_option("-o,--output", options->output, "form of the results")
       ->type_name("md|csv|json|jsonl")
       ->check(one_of({"md", "csv", "json", "jsonl"}))
       ->capture_default_str();
   app->add_flag("--json", options->json, "the same as -o json");
-  app->callback([options] {
+  app->callback([app, options, exit_code] {
     if (options->json) options->output = "json";
-    run_simulate(*options);
+    *exit_code = run_simulate(*options, command_line(*app));
   });
 }
 

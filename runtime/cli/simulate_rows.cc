@@ -62,6 +62,7 @@ constexpr Column kColumns[] = {
     {"policy", "policy", ""},
     {"planner", "planner", ""},
     {"predictor", "predictor", ""},
+    {"prefill_tokens", "prompt", "{:.0f}"},
     {"prefill_tps", "prefill t/s", "{:.1f}"},
     {"clairvoyant_prefill_tps", "clairvoyant", "{:.1f}"},
     {"bound_prefill_tps", "bound", "{:.1f}"},
@@ -80,13 +81,7 @@ std::string cell(const Json& value, const char* form) {
 }
 
 std::string table(const std::vector<SimulateRow>& rows) {
-  std::vector<std::vector<std::string>> cells(1);
-  for (const Column& column : kColumns) cells[0].emplace_back(column.heading);
-  for (const SimulateRow& row : rows) {
-    const Json json = row_json(row);
-    std::vector<std::string>& line = cells.emplace_back();
-    for (const Column& column : kColumns) line.push_back(cell(json[column.key], column.form));
-  }
+  const auto cells = simulate_table(rows).cells;
   std::string text;
   for (size_t r = 0; r < cells.size(); ++r) {
     std::string rule;
@@ -126,6 +121,21 @@ std::string csv(const std::vector<SimulateRow>& rows) {
 }
 
 }  // namespace
+
+SimulateTable simulate_table(const std::vector<SimulateRow>& rows) {
+  SimulateTable table;
+  table.cells.resize(1);
+  for (const Column& column : kColumns) {
+    table.is_number.push_back(*column.form != '\0');
+    table.cells[0].emplace_back(column.heading);
+  }
+  for (const SimulateRow& row : rows) {
+    const Json json = row_json(row);
+    std::vector<std::string>& line = table.cells.emplace_back();
+    for (const Column& column : kColumns) line.push_back(cell(json[column.key], column.form));
+  }
+  return table;
+}
 
 Json row_json(const SimulateRow& row) {
   const SchedulingSettings& s = row.settings;

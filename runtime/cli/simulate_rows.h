@@ -30,6 +30,13 @@ struct SimulateRow {
   std::optional<double> bound_prefill_tps;
 };
 
+// The table's columns: what people read first.
+struct SimulateTable {
+  std::vector<bool> is_number;                  // by column
+  std::vector<std::vector<std::string>> cells;  // the first line is the heading
+};
+SimulateTable simulate_table(const std::vector<SimulateRow>& rows);
+
 nlohmann::ordered_json row_json(const SimulateRow& row);
 // output: md, csv, json, jsonl. Ends with a newline.
 std::string rows_text(const std::vector<SimulateRow>& rows, const std::string& output);

@@ -59,6 +59,10 @@ int64_t capacity(const std::string& text, const ModelShape& shape) {
   return static_cast<int64_t>(share ? all * value / 100 : value * (1 << 20));
 }
 
+std::string with_unit(const std::string& cache) {
+  return cache.back() == '%' ? cache : cache + " MiB";
+}
+
 // Each policy, with each of the planners and predictors that are asked for instead of its own.
 std::vector<SchedulingSettings> list_settings(const SimulateOptions& options) {
   std::vector<SchedulingSettings> all;
@@ -95,6 +99,7 @@ std::vector<SimulateRow> Sweep::run() {
     for (const std::string& spec : options_.traces) {
       progress_.show(fmt::format("trace {} for {}", spec, model));
       const Workload load = load_workload(spec, model, options_.seed);
+      if (!options_.report.empty()) add_hit_rates(load);
       for (const MachineProfile& machine : machines_) {
         for (const std::string& cache : options_.cache) run_cell(load, machine, cache);
       }
@@ -102,6 +107,48 @@ std::vector<SimulateRow> Sweep::run() {
   }
   progress_.clear();
   return std::move(rows_);
+}
+
+void Sweep::add_hit_rates(const Workload& load) {
+  for (size_t i = 0; i < options_.cache.size(); ++i) {
+    progress_.show_count("replaying", static_cast<int64_t>(i),
+                         static_cast<int64_t>(options_.cache.size()));
+    const std::string& cache = options_.cache[i];
+    HitRate same;
+    same.model = load.shape.name;
+    same.trace = load.trace_name;
+    same.cache = with_unit(cache);
+    same.cache_bytes = capacity(cache, load.shape);
+    const auto rates = replay_hit_rates(load.trace, load.shape, settings_, same);
+    hit_rates_.insert(hit_rates_.end(), rates.begin(), rates.end());
+  }
+}
+
+// A report shows one token: the one in the middle of those that are measured.
+Timeline* Sweep::timeline_for(size_t i, const std::vector<SimStep>& steps) {
+  const bool whole = i == 0 && !options_.timeline.empty();
+  if (i >= strips_.size() || (options_.report.empty() && !whole)) return nullptr;
+  std::vector<int64_t> measured;
+  for (size_t s = 0; s < steps.size(); ++s) {
+    if (steps[s].measured) measured.push_back(static_cast<int64_t>(s) + 1);
+  }
+  TimelineStrip& strip = strips_[i];
+  strip.name = settings_[i].name;
+  strip.step = measured.empty() ? 0 : measured[measured.size() / 2];
+  if (!whole) {
+    strip.timeline.first_step = strip.step - 1;
+    strip.timeline.last_step = strip.step;
+  }
+  return &strip.timeline;
+}
+
+Report Sweep::report() const {
+  Report report;
+  report.seed = options_.seed;
+  report.hit_rates = hit_rates_;
+  report.timeline_of = timeline_of_;
+  report.strips.assign(strips_.begin(), strips_.end());
+  return report;
 }
 
 void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
@@ -119,20 +166,25 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
   decode.hot = learning_rows(decode.steps);
   const Bounds decode_bounds = bounds(decode);
   const std::vector<Prefill> prefills = list_prefills(load, input);
-  for (const SchedulingSettings& settings : settings_) {
+  const bool first = rows_.empty();
+  if (first) {
+    timeline_of_ = fmt::format("{} · {} · {} · cache {}", machine.name, load.shape.name,
+                               load.trace_name, with_unit(cache));
+  }
+  for (size_t i = 0; i < settings_.size(); ++i) {
+    const SchedulingSettings& settings = settings_[i];
     progress_.show_count("simulating", static_cast<int64_t>(rows_.size()),
                          static_cast<int64_t>(total_));
     SimulateRow row;
     row.machine = machine.name;
     row.model = load.shape.name;
     row.trace = load.trace_name;
-    row.cache = cache.back() == '%' ? cache : cache + " MiB";
+    row.cache = with_unit(cache);
     row.cache_bytes = input.capacity_bytes;
     row.settings = settings;
     row.clairvoyant_decode_tps = decode_bounds.clairvoyant;
     row.bound_decode_tps = decode_bounds.strict;
-    // The picture shows the first row's decoding.
-    decode.timeline = rows_.empty() && !options_.timeline.empty() ? &timeline_ : nullptr;
+    decode.timeline = first ? timeline_for(i, decode.steps) : nullptr;
     row.decode = simulate(decode, settings);
     if (prefills.empty()) rows_.push_back(row);
     for (const Prefill& prefill : prefills) {

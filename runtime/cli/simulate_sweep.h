@@ -2,12 +2,14 @@
 // machines and policies, runs the simulator, shows progress. Used once, by the main thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/cli/progress.h"
+#include "runtime/cli/report_page.h"
 #include "runtime/cli/simulate_rows.h"
 #include "runtime/config/machine_profile.h"
 #include "runtime/config/scheduling_policy.h"
@@ -33,6 +35,7 @@ struct SimulateOptions {
   std::string output = "md";
   bool json = false;
   std::string timeline;
+  std::string report;
 };
 
 // A trace and the shape that goes with it: sizes of experts come from the trace where it has them,
@@ -49,7 +52,9 @@ class Sweep {
   explicit Sweep(const SimulateOptions& options);
 
   std::vector<SimulateRow> run();
-  const Timeline& timeline() const { return timeline_; }
+  // Of the first row's decoding; what only a report needs is made only for one.
+  const Timeline& timeline() const { return strips_[0].timeline; }
+  Report report() const;  // after run(), but for the command and the rows
 
  private:
   struct Bounds {
@@ -62,6 +67,8 @@ class Sweep {
     Bounds bounds;
   };
 
+  void add_hit_rates(const Workload& load);
+  Timeline* timeline_for(size_t i, const std::vector<SimStep>& steps);
   void run_cell(const Workload& load, const MachineProfile& machine, const std::string& cache);
   std::vector<Prefill> list_prefills(const Workload& load, const SimInput& input) const;
   Bounds bounds(SimInput input) const;
@@ -71,7 +78,9 @@ class Sweep {
   std::vector<MachineProfile> machines_;
   size_t total_ = 0;
   std::vector<SimulateRow> rows_;
-  Timeline timeline_;
+  std::array<TimelineStrip, 2> strips_;  // of the first two policies in the first cell
+  std::string timeline_of_;
+  std::vector<HitRate> hit_rates_;
   Progress progress_;
 };
 
