@@ -13,6 +13,7 @@ namespace {
 
 std::vector<std::vector<int32_t>> rows_of(const std::vector<SimStep>& steps) {
   std::vector<std::vector<int32_t>> rows;
+  rows.reserve(steps.size());
   for (const SimStep& step : steps) rows.push_back(step.rows);
   return rows;
 }
