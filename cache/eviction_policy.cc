@@ -5,6 +5,7 @@
 
 #include "cache/policies/clairvoyant.h"
 #include "cache/policies/frequency.h"
+#include "cache/policies/learned.h"
 #include "cache/policies/recency.h"
 #include "cache/policies/scores.h"
 
@@ -26,11 +27,18 @@ constexpr std::array kFrequency{kHalfLife};
 constexpr std::array kMrs{
     PolicyParameter{"alpha", 0.5, 0, 1, "weight of the newest token"},
     PolicyParameter{"kept", 2, 1, 64, "scores that count, in multiples of top-k"}};
-constexpr std::array kTwoRate{kFast, kSlow, kMix};
+constexpr PolicyParameter kNear{"near", 0, 0, 1,
+                                "use that an expert ranked right behind the selection counts for"};
+constexpr std::array kTwoRate{kFast, kSlow, kMix, kNear};
 constexpr std::array kCostAware{
-    kFast, kSlow, kMix, PolicyParameter{"cost", 1, 0, 1, "weigh with a layer's miss cost: 0 or 1"}};
+    kFast, kSlow, kMix, kNear,
+    PolicyParameter{"cost", 1, 0, 1, "weigh with a layer's miss cost: 0 or 1"}};
 constexpr std::array kWindow{PolicyParameter{"window", 2, 0, 1e6, "tokens whose routing is known"},
-                             kFast, kSlow, kMix};
+                             kFast, kSlow, kMix, kNear};
+constexpr std::array kLearned{
+    kFast, kSlow, kMix, kNear,
+    PolicyParameter{"step", 0.12, 0, 1, "share of a token's error that is learnt"},
+    PolicyParameter{"reach", 3, 0.1, 1e6, "tokens over which later uses count less and less"}};
 
 constexpr std::array kPolicies = {
     PolicyInfo{"belady", "farthest next use, on a known future", {}, true, make<Belady>},
@@ -38,6 +46,8 @@ constexpr std::array kPolicies = {
                make<TwoRateUse>},
     PolicyInfo{"ewma", "rate of use, averaged at two speeds", kTwoRate, false, make<TwoRateUse>},
     PolicyInfo{"layer-lru", "missed visits of the own layer", {}, false, make<LayerDistanceLru>},
+    PolicyInfo{"learned", "use forecast from the layers before, learnt while running", kLearned, false,
+               make<LearnedUse>},
     PolicyInfo{"lfru", "frequency over age", kFrequency, false, make<LeastFrequentRecentlyUsed>},
     PolicyInfo{"lfu", "fewest uses, aged", kFrequency, false, make<LeastFrequentlyUsed>},
     PolicyInfo{"lru", "longest unused", {}, false, make<LeastRecentlyUsed>},

@@ -27,15 +27,26 @@ struct LayerUse {
   std::span<const float> scores;     // the same shape
 };
 
+// How much an expert is expected to be used, in uses per token.
+class UseForecast {
+ public:
+  virtual ~UseForecast() = default;
+  virtual double next(ExpertKey key) const = 0;  // when its layer's turn comes next
+  virtual double rate(ExpertKey key) const = 0;  // in the long run
+};
+
 class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
 
-  // In a layer's commit, before anybody leaves. May change the order of this layer's experts, but
-  // not the order within any other layer: the cache remembers the weakest of each.
+  // In a layer's commit, before anybody leaves. May change the order of this layer's experts, and
+  // within those of other layers that reordered() lists: the cache remembers the weakest of each.
   virtual void on_use(const LayerUse& use) = 0;
+  virtual std::span<const LayerId> reordered() const { return {}; }
   // What keeping the expert is worth; the smallest value leaves first. Comparable across layers.
   virtual double value(ExpertKey key) const = 0;
+  // What it expects, for those who would rather bring an expert early; null where it counts nothing.
+  virtual const UseForecast* forecast() const { return nullptr; }
 };
 
 // When each expert is used next, where that is known: a recorded trace, or tokens routed ahead.

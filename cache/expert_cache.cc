@@ -120,6 +120,7 @@ void ExpertCache::commit(const CacheAccess& access) {
   }
   policy_->on_use(use);
   layer(use.layer).stale = true;
+  for (const LayerId id : policy_->reordered()) layer(id).stale = true;
   for (size_t i = 0; i < access.incoming.size(); ++i) {
     const ExpertKey key{use.layer, access.incoming[i]};
     const Offer offered = offer(use.layer, true);

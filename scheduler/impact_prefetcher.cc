@@ -7,7 +7,7 @@
 namespace tandem {
 namespace {
 
-constexpr std::array kRates{0.25, 0.01, 0.25};
+constexpr std::array kRates{0.25, 0.01, 0.25, 0.4};
 // Of a copy; more is never worth it.
 constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
@@ -23,11 +23,16 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
       n_experts_(cache.shape().n_experts),
       predictor_(std::move(predictor)),
       filler_(model, experts, cache, settings.overrun),
-      rates_({n_layers_, n_experts_, nullptr, {}}, kRates),
+      forecast_(cache.policy().forecast()),
       loads_(static_cast<size_t>(n_experts_)),
       protected_(static_cast<size_t>(n_layers_)) {
   for (const ExpertCost& expert : experts) costs_.push_back(model.layer(expert));
-  const auto most = static_cast<size_t>(n_experts_ * std::max(1, settings.ahead));
+  if (forecast_ == nullptr) {
+    const PolicyShape shape{n_layers_, n_experts_, nullptr, {}};
+    own_rates_ = std::make_unique<TwoRateUse>(shape, kRates);
+    forecast_ = own_rates_.get();
+  }
+  const size_t most = static_cast<size_t>(n_experts_) * static_cast<size_t>(settings.ahead + 1);
   guesses_.reserve(most);
   fills_.reserve(kMostFills + static_cast<size_t>(n_experts_));
   candidates_.reserve(most + kMostFills);
@@ -37,9 +42,16 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
 void ImpactPrefetcher::observe(const RoutingDecision& routing, ExpertCache& cache) {
   filler_.observe(routing, cache);
   layer_ = routing.layer.value;
+  n_tokens_ = routing.n_tokens;
   for (const SlotId slot : protected_[static_cast<size_t>(layer_)]) cache.protect(slot, false);
   protected_[static_cast<size_t>(layer_)].clear();
   if (predictor_) predictor_->observe(routing);
+}
+
+// Expected uses by so many tokens from now on.
+double ImpactPrefetcher::uses(ExpertKey key, double tokens) const {
+  const double next = forecast_->next(key) * std::clamp(tokens, 0.0, 1.0);
+  return next + std::max(0.0, tokens - 1) * forecast_->rate(key);
 }
 
 // A token's use of an expert saves more where a batch makes it longer than reading its weights.
@@ -49,24 +61,41 @@ double ImpactPrefetcher::weight(LayerId layer, float load) const {
   return use * std::max(1.0, load * cost.cpu_token / cost.cpu_read);
 }
 
+// Where the lookahead does not reach, into the next token and one layer farther, the forecast has
+// to do; it protects nobody.
 void ImpactPrefetcher::guess(ExpertCache* cache) {
   guesses_.clear();
   if (!predictor_) return;
-  for (int32_t ahead = 1; ahead <= settings_.ahead; ++ahead) {
-    if (!predictor_->predict(ahead, loads_)) continue;
+  for (int32_t ahead = 1; ahead <= settings_.ahead + 1; ++ahead) {
     const LayerId layer{(layer_ + ahead) % n_layers_};
-    for (int32_t e = 0; e < n_experts_; ++e) {
-      const float load = loads_[static_cast<size_t>(e)];
-      if (load < settings_.least_gain) continue;
-      const ExpertKey key{layer, ExpertId{e}};
-      const SlotId slot = cache->find(key);
-      if (slot.valid()) {
+    const bool seen = ahead <= settings_.ahead && predictor_->predict(ahead, loads_);
+    if (seen || forecast_loads(layer)) guess_layer(layer, ahead, seen, cache);
+  }
+}
+
+// False where nothing more than the rates of use is known.
+bool ImpactPrefetcher::forecast_loads(LayerId layer) {
+  if (n_tokens_ > 1 || own_rates_ != nullptr) return false;
+  for (int32_t e = 0; e < n_experts_; ++e) {
+    loads_[static_cast<size_t>(e)] = static_cast<float>(forecast_->next({layer, ExpertId{e}}));
+  }
+  return true;
+}
+
+void ImpactPrefetcher::guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache) {
+  for (int32_t e = 0; e < n_experts_; ++e) {
+    const float load = loads_[static_cast<size_t>(e)];
+    if (load < settings_.least_gain) continue;
+    const ExpertKey key{layer, ExpertId{e}};
+    const SlotId slot = cache->find(key);
+    if (slot.valid()) {
+      if (sure) {
         cache->protect(slot, true);
         protected_[static_cast<size_t>(layer.value)].push_back(slot);
-        if (cache->pieces(slot) == cache->shape().pieces) continue;
       }
-      guesses_.push_back({key, weight(layer, load), 0, 0, ahead});
+      if (cache->pieces(slot) == cache->shape().pieces) continue;
     }
+    guesses_.push_back({key, weight(layer, load), 0, 0, ahead});
   }
 }
 
@@ -83,8 +112,8 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
     fills_.push_back({{plan.layer(), expert.expert}, 0, 0, 0, 0});
   }
   const auto better = [&](const Candidate& a, const Candidate& b) {
-    const double x = later(a.key);
-    const double y = later(b.key);
+    const double x = uses(a.key, horizon_);
+    const double y = uses(b.key, horizon_);
     return x != y ? x > y : a.key < b.key;
   };
   std::sort(fills_.begin() + static_cast<std::ptrdiff_t>(before), fills_.end(), better);
@@ -109,7 +138,11 @@ void ImpactPrefetcher::weigh(const ExpertCache& cache) {
     }
     const double waits = filler_.tokens_until_landed(candidate.key.layer, missing);
     const double kept = std::max(0.0, horizon_ - waits);
-    candidate.gain = candidate.now * in_time + kept * rates_.value(candidate.key);
+    // Who is guessed for the next token has that use in `now`.
+    const double more = candidate.ahead > 0
+                            ? std::max(0.0, kept - 1) * forecast_->rate(candidate.key)
+                            : uses(candidate.key, kept);
+    candidate.gain = candidate.now * in_time + more;
     candidate.density = candidate.gain / std::max(1, missing);
   }
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
@@ -125,7 +158,7 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
     if (candidate.gain < settings_.least_gain) return true;
     const ExpertCache::Offer offer = cache->offer(candidate.key.layer);
     if (!offer.slot.valid()) return true;
-    const double loss = offer.free ? 0 : later(cache->occupant(offer.slot));
+    const double loss = offer.free ? 0 : uses(cache->occupant(offer.slot), horizon_);
     if (candidate.gain <= loss * (1 + settings_.hysteresis)) return true;
     filler_.start(candidate.key, offer, cache);
     slot = offer.slot;
@@ -141,7 +174,7 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
 }
 
 void ImpactPrefetcher::prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) {
-  rates_.on_use(plan.use);
+  if (own_rates_) own_rates_->on_use(plan.use);
   filler_.open(plan, cache, exec.clocks());
   // Where a copy takes long, so does bringing back who was displaced for it.
   horizon_ = settings_.horizon +

@@ -45,10 +45,12 @@ class ImpactPrefetcher final : public Prefetcher {
   };
 
   void guess(ExpertCache* cache);
+  void guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache);
+  bool forecast_loads(LayerId layer);
   void add_fills(const LayerPlan& plan, const ExpertCache& cache);
   void weigh(const ExpertCache& cache);
   bool bring(const Candidate& candidate, ExpertCache* cache);
-  double later(ExpertKey key) const { return horizon_ * rates_.value(key); }
+  double uses(ExpertKey key, double tokens) const;
   double weight(LayerId layer, float load) const;
 
   PrefetchSettings settings_;
@@ -57,8 +59,10 @@ class ImpactPrefetcher final : public Prefetcher {
   int32_t n_experts_;
   std::unique_ptr<Predictor> predictor_;
   LinkFiller filler_;
-  TwoRateUse rates_;
+  std::unique_ptr<TwoRateUse> own_rates_;  // where the policy forecasts nothing
+  const UseForecast* forecast_;
   int32_t layer_ = 0;
+  int32_t n_tokens_ = 1;
   double horizon_ = 0;
   std::vector<float> loads_;        // [n_experts]
   std::vector<Candidate> guesses_;  // absent experts guessed for the next layers

@@ -2,6 +2,7 @@
 // costs.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "cache/check.h"
@@ -35,12 +36,20 @@ class MinusRecentScore final : public EvictionPolicy {
 };
 
 // The rate of use, in uses per token, as a mix of a fast and a slow moving average. A prompt's
-// tokens count one by one in their order, so that the end of the prompt weighs most.
-class TwoRateUse final : public EvictionPolicy {
+// tokens count one by one in their order, so that the end of the prompt weighs most. An expert that
+// the gate ranks right behind the selection, up to twice top_k, counts as `near` uses; all are
+// scaled so that a token's uses still add up to top_k.
+class TwoRateUse final : public EvictionPolicy, public UseForecast {
  public:
+  // values: fast, slow, mix, near, and 1 to weigh with the layer's cost; the last two may be left
+  // out.
   TwoRateUse(const PolicyShape& shape, std::span<const double> values)
-      : fast_(values[0]), slow_(values[1]), mix_(values[2]), rates_(shape) {
-    if (values.size() > 3 && values[3] > 0) {
+      : fast_(values[0]),
+        slow_(values[1]),
+        mix_(values[2]),
+        near_(values.size() > 3 ? values[3] : 0),
+        rates_(shape) {
+    if (values.size() > 4 && values[4] > 0) {
       cost_.assign(shape.layer_cost.begin(), shape.layer_cost.end());
       TANDEM_CHECK(cost_.empty() || cost_.size() == static_cast<size_t>(shape.n_layers),
                    "%zu costs for %d layers", cost_.size(), shape.n_layers);
@@ -48,22 +57,31 @@ class TwoRateUse final : public EvictionPolicy {
   }
 
   void on_use(const LayerUse& use) override {
+    const int32_t behind = near_ > 0 ? std::clamp(use.n_ranks - use.top_k, 0, use.top_k) : 0;
+    const double whole = use.top_k / (use.top_k + near_ * behind);
     for (int32_t t = 0; t < use.n_tokens; ++t) {
       for (Record& record : rates_.layer(use.layer)) {
         record.fast *= 1 - fast_;
         record.slow *= 1 - slow_;
       }
-      for_ranks(use, t, use.top_k, [&](size_t, ExpertId expert) {
+      const size_t first = static_cast<size_t>(t) * static_cast<size_t>(use.n_ranks);
+      for_ranks(use, t, use.top_k + behind, [&](size_t at, ExpertId expert) {
+        const bool selected = at < first + static_cast<size_t>(use.top_k);
+        const double part = selected ? whole : whole * near_;
         Record& record = rates_.at(use.layer, expert);
-        record.fast += fast_;
-        record.slow += slow_;
+        record.fast += part * fast_;
+        record.slow += part * slow_;
       });
     }
   }
   double value(ExpertKey key) const override {
+    return cost_.empty() ? rate(key) : rate(key) * cost_[static_cast<size_t>(key.layer.value)];
+  }
+  const UseForecast* forecast() const override { return this; }
+  double next(ExpertKey key) const override { return rate(key); }
+  double rate(ExpertKey key) const override {
     const Record& record = rates_.at(key);
-    const double rate = mix_ * record.fast + (1 - mix_) * record.slow;
-    return cost_.empty() ? rate : rate * cost_[static_cast<size_t>(key.layer.value)];
+    return mix_ * record.fast + (1 - mix_) * record.slow;
   }
 
  private:
@@ -74,6 +92,7 @@ class TwoRateUse final : public EvictionPolicy {
   double fast_;
   double slow_;
   double mix_;
+  double near_;
   std::vector<double> cost_;  // [n_layers] relative cost of a miss, or empty
   ExpertTable<Record> rates_;
 };

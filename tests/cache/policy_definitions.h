@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,9 @@ namespace tandem::test {
 
 // The first decides, the second among equals; the least leaves first.
 using Worth = std::pair<long double, long double>;
+
+// No test has more in a layer.
+constexpr int kMostExperts = 8;
 
 class Definition {
  public:
@@ -35,16 +39,17 @@ class Definition {
       return {-missed_visits(key, now), -ahead(key, now) - place(key, now) / 1e3};
     }
     if (choice_.policy == "mrs") return {mrs(key, now, v[0], v[1]), 0};
-    if (choice_.policy == "ewma") return {rate(key, now, v[0], v[1], v[2]), 0};
+    if (choice_.policy == "ewma") return {rate(key, now, v[0], v[1], v[2], near(v, 3)), 0};
     if (choice_.policy == "cost-aware") {
-      const long double cost = v[3] > 0 ? choice_.layer_cost[index(key)] : 1.0;
-      return {rate(key, now, v[0], v[1], v[2]) * cost, 0};
+      const long double cost = v[4] > 0 ? choice_.layer_cost[index(key)] : 1.0;
+      return {rate(key, now, v[0], v[1], v[2], near(v, 3)) * cost, 0};
     }
+    if (choice_.policy == "learned") return {twin(key, now), 0};
     if (choice_.policy == "belady") return {-next_use(key, now), 0};
     // windowed-belady: known uses by distance above all others, the others by rate.
     const long double next = next_use(key, now);
     if (next <= std::floor(v[0]) * n_layers_) return {1, -next};
-    return {0, rate(key, now, v[1], v[2], v[3])};
+    return {0, rate(key, now, v[1], v[2], v[3], near(v, 4))};
   }
 
  private:
@@ -74,6 +79,13 @@ class Definition {
     if (event.layer != key.layer.value) return -1;
     const auto found = std::find(event.used.begin(), event.used.end(), key.expert);
     return found == event.used.end() ? -1 : static_cast<int>(found - event.used.begin());
+  }
+
+  // A policy of its own, told the same history: for who moves; values have tests of their own.
+  long double twin(ExpertKey key, size_t now) const {
+    if (twin_ == nullptr) twin_ = make_policy(choice_, n_layers_, kMostExperts);
+    for (; told_ <= now; ++told_) twin_->on_use(events_[told_].use());
+    return twin_->value(key);
   }
 
   // The event that used it last, from 1; 0: none.
@@ -116,12 +128,21 @@ class Definition {
     });
     return sum;
   }
-  long double rate(ExpertKey key, size_t now, long double fast, long double slow,
-                   long double mix) const {
+  static long double near(const std::vector<double>& values, size_t at) {
+    return values.size() > at ? values[at] : 0;
+  }
+  // Ranks behind the selection, as many as are selected, count as `near` uses; together a token's
+  // uses are top_k.
+  long double rate(ExpertKey key, size_t now, long double fast, long double slow, long double mix,
+                   long double near) const {
     long double sum = 0;
     for_tokens(key, now, [&](const Routing& event, int token, int age) {
-      if (rank(event, token, key.expert) >= event.top_k) return;
-      sum += mix * fast * std::pow(1 - fast, age) + (1 - mix) * slow * std::pow(1 - slow, age);
+      const int r = rank(event, token, key.expert);
+      const int ranks = std::min(event.n_ranks, 2 * event.top_k);
+      if (r >= ranks) return;
+      const long double uses = event.top_k + near * (ranks - event.top_k);
+      const long double use = (r < event.top_k ? 1 : near) * event.top_k / uses;
+      sum += use * (mix * fast * std::pow(1 - fast, age) + (1 - mix) * slow * std::pow(1 - slow, age));
     });
     return sum;
   }
@@ -135,6 +156,8 @@ class Definition {
   Choice choice_;
   int n_layers_;
   const std::vector<Routing>& events_;
+  mutable std::unique_ptr<EvictionPolicy> twin_;
+  mutable size_t told_ = 0;
 };
 
 // Every policy with its standard parameters written out; layers of different cost.

@@ -19,7 +19,7 @@ TEST_CASE("the names of the policies are sorted, and each one can be made where 
   const KnownFuture future(none);
   const auto names = eviction_policy_names();
   CHECK(std::is_sorted(names.begin(), names.end()));
-  for (const auto* name : {"belady", "cost-aware", "ewma", "layer-lru", "lfru", "lfu", "lru", "mrs",
+  for (const auto* name : {"belady", "cost-aware", "ewma", "layer-lru", "learned", "lfru", "lfu", "lru", "mrs",
                            "static", "windowed-belady"}) {
     CHECK(std::find(names.begin(), names.end(), name) != names.end());
   }
@@ -172,7 +172,7 @@ TEST_CASE("two-rate use falls at both rates when an expert is used no more") {
 
 TEST_CASE("cost-aware eviction weighs the rate with the layer's cost, unless told not to") {
   for (const auto& [weigh, first] : {std::pair{1.0, key(1, 2)}, {0.0, key(0, 2)}}) {
-    const Choice choice{"cost-aware", {0.25, 0.01, 0.25, weigh}, {3.0, 1.0}};
+    const Choice choice{"cost-aware", {0.25, 0.01, 0.25, 0, weigh}, {3.0, 1.0}};
     ExpertCache cache = make_cache(shape_of(2, 8, 2), choice);
     commit(cache, 0, {2}, {2});
     commit(cache, 1, {2}, {2});
@@ -241,14 +241,14 @@ TEST_CASE("MRS is the moving average of the best scores, token by token of a pro
 
 TEST_CASE("two-rate use is a mix of two moving averages, token by token of a prompt") {
   for (const std::vector<double>& values :
-       {std::vector<double>{0.25, 0.01, 0.25}, {0.5, 0.1, 0.7}, {1, 0.01, 0.5}}) {
+       {std::vector<double>{0.25, 0.01, 0.25}, {0.5, 0.1, 0.7, 0.4}, {1, 0.01, 0.5, 1}}) {
     for (const int tokens : {1, 9}) compare_values({"ewma", values}, tokens);
   }
 }
 
 TEST_CASE("cost-aware values are two-rate use times the layer's cost") {
   for (const double weigh : {0.0, 1.0}) {
-    compare_values({"cost-aware", {0.25, 0.01, 0.25, weigh}, {1, 3.5, 0.25}}, 9);
+    compare_values({"cost-aware", {0.25, 0.01, 0.25, 0.4, weigh}, {1, 3.5, 0.25}}, 9);
   }
 }
 

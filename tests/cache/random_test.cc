@@ -306,6 +306,10 @@ TEST_CASE("after hundreds of random operations cost-aware holds exactly whom the
   run_many("cost-aware");
 }
 
+TEST_CASE("after hundreds of random operations the learning policy holds whom it values most") {
+  run_many("learned");
+}
+
 TEST_CASE("after hundreds of random operations Belady holds exactly whom the definition says") {
   run_many("belady");
 }

@@ -1,0 +1,163 @@
+#include "cache/policies/learned.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace tandem {
+namespace {
+
+constexpr double kTrustRate = 0.02;  // weight of the newest token
+// Whoever has not been used for long may still be; values stay apart from nothing.
+constexpr double kLeast = 1e-4;
+
+void add_row(const float* row, std::span<float> to) {
+  for (size_t e = 0; e < to.size(); ++e) to[e] += row[e];
+}
+
+}  // namespace
+
+LearnedUse::LearnedUse(const PolicyShape& shape, std::span<const double> values)
+    : n_layers_(shape.n_layers),
+      n_experts_(static_cast<size_t>(shape.n_experts)),
+      step_(static_cast<float>(values[4])),
+      rates_(shape, values.first(4)),
+      sources_(static_cast<size_t>(shape.n_layers)),
+      targets_(static_cast<size_t>(shape.n_layers)),
+      sums_(static_cast<size_t>(shape.n_layers) * n_experts_),
+      last_(static_cast<size_t>(shape.n_layers)),
+      trust_(static_cast<size_t>(shape.n_layers)),
+      error_(n_experts_),
+      step_tokens_(static_cast<size_t>(kTokens) * static_cast<size_t>(shape.n_layers)) {
+  choose_sources();
+  reordered_.reserve(static_cast<size_t>(n_layers_));
+  const double reach = values[5];
+  for (int32_t ahead = 1; ahead <= n_layers_; ++ahead) {
+    fading_.push_back(std::exp(-static_cast<double>(ahead) / n_layers_ / reach));
+  }
+  later_ = 1 / std::expm1(1 / reach);
+}
+
+void LearnedUse::choose_sources() {
+  const size_t block = n_experts_ * n_experts_;
+  const size_t most = kMostWeights / block / static_cast<size_t>(n_layers_);
+  size_t weights = 0;
+  for (int32_t layer = 0; layer < n_layers_; ++layer) {
+    // The last two layers of the token before are overwritten when their own turn comes.
+    const bool deep = layer < n_layers_ - 2;
+    struct Wish {
+      int32_t from;
+      bool useful;
+    };
+    const std::array<Wish, 6> wishes{{{layer, true},
+                                      {n_layers_ - 1, deep},
+                                      {0, layer >= kGap},
+                                      {layer - kGap, layer >= kGap},
+                                      {n_layers_ - 2, deep},
+                                      {2, layer >= 2 + kGap}}};
+    std::vector<Source>& sources = sources_[static_cast<size_t>(layer)];
+    for (const Wish& wish : wishes) {
+      const bool again = std::any_of(sources.begin(), sources.end(), [&](const Source& source) {
+        return source.layer == wish.from;
+      });
+      if (!wish.useful || again || sources.size() == most) continue;
+      sources.push_back({wish.from, weights});
+      targets_[static_cast<size_t>(wish.from)].push_back({layer, sources.back()});
+      weights += block;
+    }
+  }
+  weights_.resize(weights);
+}
+
+void LearnedUse::on_use(const LayerUse& use) {
+  now_ = use.layer.value;
+  reordered_.clear();
+  note(use);
+  const int32_t kept = std::min(use.n_tokens, kTokens);
+  if (use.n_tokens == 1) {
+    visit(now_, step_tokens_[static_cast<size_t>(now_)]);
+    for (const Target& target : targets_[static_cast<size_t>(now_)]) {
+      reordered_.push_back(LayerId{target.layer});
+    }
+  } else if (now_ == n_layers_ - 1) {
+    for (int32_t i = 0; i < kept * n_layers_; ++i) {
+      visit(i % n_layers_, step_tokens_[static_cast<size_t>(i)]);
+    }
+    for (int32_t layer = 0; layer < n_layers_; ++layer) reordered_.push_back(LayerId{layer});
+  }
+  rates_.on_use(use);
+}
+
+void LearnedUse::note(const LayerUse& use) {
+  const int32_t kept = std::min(use.n_tokens, kTokens);
+  for (int32_t t = 0; t < kept; ++t) {
+    const size_t token = static_cast<size_t>(t) * static_cast<size_t>(n_layers_);
+    Selection& selection = step_tokens_[token + static_cast<size_t>(now_)];
+    selection.clear();
+    for_ranks(use, use.n_tokens - kept + t, use.top_k,
+              [&](size_t, ExpertId expert) { selection.add(expert); });
+  }
+}
+
+// One token has passed a layer: what had been said of it is learnt from, then it speaks itself.
+void LearnedUse::visit(int32_t layer, const Selection& selection) {
+  learn(layer, selection);
+  last_[static_cast<size_t>(layer)] = selection;
+  std::fill(sum_of(layer).begin(), sum_of(layer).end(), 0.0F);
+  for (const Target& target : targets_[static_cast<size_t>(layer)]) {
+    for (const int16_t i : selection.ids()) {
+      add_row(&weights_[target.source.weights + static_cast<size_t>(i) * n_experts_],
+              sum_of(target.layer));
+    }
+  }
+}
+
+void LearnedUse::learn(int32_t layer, const Selection& selection) {
+  const std::vector<Source>& sources = sources_[static_cast<size_t>(layer)];
+  size_t active = 0;
+  for (const Source& source : sources) {
+    active += last_[static_cast<size_t>(source.layer)].ids().size();
+  }
+  if (active == 0 || selection.ids().empty()) return;
+  const std::span<const float> sum = sum_of(layer);
+  for (size_t e = 0; e < n_experts_; ++e) {
+    error_[e] = -static_cast<float>(rate({LayerId{layer}, ExpertId{static_cast<int32_t>(e)}}));
+  }
+  for (const int16_t id : selection.ids()) error_[static_cast<size_t>(id)] += 1;
+  update_trust(&trust_[static_cast<size_t>(layer)], sum);
+  const float step = step_ / static_cast<float>(active);
+  for (size_t e = 0; e < n_experts_; ++e) error_[e] = step * (error_[e] - sum[e]);
+  for (const Source& source : sources) {
+    for (const int16_t i : last_[static_cast<size_t>(source.layer)].ids()) {
+      const size_t row = source.weights + static_cast<size_t>(i) * n_experts_;
+      add_row(error_.data(), std::span(weights_).subspan(row, n_experts_));
+    }
+  }
+}
+
+// error_ is what the rate left to explain.
+void LearnedUse::update_trust(Trust* trust, std::span<const float> sum) {
+  float agreed = 0;
+  float square = 0;
+  for (size_t e = 0; e < n_experts_; ++e) {
+    agreed += error_[e] * sum[e];
+    square += sum[e] * sum[e];
+  }
+  trust->agreed += kTrustRate * (static_cast<double>(agreed) - trust->agreed);
+  trust->square += kTrustRate * (static_cast<double>(square) - trust->square);
+  const double value = trust->square > 0 ? trust->agreed / trust->square : 0;
+  trust->value = static_cast<float>(std::clamp(value, 0.0, 1.0));
+}
+
+double LearnedUse::next(ExpertKey key) const {
+  const auto layer = static_cast<size_t>(key.layer.value);
+  const float sum = sums_[layer * n_experts_ + static_cast<size_t>(key.expert.value)];
+  return std::clamp(rate(key) + static_cast<double>(trust_[layer].value * sum), kLeast, 1.0);
+}
+
+double LearnedUse::value(ExpertKey key) const {
+  const auto ahead = static_cast<size_t>((key.layer.value - now_ + n_layers_ - 1) % n_layers_);
+  return fading_[ahead] * (next(key) + later_ * rate(key));
+}
+
+}  // namespace tandem
