@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bench/scheduling/studies.h"
 
@@ -28,6 +29,13 @@ void add_grid(CLI::App* app, GridOptions* grid) {
   app->add_option("--recall-drop", grid->recall_drop, "of the recall, each further layer");
 }
 
+// As it was given, the program without its folder.
+std::string command(int argc, char** argv) {
+  std::string text = "scheduling_study";
+  for (int i = 1; i < argc; ++i) text += std::string(" ") + argv[i];
+  return text;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Studies of scheduling; all speeds are modelled");
   StudyOptions options;
@@ -46,6 +54,11 @@ int run(int argc, char** argv) {
   speed->add_option("--policy", options.ours, "ours: a policy's name or file");
   speed->add_option("--systems", options.systems, "only these beside ours")->delimiter(',');
   speed->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* hits = app.add_subcommand("hits", "hit rates of recorded traces, no times");
+  std::vector<double> hit_shares{0.1, 0.25, 0.5, 0.75};
+  hits->add_option("--real", options.grid.real, "a recorded trace: FILE=SHAPE")->required();
+  hits->add_option("--shares", hit_shares, "of the experts that fit the cache")->delimiter(',');
+  hits->add_option("--csv", csv, "file for the raw rows");
   CLI11_PARSE(app, argc, argv);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
   if (!csv.empty()) {
@@ -53,7 +66,13 @@ int run(int argc, char** argv) {
     if (!file) throw std::runtime_error("cannot write " + csv);
   }
   options.csv = file.get();
+  if (options.csv != nullptr) fmt::print(options.csv, "# {}\n", command(argc, argv));
   if (speed->parsed()) speed_study(options);
+  if (hits->parsed()) {
+    options.grid.shares = hit_shares;
+    options.grid.models.clear();
+    hits_study(options);
+  }
   return 0;
 }
 

@@ -21,5 +21,10 @@ struct StudyOptions {
 
 // Ours beside HybriMoE, static placements and the bounds.
 void speed_study(const StudyOptions& options);
+// Hit rates of all eviction policies beside Belady's, with the cache alone: no times. Throws when
+// Belady is beaten.
+void hits_study(const StudyOptions& options);
+// Caches that others have replayed the same traces with; a part of hits_study().
+void print_known_answers(const std::vector<Workload>& loads);
 
 }  // namespace tandem::bench
