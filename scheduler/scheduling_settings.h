@@ -19,7 +19,7 @@ struct SchedulingSettings {
   Admission admission = Admission::kIfBetter;  // of what is fetched on demand
   bool may_split = true;                       // an expert between CPU and GPU
   std::string predictor = "gate-reuse";        // see predictor_names()
-  std::string prefetcher = "impact";           // "none", "impact", "hybrimoe", "clairvoyant"
+  std::string prefetcher = "impact";           // none, impact, hybrimoe, missed, clairvoyant
   PrefetchSettings prefetch;
 };
 

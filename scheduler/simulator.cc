@@ -9,6 +9,7 @@
 #include "scheduler/clairvoyant_prefetcher.h"
 #include "scheduler/first_contents.h"
 #include "scheduler/hybrimoe_prefetcher.h"
+#include "scheduler/miss_prefetcher.h"
 #include "scheduler/step.h"
 
 namespace tandem {
@@ -30,6 +31,9 @@ std::unique_ptr<Prefetcher> make_prefetcher(const SchedulingSettings& settings,
   const CacheShape& shape = cache.shape();
   if (settings.prefetcher == "clairvoyant") {
     return std::make_unique<ClairvoyantPrefetcher>(model, experts, cache, *future);
+  }
+  if (settings.prefetcher == "missed") {
+    return std::make_unique<MissPrefetcher>(model, experts, cache);
   }
   auto predictor = make_predictor(settings.predictor,
                                   {shape.n_layers, shape.n_experts, settings.prefetch.ahead});

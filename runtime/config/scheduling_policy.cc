@@ -14,7 +14,7 @@
 namespace tandem {
 namespace {
 
-constexpr std::array<std::string_view, 4> kPrefetchers = {"none", "impact", "hybrimoe",
+constexpr std::array<std::string_view, 5> kPrefetchers = {"none", "impact", "hybrimoe", "missed",
                                                           "clairvoyant"};
 constexpr std::array<std::string_view, 2> kAdmissions = {"always", "if-better"};
 constexpr std::array<std::string_view, 2> kPools = {"shared", "per-layer"};

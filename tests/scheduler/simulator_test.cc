@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "scheduler/replay.h"
 #include "scheduler/synthetic_trace.h"
 #include "tests/scheduler/scheduler_testing.h"
 #include "tests/support/catch.h"
@@ -199,6 +200,50 @@ TEST_CASE("the timeline holds what was measured, in order, on each resource") {
     REQUIRE(span.begin >= cpu);
     cpu = span.end;
   }
+}
+
+TEST_CASE("keeping what was missed gives a rule that never fetches the hit rate of a plain cache") {
+  Fixture f(0.5);
+  f.machine.link.h2d_gbps = 1e6;  // all that a layer misses is copied before the next
+  std::erase_if(f.input.steps, [](const SimStep& step) { return step.rows.size() > 1; });
+  SchedulingSettings settings;
+  settings.planner = "ktransformers";
+  settings.prefetcher = "missed";
+  settings.pool = PoolShape::kPerLayer;
+  for (const char* policy : {"lru", "mrs"}) {
+    CAPTURE(policy);
+    settings.policy = policy;
+    const SimResult kept = simulate(f.input, settings);
+    const ReplayResult plain = replay({&f.trace,
+                                       f.shape.expert_bytes,
+                                       f.input.capacity_bytes,
+                                       PoolShape::kPerLayer,
+                                       policy,
+                                       {},
+                                       Admission::kAlways,
+                                       {},
+                                       f.input.steps});
+    CHECK(kept.cache.hits == plain.warm.hits);
+    CHECK(kept.cache.misses == plain.warm.misses);
+    CHECK(kept.totals.bytes_demand == 0);
+  }
+  settings.prefetcher = "none";
+  CHECK(simulate(f.input, settings).cache.hits == 0);
+}
+
+TEST_CASE("what the idle link cannot bring of the missed experts is dropped") {
+  Fixture f(0.5);
+  f.machine.link.h2d_gbps = 1;
+  SchedulingSettings settings;
+  settings.planner = "ktransformers";
+  settings.prefetcher = "missed";
+  settings.policy = "lru";
+  const SimResult kept = simulate(f.input, settings);
+  CHECK(kept.cache.hits > 0);
+  CHECK(kept.transfers.started < kept.cache.misses + kept.cold.misses);
+  settings.prefetcher = "none";
+  const double without = simulate(f.input, settings).tokens_per_second();
+  CHECK(kept.tokens_per_second() >= without);
 }
 
 }  // namespace tandem::test
