@@ -22,6 +22,7 @@ struct PrefetchSettings {
   double hysteresis = 0.3;   // how much more a newcomer must be worth than whom it displaces
   double least_gain = 0.05;  // uses; less is not worth a copy
   double overrun = 1;        // pieces past the end of the idle time
+  int32_t per_layer = 2;     // of "hybrimoe" alone: experts begun in a layer, at most
 };
 
 class ImpactPrefetcher final : public Prefetcher {

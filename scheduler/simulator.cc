@@ -38,7 +38,9 @@ std::unique_ptr<Prefetcher> make_prefetcher(const SchedulingSettings& settings,
   auto predictor = make_predictor(settings.predictor,
                                   {shape.n_layers, shape.n_experts, settings.prefetch.ahead});
   if (settings.prefetcher == "hybrimoe") {
-    return std::make_unique<HybriMoePrefetcher>(model, experts, cache, std::move(predictor));
+    return std::make_unique<HybriMoePrefetcher>(model, experts, cache, std::move(predictor),
+                                                settings.prefetch.ahead,
+                                                settings.prefetch.per_layer);
   }
   TANDEM_CHECK(settings.prefetcher == "impact", "no prefetcher %s", settings.prefetcher.c_str());
   return std::make_unique<ImpactPrefetcher>(model, experts, cache, std::move(predictor),

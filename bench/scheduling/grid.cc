@@ -29,27 +29,11 @@ constexpr std::array kPresets = {
 };
 constexpr std::string_view kOtherModels = "synthetic:skew=0.44,topic=0.3,reuse=0.1,memory=0.9";
 
-Workload make_synthetic(const std::string& model, int64_t seed, const GridOptions& options) {
-  Workload load;
-  load.shape = load_model_shape(model);
-  load.name = fmt::format("{} seed {}", load.shape.name, seed);
-  std::string_view spec = kOtherModels;
+std::string_view preset_of(const std::string& model) {
   for (const Preset& preset : kPresets) {
-    if (preset.model == model) spec = preset.trace;
+    if (preset.model == model) return preset.trace;
   }
-  SyntheticTraceSettings settings;
-  settings.n_layers = load.shape.n_layers;
-  settings.n_experts = load.shape.n_experts;
-  settings.top_k = load.shape.top_k;
-  settings.seed = static_cast<uint64_t>(seed);
-  settings.n_sequences = options.sequences;
-  settings.n_prompt = options.prompt;
-  settings.n_decode = options.decode;
-  settings.n_ahead = 0;
-  const std::string wrong = parse_synthetic_trace(spec, settings);
-  if (!wrong.empty()) throw ConfigError(wrong);
-  load.trace = make_synthetic_trace(settings);
-  return load;
+  return kOtherModels;
 }
 
 // Only the sequences from .. to - 1.
@@ -94,11 +78,32 @@ Workload read_real(const std::string& text) {
 
 }  // namespace
 
+Workload make_synthetic(const std::string& model, std::string_view spec, int64_t seed,
+                        const GridOptions& options) {
+  Workload load;
+  load.shape = load_model_shape(model);
+  load.name = fmt::format("{} seed {}", load.shape.name, seed);
+  SyntheticTraceSettings settings;
+  settings.n_layers = load.shape.n_layers;
+  settings.n_experts = load.shape.n_experts;
+  settings.top_k = load.shape.top_k;
+  settings.seed = static_cast<uint64_t>(seed);
+  settings.n_sequences = options.sequences;
+  settings.n_prompt = options.prompt;
+  settings.n_decode = options.decode;
+  settings.n_ahead = 0;
+  const std::string wrong = parse_synthetic_trace(spec, settings);
+  if (!wrong.empty()) throw ConfigError(wrong);
+  load.trace = make_synthetic_trace(settings);
+  return load;
+}
+
 std::vector<Workload> load_workloads(const GridOptions& options) {
   std::vector<Workload> all;
   for (const std::string& text : options.real) all.push_back(read_real(text));
   for (const std::string& model : options.models) {
-    for (const int64_t seed : options.seeds) all.push_back(make_synthetic(model, seed, options));
+    for (const int64_t seed : options.seeds)
+      all.push_back(make_synthetic(model, preset_of(model), seed, options));
   }
   return all;
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "scheduler/machine_profile.h"
@@ -32,6 +33,10 @@ struct GridOptions {
   double recall_drop = 0.04;
 };
 
+// A trace as a spec of scheduler/synthetic_trace.h says, with the model's layers and experts.
+// ConfigError with what is wrong.
+Workload make_synthetic(const std::string& model, std::string_view spec, int64_t seed,
+                        const GridOptions& options);
 // ConfigError or FileError with what is wrong.
 std::vector<Workload> load_workloads(const GridOptions& options);
 std::vector<MachineProfile> load_machines(const GridOptions& options);

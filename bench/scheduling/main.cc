@@ -59,6 +59,10 @@ int run(int argc, char** argv) {
   hits->add_option("--real", options.grid.real, "a recorded trace: FILE=SHAPE")->required();
   hits->add_option("--shares", hit_shares, "of the experts that fit the cache")->delimiter(',');
   hits->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* paper = app.add_subcommand("paper", "HybriMoE's Table III on its own machine");
+  std::vector<int64_t> paper_seeds{101, 102, 103};
+  paper->add_option("--seeds", paper_seeds, "of synthetic traces")->delimiter(',');
+  paper->add_option("--csv", csv, "file for the raw rows");
   CLI11_PARSE(app, argc, argv);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
   if (!csv.empty()) {
@@ -68,6 +72,11 @@ int run(int argc, char** argv) {
   options.csv = file.get();
   if (options.csv != nullptr) fmt::print(options.csv, "# {}\n", command(argc, argv));
   if (speed->parsed()) speed_study(options);
+  if (paper->parsed()) {
+    options.grid.seeds = paper_seeds;
+    options.grid.machines = {"a6000-xeon5220r-paper", "a6000-xeon5220r-tuned"};
+    paper_study(options);
+  }
   if (hits->parsed()) {
     options.grid.shares = hit_shares;
     options.grid.models.clear();

@@ -50,6 +50,7 @@ PrefetchSettings prefetch(TomlReader* toml) {
   };
   whole("prefetch.ahead", &settings.ahead, 1, 8);
   whole("prefetch.fills", &settings.fills, 0, 4096);
+  whole("prefetch.per_layer", &settings.per_layer, 1, 4096);
   real("prefetch.horizon", &settings.horizon, 1e6);
   real("prefetch.patience", &settings.patience, 1e6);
   real("prefetch.hysteresis", &settings.hysteresis, 1e3);
