@@ -63,6 +63,11 @@ int run(int argc, char** argv) {
   std::vector<int64_t> paper_seeds{101, 102, 103};
   paper->add_option("--seeds", paper_seeds, "of synthetic traces")->delimiter(',');
   paper->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* thinking = app.add_subcommand("thinking", "host time of planning, measured here");
+  std::string machine = "rtx4090-ddr5";
+  thinking->add_option("--machine", machine, "a machine profile to plan for");
+  thinking->add_option("--policy", options.ours, "a policy's name or file");
+  thinking->add_option("--csv", csv, "file for the raw rows");
   CLI11_PARSE(app, argc, argv);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
   if (!csv.empty()) {
@@ -76,6 +81,10 @@ int run(int argc, char** argv) {
     options.grid.seeds = paper_seeds;
     options.grid.machines = {"a6000-xeon5220r-paper", "a6000-xeon5220r-tuned"};
     paper_study(options);
+  }
+  if (thinking->parsed()) {
+    options.grid.machines = {machine};
+    thinking_study(options);
   }
   if (hits->parsed()) {
     options.grid.shares = hit_shares;

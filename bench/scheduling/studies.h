@@ -23,6 +23,8 @@ struct StudyOptions {
 void speed_study(const StudyOptions& options);
 // HybriMoE's Table III and its average over three models, beside what the paper publishes.
 void paper_study(const StudyOptions& options);
+// What planning takes of a core of this machine, allocations, and a simulation of a million layers.
+void thinking_study(const StudyOptions& options);
 // Hit rates of all eviction policies beside Belady's, with the cache alone: no times. Throws when
 // Belady is beaten.
 void hits_study(const StudyOptions& options);
