@@ -3,9 +3,11 @@
 #include <numeric>
 
 #include "scheduler/replay.h"
+#include "scheduler/step.h"
 #include "scheduler/synthetic_trace.h"
 #include "tests/scheduler/scheduler_testing.h"
 #include "tests/support/catch.h"
+#include "tests/support/counted_new.h"
 
 namespace tandem::test {
 namespace {
@@ -244,6 +246,28 @@ TEST_CASE("what the idle link cannot bring of the missed experts is dropped") {
   settings.prefetcher = "none";
   const double without = simulate(f.input, settings).tokens_per_second();
   CHECK(kept.tokens_per_second() >= without);
+}
+
+TEST_CASE("a simulated token allocates nothing once its vectors have grown") {
+  const Fixture f;
+  const CostModel model(f.machine);
+  const std::vector<ExpertCost> experts = expert_costs(f.shape);
+  for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer}) {
+    ExpertCache cache({6, 16, 4, f.shape.expert_bytes, f.input.capacity_bytes, pool},
+                      make_eviction_policy("ewma", {6, 16}));
+    Planner planner(model, experts, {place_exact, true, true, true, Admission::kIfBetter});
+    ImpactPrefetcher prefetcher(model, experts, cache, make_predictor("gate-reuse", {6, 16, 3}),
+                                {});
+    SimExecutor exec(f.trace, f.shape, f.machine, f.input.lookahead, 1);
+    LayerPlan plan;
+    int64_t before = 0;
+    for (int32_t t = 0; t < 200; ++t) {
+      if (t == 40) before = allocation_count;
+      run_step({{&t, 1}, t, 1}, exec, planner, cache, prefetcher, plan);
+    }
+    CHECK(allocation_count - before == 0);
+    CHECK(prefetcher.stats().started > 0);
+  }
 }
 
 }  // namespace tandem::test
