@@ -58,8 +58,10 @@ TEST_CASE("every built-in scheduling policy can be read") {
 }
 
 TEST_CASE("each key of a scheduling policy becomes its setting") {
-  const SchedulingSettings settings =
-      parse(text({{"prefetch.ahead", "2"}, {"prefetch.horizon", "5.5"}, {"prefetch.fills", "0"}}));
+  const SchedulingSettings settings = parse(text({{"prefetch.ahead", "2"},
+                                                  {"prefetch.horizon", "5.5"},
+                                                  {"prefetch.fills", "0"},
+                                                  {"prefetch.per_layer", "1"}}));
   CHECK(settings.policy == "mrs");
   CHECK(settings.policy_values == std::vector<double>{0.25, 3});
   CHECK(settings.pool == PoolShape::kPerLayer);
@@ -68,6 +70,7 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.prefetch.ahead == 2);
   CHECK(settings.prefetch.horizon == 5.5);
   CHECK(settings.prefetch.fills == 0);
+  CHECK(settings.prefetch.per_layer == 1);
 }
 
 TEST_CASE("parameters that are left out have their standard values") {
@@ -87,6 +90,7 @@ TEST_CASE("a scheduling policy with a wrong value names file and key") {
   CHECK(refused("mrs.alpha", "1.5"));
   CHECK(refused("mrs.kept", "-1"));
   CHECK(refused("prefetch.ahead", "0"));
+  CHECK(refused("prefetch.per_layer", "0"));
   CHECK(refused("prefetch.horizon", "-1"));
   CHECK(refused("split", "1"));
   for (const char* key : {"policy", "pool", "admission", "planner", "predictor", "prefetcher"}) {

@@ -248,6 +248,24 @@ TEST_CASE("what the idle link cannot bring of the missed experts is dropped") {
   CHECK(kept.tokens_per_second() >= without);
 }
 
+TEST_CASE("HybriMoE's prefetcher begins as many experts in a layer as it is told") {
+  Fixture f;
+  SchedulingSettings settings;
+  settings.planner = "ktransformers";
+  settings.prefetcher = "hybrimoe";
+  f.machine.link.h2d_gbps = 1e6;  // the number alone is the limit
+  uint64_t visits = 0;
+  for (const SimStep& step : f.input.steps) visits += step.rows.empty() ? 0 : 6;
+  settings.prefetch.per_layer = 1;
+  const uint64_t one = simulate(f.input, settings).transfers.started;
+  settings.prefetch.per_layer = 4;
+  const uint64_t four = simulate(f.input, settings).transfers.started;
+  CHECK(one > visits / 2);
+  CHECK(one <= visits);
+  CHECK(four > one);
+  CHECK(four <= 4 * visits);
+}
+
 TEST_CASE("a simulated token allocates nothing once its vectors have grown") {
   const Fixture f;
   const CostModel model(f.machine);
