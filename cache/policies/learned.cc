@@ -43,24 +43,15 @@ void LearnedUse::choose_sources() {
   const size_t most = kMostWeights / block / static_cast<size_t>(n_layers_);
   size_t weights = 0;
   for (int32_t layer = 0; layer < n_layers_; ++layer) {
-    // The last two layers of the token before are overwritten when their own turn comes.
-    const bool deep = layer < n_layers_ - 2;
     struct Wish {
       int32_t from;
       bool useful;
     };
-    const std::array<Wish, 6> wishes{{{layer, true},
-                                      {n_layers_ - 1, deep},
-                                      {0, layer >= kGap},
-                                      {layer - kGap, layer >= kGap},
-                                      {n_layers_ - 2, deep},
-                                      {2, layer >= 2 + kGap}}};
+    const std::array<Wish, 3> wishes{
+        {{layer, true}, {n_layers_ - 1, layer < n_layers_ - 1}, {0, layer >= kGap}}};
     std::vector<Source>& sources = sources_[static_cast<size_t>(layer)];
     for (const Wish& wish : wishes) {
-      const bool again = std::any_of(sources.begin(), sources.end(), [&](const Source& source) {
-        return source.layer == wish.from;
-      });
-      if (!wish.useful || again || sources.size() == most) continue;
+      if (!wish.useful || sources.size() == most) continue;
       sources.push_back({wish.from, weights});
       targets_[static_cast<size_t>(wish.from)].push_back({layer, sources.back()});
       weights += block;
@@ -105,7 +96,7 @@ void LearnedUse::visit(int32_t layer, const Selection& selection) {
   last_[static_cast<size_t>(layer)] = selection;
   std::fill(sum_of(layer).begin(), sum_of(layer).end(), 0.0F);
   for (const Target& target : targets_[static_cast<size_t>(layer)]) {
-    for (const int16_t i : selection.ids()) {
+    for (const int16_t i : selection.inputs()) {
       add_row(&weights_[target.source.weights + static_cast<size_t>(i) * n_experts_],
               sum_of(target.layer));
     }
@@ -116,7 +107,7 @@ void LearnedUse::learn(int32_t layer, const Selection& selection) {
   const std::vector<Source>& sources = sources_[static_cast<size_t>(layer)];
   size_t active = 0;
   for (const Source& source : sources) {
-    active += last_[static_cast<size_t>(source.layer)].ids().size();
+    active += last_[static_cast<size_t>(source.layer)].inputs().size();
   }
   if (active == 0 || selection.ids().empty()) return;
   const std::span<const float> sum = sum_of(layer);
@@ -128,7 +119,7 @@ void LearnedUse::learn(int32_t layer, const Selection& selection) {
   const float step = step_ / static_cast<float>(active);
   for (size_t e = 0; e < n_experts_; ++e) error_[e] = step * (error_[e] - sum[e]);
   for (const Source& source : sources) {
-    for (const int16_t i : last_[static_cast<size_t>(source.layer)].ids()) {
+    for (const int16_t i : last_[static_cast<size_t>(source.layer)].inputs()) {
       const size_t row = source.weights + static_cast<size_t>(i) * n_experts_;
       add_row(error_.data(), std::span(weights_).subspan(row, n_experts_));
     }
@@ -156,8 +147,9 @@ double LearnedUse::next(ExpertKey key) const {
 }
 
 double LearnedUse::value(ExpertKey key) const {
-  const auto ahead = static_cast<size_t>((key.layer.value - now_ + n_layers_ - 1) % n_layers_);
-  return fading_[ahead] * (next(key) + later_ * rate(key));
+  const int32_t ahead = key.layer.value - now_ - 1;
+  return fading_[static_cast<size_t>(ahead >= 0 ? ahead : ahead + n_layers_)] *
+         (next(key) + later_ * rate(key));
 }
 
 }  // namespace tandem

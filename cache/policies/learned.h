@@ -3,6 +3,7 @@
 // before. Nothing is trained in advance. What it is worth is in README.md.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -19,9 +20,9 @@ namespace tandem {
 // of what was left to explain on what the sum said, so that sums that explain nothing are not
 // heard.
 //
-// Sources of a layer: itself, the last layer and the one before it in the token before; the layers
-// 0 and 2 and the one kGap before it in this token, where these are kGap layers away or more
-// (nearer ones are what a lookahead is for). Fewer where the weights would grow past kMostWeights.
+// Sources of a layer: itself and the last layer in the token before, layer 0 in this token where it
+// is kGap layers away or more (nearer ones are what a lookahead is for). Fewer where the weights
+// would grow past kMostWeights. Of each the kInputs heaviest experts are looked at.
 //
 // Of a step of several tokens the last kTokens are learnt from, one by one, when all layers are
 // known.
@@ -29,6 +30,7 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
  public:
   static constexpr int32_t kGap = 4;
   static constexpr int32_t kTokens = 32;
+  static constexpr size_t kInputs = 4;
   static constexpr size_t kMostWeights = size_t{1} << 24U;
 
   // values: fast, slow, mix, near as for TwoRateUse; step; reach in tokens.
@@ -61,6 +63,7 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
    public:
     static constexpr size_t kMost = 64;  // more are not looked at
     std::span<const int16_t> ids() const { return std::span(ids_).first(n_); }
+    std::span<const int16_t> inputs() const { return ids().first(std::min(n_, kInputs)); }
     void clear() { n_ = 0; }
     void add(ExpertId expert) {
       if (n_ < kMost) ids_[n_++] = static_cast<int16_t>(expert.value);
