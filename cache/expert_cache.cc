@@ -104,6 +104,10 @@ void ExpertCache::commit(const CacheAccess& access) {
   const LayerUse& use = access.use;
   TANDEM_CHECK(access.slots.size() == access.incoming.size(), "%zu incoming, %zu slots",
                access.incoming.size(), access.slots.size());
+  TANDEM_CHECK(access.may_refuse ||
+                   access.incoming.size() <= static_cast<size_t>(access.admission.most_per_layer),
+               "%zu incoming, at most %d are admitted", access.incoming.size(),
+               access.admission.most_per_layer);
   TANDEM_CHECK(access.pieces.empty() || access.pieces.size() == access.incoming.size(),
                "%zu incoming, %zu times pieces", access.incoming.size(), access.pieces.size());
   unlock();
@@ -143,12 +147,30 @@ double ExpertCache::worth(double value, int32_t pieces) const {
   return value >= 0 ? value * part : value / part;
 }
 
+// Whether fewer than most_per_layer of the incoming experts come before this one.
+bool ExpertCache::within_limit(const CacheAccess& access, size_t incoming) const {
+  const auto most = static_cast<size_t>(access.admission.most_per_layer);
+  if (access.incoming.size() <= most) return true;
+  const auto value = [&](size_t i) {
+    return policy_->value({access.use.layer, access.incoming[i]});
+  };
+  const double own = value(incoming);
+  size_t before = 0;
+  for (size_t i = 0; i < access.incoming.size(); ++i) {
+    const double other = value(i);
+    if (other > own || (other == own && i < incoming)) ++before;
+  }
+  return before < most;
+}
+
 bool ExpertCache::refuses(const CacheAccess& access, size_t incoming, const Offer& offered) const {
-  if (!offered.slot.valid()) return true;
-  if (offered.free || access.admission == Admission::kAlways) return false;
+  if (!offered.slot.valid() || !within_limit(access, incoming)) return true;
+  if (offered.free || access.admission.rule == AdmissionRule::kAlways) return false;
   const double value = policy_->value({access.use.layer, access.incoming[incoming]});
   const int32_t pieces = access.pieces.empty() ? shape_.pieces : access.pieces[incoming];
-  return worth(value, pieces) <= worth(offered.value, at(offered.slot).pieces);
+  const double displaced = worth(offered.value, at(offered.slot).pieces);
+  const double factor = 1 + access.admission.hysteresis;
+  return worth(value, pieces) <= (displaced >= 0 ? displaced * factor : displaced / factor);
 }
 
 void ExpertCache::lock(SlotId slot) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -46,9 +47,18 @@ struct SlotClass {
 std::vector<SlotClass> slot_classes(const CacheShape& shape);
 
 // Which of the experts that are copied on demand stay in the cache.
-enum class Admission : uint8_t {
+enum class AdmissionRule : uint8_t {
   kAlways,    // as many as there are slots that the layer does not use
   kIfBetter,  // those that are worth more than whom they displace; a part is worth its part
+};
+struct Admission {
+  static constexpr int32_t kNoLimit = std::numeric_limits<int32_t>::max();
+
+  AdmissionRule rule = AdmissionRule::kAlways;
+  // kIfBetter: how much more a newcomer must be worth, as a share of what it displaces.
+  double hysteresis = 0;
+  // Of a layer in one step: those worth most, of equal ones the first. Free slots count as well.
+  int32_t most_per_layer = kNoLimit;
 };
 
 // What one layer of one step does to the cache.
@@ -57,7 +67,7 @@ struct CacheAccess {
   std::span<const ExpertId> incoming;  // experts without a slot that want one
   std::span<SlotId> slots;             // [incoming.size()], filled by commit()
   std::span<const int32_t> pieces{};   // [incoming.size()] of each that come; empty: all of them
-  Admission admission = Admission::kAlways;
+  Admission admission{};
   // Whether an expert may be refused (its slot is then invalid): it passes through a buffer of the
   // executor's and is gone after the layer.
   bool may_refuse = false;
@@ -98,8 +108,8 @@ class ExpertCache {
   int32_t room_beside(LayerId layer, std::span<const ExpertId> used) const;
 
   // CHECKs that incoming experts have no slot, are distinct, and, where none may be refused, fit
-  // beside `used`. The layer's
-  // experts stay protected until the next commit.
+  // beside `used` and are no more than admission allows. The layer's experts stay protected until
+  // the next commit.
   void commit(const CacheAccess& access);
   // So many leading pieces have been sent and land at `ready`.
   void set_pieces(SlotId slot, int32_t pieces, ModelTime ready);
@@ -148,6 +158,7 @@ class ExpertCache {
   const Layer& layer(LayerId id) const { return layers_[static_cast<size_t>(id.value)]; }
   void assign_layers();
   bool refuses(const CacheAccess& access, size_t incoming, const Offer& offered) const;
+  bool within_limit(const CacheAccess& access, size_t incoming) const;
   double worth(double value, int32_t pieces) const;
   SlotId weakest(Layer* layer) const;
   SlotId weakest_of(const Layer& layer, bool even_protected) const;

@@ -33,7 +33,7 @@ struct LayerPlan {
 
   // Fetched experts may pass through a buffer instead of a slot, and who gets a slot.
   bool streams = false;
-  Admission admission = Admission::kAlways;
+  Admission admission{};
 
   // For commit(): the fetched experts that have no slot yet.
   std::vector<ExpertId> incoming;

@@ -21,7 +21,8 @@ void Planner::plan(const RoutingDecision& routing, const ExpertCache& cache, con
   plan->streams = settings_.streams;
   plan->admission = settings_.admission;
   problem_.room = settings_.streams ? static_cast<int32_t>(plan->experts.size())
-                                    : cache.room_beside(routing.layer, plan->used);
+                                    : std::min(cache.room_beside(routing.layer, plan->used),
+                                               settings_.admission.most_per_layer);
   problem_.items.clear();
   for (const PlannedExpert& e : plan->experts) {
     problem_.items.push_back({e.count, e.present, std::min(e.ready, now.link), 0});

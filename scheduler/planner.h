@@ -17,7 +17,7 @@ struct PlannerSettings {
   bool use_gpu = true;    // false: everything on the CPU
   bool may_split = true;  // whether one expert may be divided between CPU and GPU
   bool streams = false;   // whether an expert may be fetched without a slot in the cache
-  Admission admission = Admission::kAlways;
+  Admission admission{};
 };
 
 class Planner {

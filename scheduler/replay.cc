@@ -78,7 +78,7 @@ class Visit {
   LayerUse use_;
 };
 
-void serve(const LayerUse& use, Admission admission, ExpertCache* cache) {
+void serve(const LayerUse& use, const Admission& admission, ExpertCache* cache) {
   std::vector<ExpertId> incoming;
   for (const ExpertId expert : use.used) {
     if (!cache->find({use.layer, expert}).valid()) incoming.push_back(expert);

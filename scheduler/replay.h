@@ -22,9 +22,9 @@ struct ReplayInput {
 
   std::string policy = "lru";         // see eviction_policies()
   std::vector<double> policy_values;  // of its parameters, in their order; empty: standard
-  // kAlways: forced, as far as the layer's set leaves slots, heaviest first. kIfBetter: an expert
-  // passes by the cache unless it is worth more than whom it would displace.
-  Admission admission = Admission::kAlways;
+  // AdmissionRule::kAlways: forced, as far as the layer's set leaves slots, heaviest first.
+  // kIfBetter: an expert passes by the cache unless it is worth more than whom it would displace.
+  Admission admission{};
 
   // Steps that only teach: the policy sees their uses, and the cache starts with the experts that
   // they use most. Empty: policy and cache start with nothing.

@@ -15,11 +15,11 @@ struct SchedulingSettings {
   std::string policy = "ewma";        // of eviction; see eviction_policies()
   std::vector<double> policy_values;  // of its parameters, in their order; empty: standard
   PoolShape pool = PoolShape::kShared;
-  std::string planner = "exact";               // see placement_rule_names()
-  Admission admission = Admission::kIfBetter;  // of what is fetched on demand
-  bool may_split = true;                       // an expert between CPU and GPU
-  std::string predictor = "gate-reuse";        // see predictor_names()
-  std::string prefetcher = "impact";           // none, impact, hybrimoe, missed, clairvoyant
+  std::string planner = "exact";                  // see placement_rule_names()
+  Admission admission{AdmissionRule::kIfBetter};  // of what is fetched on demand
+  bool may_split = true;                          // an expert between CPU and GPU
+  std::string predictor = "gate-reuse";           // see predictor_names()
+  std::string prefetcher = "impact";              // none, impact, hybrimoe, missed, clairvoyant
   PrefetchSettings prefetch;
 };
 

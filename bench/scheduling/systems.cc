@@ -13,7 +13,7 @@ System fixed_placement(const std::string& name, const std::string& planner, bool
   system.settings.planner = planner;
   system.settings.policy = "static";
   system.settings.policy_values.clear();
-  system.settings.admission = Admission::kIfBetter;
+  system.settings.admission = {AdmissionRule::kIfBetter};
   system.settings.may_split = planner == "exact";
   system.hindsight = hindsight;
   return system;

@@ -40,6 +40,22 @@ std::vector<double> parameters(TomlReader* toml, const PolicyInfo& policy) {
   return values;
 }
 
+Admission admission(TomlReader* toml) {
+  Admission admission;
+  admission.rule = choice(toml, "admission.rule", kAdmissions) == "always"
+                       ? AdmissionRule::kAlways
+                       : AdmissionRule::kIfBetter;
+  admission.hysteresis = toml->number("admission.hysteresis", 0, 1e3).value_or(0);
+  if (admission.hysteresis > 0 && admission.rule == AdmissionRule::kAlways) {
+    toml->fail(
+        "admission.hysteresis",
+        fmt::format("is {}; expected 0 where admission.rule is \"always\"", admission.hysteresis));
+  }
+  admission.most_per_layer = static_cast<int32_t>(
+      toml->integer("admission.most_per_layer", 0, 4096).value_or(Admission::kNoLimit));
+  return admission;
+}
+
 PrefetchSettings prefetch(TomlReader* toml) {
   PrefetchSettings settings;
   const auto whole = [&](std::string_view key, int32_t* value, int64_t least, int64_t most) {
@@ -71,8 +87,7 @@ SchedulingSettings parse_scheduling_policy(std::string_view text, const std::str
   settings.policy_values = parameters(&toml, *find_eviction_policy(settings.policy));
   settings.pool =
       choice(&toml, "pool", kPools) == "shared" ? PoolShape::kShared : PoolShape::kPerLayer;
-  settings.admission = choice(&toml, "admission", kAdmissions) == "always" ? Admission::kAlways
-                                                                           : Admission::kIfBetter;
+  settings.admission = admission(&toml);
   settings.planner = choice(&toml, "planner", placement_rule_names());
   settings.may_split = toml.flag("split").value_or(true);
   settings.predictor = choice(&toml, "predictor", predictor_names());

@@ -196,31 +196,31 @@ TEST_CASE("where experts may be refused, only the ones worth more than whom they
   const CacheShape shape = shape_of(2, 8, 2);
   ExpertCache cache(shape, make_eviction_policy("lfu", {2, 8, nullptr, {}}));
   const auto access = [&](int layer, const std::vector<int>& used, const std::vector<int>& incoming,
-                          Admission admission) {
+                          AdmissionRule admission) {
     const std::vector<ExpertId> all = experts(used);
     const std::vector<ExpertId> in = experts(incoming);
     const Routing r = routing(layer, all);
     std::vector<SlotId> slots(in.size());
-    cache.commit({r.use(), in, slots, {}, admission, true});
+    cache.commit({r.use(), in, slots, {}, {admission}, true});
     for (const SlotId slot : slots) {
       if (slot.valid()) cache.set_pieces(slot, shape.pieces, 0);
     }
     return slots;
   };
   // Free slots are given to anybody.
-  CHECK(access(0, {0, 1}, {0, 1}, Admission::kIfBetter)[1].valid());
-  access(0, {0, 1}, {}, Admission::kIfBetter);
+  CHECK(access(0, {0, 1}, {0, 1}, AdmissionRule::kIfBetter)[1].valid());
+  access(0, {0, 1}, {}, AdmissionRule::kIfBetter);
   // In layer 1 an expert used once is worth less than those of layer 0, used twice.
-  CHECK_FALSE(access(1, {5}, {5}, Admission::kIfBetter)[0].valid());
+  CHECK_FALSE(access(1, {5}, {5}, AdmissionRule::kIfBetter)[0].valid());
   CHECK(cache.stats().refused == 1);
   CHECK(cache.resident() == 2);
   CHECK_FALSE(cache.find(key(1, 5)).valid());
   // Used often enough, it stays.
-  access(1, {5}, {}, Admission::kIfBetter);
-  CHECK(access(1, {5}, {5}, Admission::kIfBetter)[0].valid());
+  access(1, {5}, {}, AdmissionRule::kIfBetter);
+  CHECK(access(1, {5}, {5}, AdmissionRule::kIfBetter)[0].valid());
   CHECK(cache.find(key(1, 5)).valid());
   // What is always admitted stays as long as there are slots that the layer does not use.
-  const auto slots = access(1, {5, 6, 7}, {6, 7}, Admission::kAlways);
+  const auto slots = access(1, {5, 6, 7}, {6, 7}, AdmissionRule::kAlways);
   CHECK(slots[0].valid());
   CHECK_FALSE(slots[1].valid());
 }
@@ -235,10 +235,10 @@ TEST_CASE("of an expert that comes in part only that part is weighed") {
     std::vector<SlotId> slots(1);
     for (int i = 1; i < uses; ++i) {
       const Routing r = routing(0, in);
-      cache.commit({r.use(), {}, {}, {}, Admission::kIfBetter, true});
+      cache.commit({r.use(), {}, {}, {}, {AdmissionRule::kIfBetter}, true});
     }
     const Routing r = routing(0, in);
-    cache.commit({r.use(), in, slots, parts, Admission::kIfBetter, true});
+    cache.commit({r.use(), in, slots, parts, {AdmissionRule::kIfBetter}, true});
     if (slots[0].valid()) cache.set_pieces(slots[0], pieces, 0);
     return slots[0].valid();
   };
@@ -260,7 +260,7 @@ TEST_CASE("with the policy static nobody comes in once the slots are full") {
     if (cache.find(key(0, expert)).valid()) continue;
     const Routing r = routing(0, one);
     std::vector<SlotId> slots(1);
-    cache.commit({r.use(), one, slots, {}, Admission::kIfBetter, true});
+    cache.commit({r.use(), one, slots, {}, {AdmissionRule::kIfBetter}, true});
     if (slots[0].valid()) cache.set_pieces(slots[0], 1, 0);
   }
   CHECK(cache.find(key(0, 3)).valid());

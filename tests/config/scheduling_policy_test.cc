@@ -13,12 +13,15 @@ namespace {
 
 // A complete policy with some keys set to other values; an empty value leaves the key out.
 std::string text(const std::map<std::string, std::string>& changes = {}) {
-  std::map<std::string, std::string> keys = {
-      {"policy", "\"mrs\""},       {"pool", "\"per-layer\""},
-      {"admission", "\"always\""}, {"planner", "\"hybrimoe\""},
-      {"split", "false"},          {"mrs.alpha", "0.25"},
-      {"mrs.kept", "3"},           {"predictor", "\"gate-reuse\""},
-      {"prefetcher", "\"impact\""}};
+  std::map<std::string, std::string> keys = {{"policy", "\"mrs\""},
+                                             {"pool", "\"per-layer\""},
+                                             {"admission.rule", "\"always\""},
+                                             {"planner", "\"hybrimoe\""},
+                                             {"split", "false"},
+                                             {"mrs.alpha", "0.25"},
+                                             {"mrs.kept", "3"},
+                                             {"predictor", "\"gate-reuse\""},
+                                             {"prefetcher", "\"impact\""}};
   for (const auto& [key, value] : changes) keys[key] = value;
   std::string out;
   for (const auto& [key, value] : keys) {
@@ -73,6 +76,20 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.prefetch.per_layer == 1);
 }
 
+TEST_CASE("admission is a rule with limits, and without them it has none") {
+  const Admission plain = parse(text()).admission;
+  CHECK(plain.rule == AdmissionRule::kAlways);
+  CHECK(plain.hysteresis == 0);
+  CHECK(plain.most_per_layer == Admission::kNoLimit);
+  const Admission limited = parse(text({{"admission.rule", "\"if-better\""},
+                                        {"admission.hysteresis", "0.25"},
+                                        {"admission.most_per_layer", "2"}}))
+                                .admission;
+  CHECK(limited.rule == AdmissionRule::kIfBetter);
+  CHECK(limited.hysteresis == 0.25);
+  CHECK(limited.most_per_layer == 2);
+}
+
 TEST_CASE("parameters that are left out have their standard values") {
   const SchedulingSettings settings = parse(text({{"mrs.alpha", ""}, {"mrs.kept", ""}}));
   CHECK(settings.policy_values == std::vector<double>{0.5, 2});
@@ -83,7 +100,11 @@ TEST_CASE("a scheduling policy with a wrong value names file and key") {
   CHECK(refused("policy", "\"clever\""));
   CHECK(refused("policy", "3"));
   CHECK(refused("pool", "\"puddle\""));
-  CHECK(refused("admission", "\"sometimes\""));
+  CHECK(refused("admission.rule", "\"sometimes\""));
+  CHECK(refused("admission.hysteresis", "-0.1"));
+  CHECK(refused("admission.hysteresis", "0.1"));  // the rule is "always"
+  CHECK(refused("admission.most_per_layer", "-1"));
+  CHECK(refused("admission.most_per_layer", "1.5"));
   CHECK(refused("planner", "\"clever\""));
   CHECK(refused("predictor", "\"crystal ball\""));
   CHECK(refused("prefetcher", "\"all\""));
@@ -93,7 +114,8 @@ TEST_CASE("a scheduling policy with a wrong value names file and key") {
   CHECK(refused("prefetch.per_layer", "0"));
   CHECK(refused("prefetch.horizon", "-1"));
   CHECK(refused("split", "1"));
-  for (const char* key : {"policy", "pool", "admission", "planner", "predictor", "prefetcher"}) {
+  for (const char* key :
+       {"policy", "pool", "admission.rule", "planner", "predictor", "prefetcher"}) {
     CHECK(refused(key, ""));
   }
 }

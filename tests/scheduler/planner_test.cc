@@ -67,6 +67,23 @@ TEST_CASE("of many absent experts some are fetched while the CPU computes the ot
   CHECK(plan.end.link == Approx(5 + 3 * 200));
 }
 
+TEST_CASE("without buffers to stream through no more is fetched than may be admitted") {
+  Layer layer(8);
+  PlannerSettings settings;
+  settings.admission.most_per_layer = 2;
+  LayerPlan plan = layer.plan({1, 1, 1, 1, 1, 1, 1, 1}, {}, settings);
+  CHECK(plan.fetches.size() == 2);
+  commit(&plan, &layer.cache);
+  CHECK(layer.cache.resident() == 2);
+  // With buffers all three are fetched, and two of them stay.
+  Layer streaming(8);
+  settings.streams = true;
+  plan = streaming.plan({1, 1, 1, 1, 1, 1, 1, 1}, {}, settings);
+  CHECK(plan.fetches.size() == 3);
+  commit(&plan, &streaming.cache);
+  CHECK(streaming.cache.resident() == 2);
+}
+
 TEST_CASE("without the GPU everything runs on the CPU, residents too") {
   Layer layer(4);
   layer.put(1, 1, 0);

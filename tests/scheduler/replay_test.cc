@@ -133,7 +133,7 @@ TEST_CASE("a replay with Belady misses as often as the best of all possible evic
     CAPTURE(round, slots);
     ReplayInput input = input_of(trace, slots, "belady");
     CHECK(replay(input).warm.misses == fewest_misses(ids, n_experts, slots, false));
-    input.admission = Admission::kIfBetter;
+    input.admission.rule = AdmissionRule::kIfBetter;
     CHECK(replay(input).warm.misses >= fewest_misses(ids, n_experts, slots, true));
   }
 }
@@ -168,7 +168,7 @@ TEST_CASE("forced admission takes in every miss, bypassing takes in less and ref
   const ReplayResult forced = replay(input);
   CHECK(forced.warm.inserts == forced.warm.misses);
   CHECK(forced.warm.refused == 0);
-  input.admission = Admission::kIfBetter;
+  input.admission.rule = AdmissionRule::kIfBetter;
   const ReplayResult bypass = replay(input);
   CHECK(bypass.warm.refused > 0);
   CHECK(bypass.warm.inserts + bypass.warm.refused == bypass.warm.misses);
