@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "cache/check.h"
+
 namespace tandem {
 namespace {
 
@@ -12,6 +14,16 @@ std::vector<ExpertKey> by_expert(const CacheShape& shape) {
     for (int32_t l = 0; l < shape.n_layers; ++l) order.push_back({LayerId{l}, ExpertId{e}});
   }
   return order;
+}
+
+int32_t free_slots(const ExpertCache& cache, int64_t slot_bytes) {
+  int32_t count = 0;
+  for (int32_t s = 0; s < cache.n_slots(); ++s) {
+    const SlotId slot{s};
+    const bool free = !cache.occupant(slot).layer.valid();
+    count += free && cache.slot_bytes(slot) == slot_bytes ? 1 : 0;
+  }
+  return count;
 }
 
 void fill(const std::vector<ExpertKey>& order, ExpertCache* cache) {
@@ -27,7 +39,33 @@ void fill(const std::vector<ExpertKey>& order, ExpertCache* cache) {
 
 }  // namespace
 
+void fill_cache(Contents contents, const LearnedFrom& learned, ExpertCache* cache) {
+  switch (contents) {
+    case Contents::kEmpty:
+      return;
+    case Contents::kFirst:
+    case Contents::kEverything:
+      return fill_first(cache);
+    case Contents::kLayers:
+      return fill_last_layers(cache);
+    case Contents::kHot:
+      return fill_most_used(*learned.trace, learned.rows, cache);
+  }
+}
+
 void fill_first(ExpertCache* cache) { fill(by_expert(cache->shape()), cache); }
+
+void fill_last_layers(ExpertCache* cache) {
+  const CacheShape& shape = cache->shape();
+  TANDEM_CHECK(shape.pool == PoolShape::kShared, "a layer's quota may hold no whole layer");
+  for (int32_t l = shape.n_layers; l-- > 0;) {
+    if (free_slots(*cache, shape.expert_bytes[static_cast<size_t>(l)]) < shape.n_experts) continue;
+    std::vector<ExpertKey> layer;
+    layer.reserve(static_cast<size_t>(shape.n_experts));
+    for (int32_t e = 0; e < shape.n_experts; ++e) layer.push_back({LayerId{l}, ExpertId{e}});
+    fill(layer, cache);
+  }
+}
 
 void fill_most_used(const Trace& trace, std::span<const int32_t> rows, ExpertCache* cache) {
   const CacheShape& shape = cache->shape();

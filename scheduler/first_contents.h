@@ -10,8 +10,26 @@
 
 namespace tandem {
 
+enum class Contents : uint8_t {
+  kEmpty,      // nothing
+  kFirst,      // experts 0, 1, 2 … of every layer, as HybriMoE's code starts
+  kLayers,     // whole layers from the last one, as llama.cpp's --n-cpu-moe leaves on the GPU
+  kHot,        // the most used of rows of a trace
+  kEverything  // all of them, in a cache that holds them: the bound of no miss ever
+};
+
+// Rows of a trace that contents may be learned from.
+struct LearnedFrom {
+  const Trace* trace = nullptr;
+  std::span<const int32_t> rows;
+};
+void fill_cache(Contents contents, const LearnedFrom& learned, ExpertCache* cache);
+
 // Experts 0, 1, 2 … of every layer.
 void fill_first(ExpertCache* cache);
+// Whole layers from the last one to the first, as many as there are slots for among the layers with
+// experts of that size; the remaining slots stay free. CHECKs that layers share their slots.
+void fill_last_layers(ExpertCache* cache);
 // Those that these rows of the trace use most; ties as fill_first() has them.
 void fill_most_used(const Trace& trace, std::span<const int32_t> rows, ExpertCache* cache);
 

@@ -27,7 +27,7 @@ void place_exact(LayerProblem* problem, LayerProblem* scratch);
 // copy's option ends without the computation that has to follow it.
 void place_hybrimoe(LayerProblem* problem, LayerProblem* scratch);
 // Residents on the GPU, the rest on the CPU, nothing fetched: ktransformers' static placement and
-// llama.cpp's -ncmoe (they differ in what is resident).
+// llama.cpp's -ncmoe (they differ in what is resident: Contents::kHot and kLayers).
 void place_static(LayerProblem* problem, LayerProblem* scratch);
 // Everything on the GPU, fetched on demand: AdapMoE, arXiv 2408.10284, and other GPU-only systems.
 void place_gpu_only(LayerProblem* problem, LayerProblem* scratch);

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "cache/check.h"
-#include "scheduler/first_contents.h"
 #include "scheduler/known_future.h"
 
 namespace tandem {
@@ -115,7 +114,9 @@ ReplayResult replay(const ReplayInput& input) {
   ExpertCache cache(
       {n_layers, trace.header.n_experts, 1, input.expert_bytes, input.capacity_bytes, input.pool},
       std::move(policy));
-  if (!learnt.empty()) fill_most_used(trace, learnt, &cache);
+  if (input.contents != Contents::kHot || !learnt.empty()) {
+    fill_cache(input.contents, {&trace, learnt}, &cache);
+  }
 
   ReplayResult result;
   for (const SimStep& step : input.steps) {

@@ -26,9 +26,10 @@ struct ReplayInput {
   // kIfBetter: an expert passes by the cache unless it is worth more than whom it would displace.
   Admission admission{};
 
-  // Steps that only teach: the policy sees their uses, and the cache starts with the experts that
-  // they use most. Empty: policy and cache start with nothing.
+  // Steps that only teach: the policy sees their uses, and of contents kHot the cache starts with
+  // the experts that they use most.
   std::vector<SimStep> learn;
+  Contents contents = Contents::kHot;
   // A step's tokens ask for their union in one event a layer; see one_by_one().
   std::vector<SimStep> steps;
 };

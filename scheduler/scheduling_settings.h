@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cache/expert_cache.h"
+#include "scheduler/first_contents.h"
 #include "scheduler/impact_prefetcher.h"
 
 namespace tandem {
@@ -15,6 +16,7 @@ struct SchedulingSettings {
   std::string policy = "ewma";        // of eviction; see eviction_policies()
   std::vector<double> policy_values;  // of its parameters, in their order; empty: standard
   PoolShape pool = PoolShape::kShared;
+  Contents contents = Contents::kHot;             // of the cache at the start
   std::string planner = "exact";                  // see placement_rule_names()
   Admission admission{AdmissionRule::kIfBetter};  // of what is fetched on demand
   bool may_split = true;                          // an expert between CPU and GPU

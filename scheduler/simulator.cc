@@ -7,7 +7,6 @@
 
 #include "cache/check.h"
 #include "scheduler/clairvoyant_prefetcher.h"
-#include "scheduler/first_contents.h"
 #include "scheduler/hybrimoe_prefetcher.h"
 #include "scheduler/miss_prefetcher.h"
 #include "scheduler/step.h"
@@ -76,10 +75,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   }
   ExpertCache cache(cache_shape, make_policy(settings, {shape.n_layers, shape.n_experts,
                                                         &exec.future(), layer_cost}));
-  if (input.contents == Contents::kHot) fill_most_used(trace, input.hot, &cache);
-  if (input.contents == Contents::kFirst || input.contents == Contents::kEverything) {
-    fill_first(&cache);
-  }
+  fill_cache(input.contents, {&trace, input.hot}, &cache);
 
   const CostModel believed(input.believed != nullptr ? *input.believed : *input.machine);
   const std::vector<ExpertCost> experts = expert_costs(shape);

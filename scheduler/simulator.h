@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "scheduler/first_contents.h"
 #include "scheduler/impact_prefetcher.h"
 #include "scheduler/machine_profile.h"
 #include "scheduler/model_shape.h"
@@ -16,13 +17,6 @@
 #include "scheduler/trace.h"
 
 namespace tandem {
-
-enum class Contents : uint8_t {
-  kEmpty,      // nothing
-  kFirst,      // experts 0, 1, 2 … of every layer, as HybriMoE's code starts
-  kHot,        // the most used of `hot`, a list of trace rows
-  kEverything  // all of them, in a cache that holds them: the bound of no miss ever
-};
 
 struct SimStep {
   std::vector<int32_t> rows;  // of the trace

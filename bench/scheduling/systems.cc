@@ -5,7 +5,8 @@
 namespace tandem::bench {
 
 System from_policy(const std::string& name, const std::string& policy) {
-  return {name, load_scheduling_policy(policy), Contents::kHot, false};
+  const SchedulingSettings settings = load_scheduling_policy(policy);
+  return {name, settings, settings.contents, false};
 }
 
 System fixed_placement(const std::string& name, const std::string& planner, bool hindsight) {

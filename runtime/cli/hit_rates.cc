@@ -8,17 +8,19 @@ namespace tandem {
 namespace {
 
 constexpr const char* kBelady = "belady";
+constexpr const char* kStatic = "static";
 
 struct Replayed {
   SchedulingSettings settings;
   std::string name;
 };
 
-// Each combination of policy, values and pool once; Belady behind them.
+// Each combination of policy, values, pool and contents once; Belady behind them.
 std::vector<Replayed> list_replays(std::vector<SchedulingSettings> settings) {
   std::erase_if(settings, [](const SchedulingSettings& one) { return one.policy == kBelady; });
   const size_t n_causal = settings.size();
   for (size_t i = 0; i < n_causal; ++i) {
+    if (settings[i].policy == kStatic) continue;  // no eviction that could be bounded
     settings.push_back(settings[i]);
     settings.back().policy = kBelady;
     settings.back().policy_values.clear();
@@ -29,7 +31,10 @@ std::vector<Replayed> list_replays(std::vector<SchedulingSettings> settings) {
         one.policy + (one.pool == PoolShape::kShared ? ", shared slots" : ", slots per layer");
     bool again = false;
     for (const Replayed& other : list) {
-      if (other.settings.policy != one.policy || other.settings.pool != one.pool) continue;
+      if (other.settings.policy != one.policy || other.settings.pool != one.pool ||
+          other.settings.contents != one.contents) {
+        continue;
+      }
       if (other.settings.policy_values == one.policy_values) again = true;
       if (other.name == name) name += " (" + one.name + ")";  // the same with other values
     }
@@ -56,6 +61,10 @@ std::vector<HitRate> replay_hit_rates(const Trace& trace, const ModelShape& shap
     input.policy = one.settings.policy;
     input.policy_values = one.settings.policy_values;
     input.pool = one.settings.pool;
+    input.contents = one.settings.contents;
+    // Static contents are what their name says only where nobody has to come in.
+    input.admission.rule =
+        input.policy == kStatic ? AdmissionRule::kIfBetter : AdmissionRule::kAlways;
     HitRate& rate = rates.emplace_back(same);
     rate.policy = one.name;
     rate.bound = input.policy == kBelady;

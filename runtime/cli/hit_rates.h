@@ -22,8 +22,9 @@ struct HitRate {
 };
 
 // Each eviction policy in use, and Belady's optimum for each shape of the pool in use. The measured
-// decode steps only, from the same contents, every missed expert admitted: so nothing beats Belady
-// as long as the experts of one token fit. `same` has the fields that all of them share.
+// decode steps only, from the same contents, every missed expert admitted but by static placements:
+// so no eviction beats Belady as long as the experts of one token fit. `same` has the fields that
+// all of them share.
 std::vector<HitRate> replay_hit_rates(const Trace& trace, const ModelShape& shape,
                                       const std::vector<SchedulingSettings>& settings,
                                       const HitRate& same);

@@ -165,7 +165,7 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
   decode.contents = Contents::kHot;
   decode.hot = learning_rows(decode.steps);
   const Bounds decode_bounds = bounds(decode);
-  const std::vector<Prefill> prefills = list_prefills(load, input);
+  std::vector<Prefill> prefills = list_prefills(load, input);
   const bool first = rows_.empty();
   if (first) {
     timeline_of_ = fmt::format("{} · {} · {} · cache {}", machine.name, load.shape.name,
@@ -184,11 +184,13 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
     row.settings = settings;
     row.clairvoyant_decode_tps = decode_bounds.clairvoyant;
     row.bound_decode_tps = decode_bounds.strict;
+    decode.contents = settings.contents;
     decode.timeline = first ? timeline_for(i, decode.steps) : nullptr;
     row.decode = simulate(decode, settings);
     if (prefills.empty()) rows_.push_back(row);
-    for (const Prefill& prefill : prefills) {
+    for (Prefill& prefill : prefills) {
       row.prefill_tokens = prefill.n_tokens;
+      prefill.input.contents = settings.contents;
       row.prefill = simulate(prefill.input, settings);
       row.clairvoyant_prefill_tps = prefill.bounds.clairvoyant;
       row.bound_prefill_tps = prefill.bounds.strict;

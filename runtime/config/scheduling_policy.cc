@@ -19,6 +19,14 @@ constexpr std::array<std::string_view, 5> kPrefetchers = {"none", "impact", "hyb
 constexpr std::array<std::string_view, 2> kAdmissions = {"always", "if-better"};
 constexpr std::array<std::string_view, 2> kPools = {"shared", "per-layer"};
 
+struct NamedContents {
+  std::string_view name;
+  Contents contents;
+};
+constexpr std::array kContents = {
+    NamedContents{"learned", Contents::kHot}, NamedContents{"layers", Contents::kLayers},
+    NamedContents{"first", Contents::kFirst}, NamedContents{"empty", Contents::kEmpty}};
+
 // The text of a key that must be one of these names.
 std::string choice(TomlReader* toml, std::string_view key,
                    std::span<const std::string_view> names) {
@@ -28,6 +36,21 @@ std::string choice(TomlReader* toml, std::string_view key,
     toml->fail(key, fmt::format("is \"{}\"; expected one of {}", *value, fmt::join(names, ", ")));
   }
   return *value;
+}
+
+Contents contents(TomlReader* toml, PoolShape pool) {
+  constexpr std::string_view kKey = "contents";
+  if (!toml->text(kKey)) return Contents::kHot;
+  std::vector<std::string_view> names;
+  names.reserve(kContents.size());
+  for (const NamedContents& one : kContents) names.push_back(one.name);
+  const std::string name = choice(toml, kKey, names);
+  if (name == "layers" && pool != PoolShape::kShared) {
+    toml->fail(kKey, "is \"layers\"; whole layers need pool = \"shared\"");
+  }
+  return std::find_if(kContents.begin(), kContents.end(),
+                      [&](const NamedContents& one) { return one.name == name; })
+      ->contents;
 }
 
 std::vector<double> parameters(TomlReader* toml, const PolicyInfo& policy) {
@@ -87,6 +110,7 @@ SchedulingSettings parse_scheduling_policy(std::string_view text, const std::str
   settings.policy_values = parameters(&toml, *find_eviction_policy(settings.policy));
   settings.pool =
       choice(&toml, "pool", kPools) == "shared" ? PoolShape::kShared : PoolShape::kPerLayer;
+  settings.contents = contents(&toml, settings.pool);
   settings.admission = admission(&toml);
   settings.planner = choice(&toml, "planner", placement_rule_names());
   settings.may_split = toml.flag("split").value_or(true);

@@ -150,6 +150,18 @@ TEST_CASE("simulate writes a timeline in the Trace Event Format") {
   CHECK(spans > 100);
 }
 
+TEST_CASE("simulate compares llama.cpp's placement by layers: half of the layers hit") {
+  const TempDir dir;
+  const Outcome run = simulate({"--policy", "llama-ncmoe,ktransformers", "--cache", "50%", "--json",
+                                "--report", dir / "report.html"});
+  REQUIRE(run.exit_code == 0);
+  const nlohmann::json rows = run.json();
+  CHECK(rows[0]["planner"] == "llama-ncmoe");
+  CHECK(rows[0]["hit_rate"] == 0.5);
+  CHECK(rows[0]["bytes_demand"] == 0);
+  CHECK(rows[1]["hit_rate"] != 0.5);
+}
+
 TEST_CASE("what simulate cannot read is one line that names it") {
   CHECK(contains(complaint({"--machine", "abacus"}), "\"abacus\""));
   CHECK(contains(complaint({"--policy", "clever"}), "\"clever\""));

@@ -50,7 +50,7 @@ bool refused(const std::string& key, const std::string& value) {
 }  // namespace
 
 TEST_CASE("every built-in scheduling policy can be read") {
-  REQUIRE(embedded_policies().size() >= 14);
+  REQUIRE(embedded_policies().size() >= 15);
   for (const EmbeddedFile& file : embedded_policies()) {
     const SchedulingSettings settings = load_scheduling_policy(std::string(file.name));
     INFO(settings.name);
@@ -74,6 +74,20 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.prefetch.horizon == 5.5);
   CHECK(settings.prefetch.fills == 0);
   CHECK(settings.prefetch.per_layer == 1);
+}
+
+TEST_CASE("contents at the start are learned unless the policy says otherwise") {
+  CHECK(parse(text()).contents == Contents::kHot);
+  CHECK(parse(text({{"contents", "\"learned\""}})).contents == Contents::kHot);
+  CHECK(parse(text({{"contents", "\"first\""}})).contents == Contents::kFirst);
+  CHECK(parse(text({{"contents", "\"empty\""}})).contents == Contents::kEmpty);
+  CHECK(parse(text({{"contents", "\"layers\""}, {"pool", "\"shared\""}})).contents ==
+        Contents::kLayers);
+  CHECK(refused("contents", "\"layers\""));  // the pool is per layer
+  CHECK(refused("contents", "\"all\""));
+  CHECK(refused("contents", "1"));
+  CHECK(load_scheduling_policy("llama-ncmoe").contents == Contents::kLayers);
+  CHECK(load_scheduling_policy("hybrimoe-published").contents == Contents::kHot);
 }
 
 TEST_CASE("admission is a rule with limits, and without them it has none") {

@@ -189,6 +189,72 @@ TEST_CASE("decoding is measured after the first third of the sequences, prompts 
   CHECK(learning_rows(f.input.steps).size() == 76 + 16);
 }
 
+TEST_CASE("whole last layers fill the slots, and what is left over stays free") {
+  // Layers of two sizes, 8 experts each: 1, 3 and 4 in slots of 100 bytes, 0 and 2 in larger ones.
+  const CacheShape shape{5, 8, 1, {300, 100, 300, 100, 100}, 0, PoolShape::kShared};
+  for (const int64_t capacity : {0, 1000, 3000, 4500, 7200}) {
+    CacheShape sized = shape;
+    sized.capacity_bytes = capacity;
+    ExpertCache cache(sized, make_eviction_policy("static", {5, 8, nullptr, {}}));
+    fill_last_layers(&cache);
+    INFO("capacity " << capacity);
+    for (const std::vector<int>& same_size : {std::vector{4, 3, 1}, std::vector{2, 0}}) {
+      const int64_t bytes = shape.expert_bytes[static_cast<size_t>(same_size[0])];
+      int slots = 0;
+      for (const SlotClass& c : cache.classes()) slots = c.slot_bytes == bytes ? c.count : slots;
+      for (const int layer : same_size) {
+        const int whole = slots >= 8 ? 8 : 0;
+        slots -= whole;
+        CHECK(cache.slots_of(LayerId{layer}).size() == static_cast<size_t>(whole));
+      }
+    }
+  }
+}
+
+TEST_CASE("llama.cpp's layers stay what they are: their experts hit, all others miss") {
+  Fixture f(0.5);
+  f.input.contents = Contents::kLayers;
+  SchedulingSettings settings = f.without_prefetch();
+  settings.policy = "static";
+  settings.planner = "llama-ncmoe";
+  const SimResult result = simulate(f.input, settings);
+  // Half of six layers; every token uses four experts of each.
+  CHECK(result.cache.hits == static_cast<uint64_t>(3 * 4 * result.tokens));
+  CHECK(result.cache.misses == result.cache.hits);
+  CHECK(result.cache.inserts == 0);
+  CHECK(result.cache.evictions == 0);
+  CHECK(result.totals.bytes_demand == 0);
+  // Even a planner that fetches, and passes what it fetched through a buffer, leaves them alone.
+  settings.planner = "adapmoe";
+  const SimResult fetching = simulate(f.input, settings);
+  CHECK(fetching.totals.bytes_demand > 0);
+  CHECK(fetching.cache.hits == result.cache.hits);
+  CHECK(fetching.cache.evictions == 0);
+}
+
+TEST_CASE("a cache that starts with nothing, the first experts or learned ones hits accordingly") {
+  Fixture f(0.5);
+  f.input.hot = learning_rows(f.input.steps);
+  SchedulingSettings fixed = f.without_prefetch();
+  fixed.policy = "static";
+  fixed.planner = "ktransformers";
+  const auto hits = [&](Contents contents) {
+    f.input.contents = contents;
+    return simulate(f.input, fixed).cache.hits;
+  };
+  CHECK(hits(Contents::kEmpty) == 0);
+  uint64_t first = 0;  // of the eight that every layer's share of the slots holds
+  for (const SimStep& step : f.input.steps) {
+    if (!step.measured) continue;
+    for (int32_t l = 0; l < 6; ++l) {
+      const auto ids = f.trace.ids_of(step.rows[0], l);
+      for (int k = 0; k < 4; ++k) first += ids[static_cast<size_t>(k)] < 8 ? 1 : 0;
+    }
+  }
+  CHECK(hits(Contents::kFirst) == first);
+  CHECK(hits(Contents::kHot) > first);
+}
+
 TEST_CASE("the timeline holds what was measured, in order, on each resource") {
   Fixture f;
   Timeline timeline;
