@@ -47,11 +47,48 @@ BruteEnd brute_best(const LayerProblem& p) {
   }
 }
 
-void compare_with_brute_force(uint32_t seed, int cases, int most_tokens, bool may_split) {
+// How many of the cases have what makes placement hard.
+struct Seen {
+  int in_flight = 0;  // the GPU would have to wait for an expert that is on its way
+  int partly = 0;     // an expert is there in part
+  int split = 0;      // the best placement found splits an expert anew
+  int gpu_busy = 0;   // earlier layers have left the GPU's clock behind the CPU's,
+  int link_busy = 0;  // or the link's
+  int no_room = 0;    // fewer slots than absent experts
+  int batches = 0;    // some expert has several tokens
+
+  void note(const LayerProblem& p) {
+    bool waits = false;
+    bool in_part = false;
+    bool anew = false;
+    bool several = false;
+    int absent = 0;
+    for (const LayerItem& item : p.items) {
+      const bool part = item.present > 0 && item.present < p.cost.pieces;
+      waits |= item.present > 0 && item.ready > p.now.gpu;
+      in_part |= part;
+      anew |= item.gpu > 0 && item.gpu < p.cost.pieces && item.gpu != item.present;
+      several |= item.count > 1;
+      absent += item.present == 0 ? 1 : 0;
+    }
+    in_flight += waits ? 1 : 0;
+    partly += in_part ? 1 : 0;
+    split += anew ? 1 : 0;
+    gpu_busy += p.now.gpu > p.now.cpu ? 1 : 0;
+    link_busy += p.now.link > p.now.cpu ? 1 : 0;
+    no_room += p.room < absent ? 1 : 0;
+    batches += several ? 1 : 0;
+  }
+};
+
+// Layers of a batch of so many tokens, drawn anew for each.
+Seen compare_with_brute_force(uint32_t seed, int cases, int fewest_tokens, int most_tokens,
+                              bool may_split = true) {
   Dice dice(seed);
   LayerProblem scratch;
+  Seen seen;
   for (int n = 0; n < cases; ++n) {
-    LayerProblem p = random_problem(&dice, 5, most_tokens, 4);
+    LayerProblem p = random_problem(&dice, 5, dice.from(fewest_tokens, most_tokens), 4);
     p.may_split = may_split;
     place_exact(&p, &scratch);
     INFO("seed " << seed << ", case " << n);
@@ -59,7 +96,20 @@ void compare_with_brute_force(uint32_t seed, int cases, int most_tokens, bool ma
     const BruteEnd best = brute_best(p);
     REQUIRE(planned_end(&p) <= best.makespan * (1 + kSame));
     REQUIRE(planned_end(&p) >= best.makespan * (1 - kSame));
+    seen.note(p);
   }
+  return seen;
+}
+
+// At least a tenth of the cases each.
+void check_all_occur(const Seen& seen, int cases) {
+  CHECK(seen.in_flight > cases / 10);
+  CHECK(seen.partly > cases / 10);
+  CHECK(seen.split > cases / 10);
+  CHECK(seen.gpu_busy > cases / 10);
+  CHECK(seen.link_busy > cases / 10);
+  CHECK(seen.link_busy < cases * 9 / 10);  // an idle link as well
+  CHECK(seen.no_room > cases / 10);
 }
 
 void compare_with_rules(uint32_t seed) {
@@ -92,17 +142,38 @@ TEST_CASE("what a placement takes is what trying every order of copies gives") {
   }
 }
 
+// 10,000 layers with splits, 2,000 without.
 TEST_CASE("decoding, the planner is as good as brute force on 4,000 random layers") {
-  compare_with_brute_force(1, 4000, 1, true);
+  const Seen seen = compare_with_brute_force(1, 4000, 1, 1);
+  check_all_occur(seen, 4000);
+  CHECK(seen.batches == 0);
 }
 
-TEST_CASE("with several tokens the planner is as good as brute force on 4,000 random layers") {
-  compare_with_brute_force(2, 4000, 30, true);
+TEST_CASE("for 2 to 31 tokens the planner is as good as brute force on 6,000 random layers") {
+  const Seen seen = compare_with_brute_force(2, 6000, 2, 31);
+  check_all_occur(seen, 6000);
+  CHECK(seen.batches > 6000 * 9 / 10);
 }
 
 TEST_CASE("without splitting the planner is as good as brute force on 2,000 random layers") {
-  compare_with_brute_force(3, 1000, 1, false);
-  compare_with_brute_force(4, 1000, 30, false);
+  CHECK(compare_with_brute_force(3, 1000, 1, 1, false).split == 0);
+  CHECK(compare_with_brute_force(4, 1000, 2, 31, false).split == 0);
+}
+
+TEST_CASE("the rules to compare with are all-CPU, all-GPU and those of others") {
+  const std::vector<std::string_view> names = placement_rule_names();
+  CHECK(names == std::vector<std::string_view>{"adapmoe", "cpu", "exact", "fiddler", "hybrimoe",
+                                               "ktransformers", "llama-ncmoe"});
+  Dice dice(9);
+  LayerProblem scratch;
+  for (int n = 0; n < 1000; ++n) {
+    LayerProblem p = random_problem(&dice, 12, 20, 4);
+    p.room = static_cast<int32_t>(p.items.size());
+    for (const auto& [name, pieces] : {std::pair{"adapmoe", p.cost.pieces}, {"cpu", 0}}) {
+      placement_rule(name)(&p, &scratch);
+      for (const LayerItem& item : p.items) REQUIRE(item.gpu == pieces);
+    }
+  }
 }
 
 // 5 x 20,000: in parts, so that each stays short under the sanitizers.
