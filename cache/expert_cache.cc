@@ -7,47 +7,16 @@
 
 namespace tandem {
 
-std::vector<SlotClass> slot_classes(const CacheShape& shape) {
-  TANDEM_CHECK(shape.expert_bytes.size() == static_cast<size_t>(shape.n_layers),
-               "%zu sizes for %d layers", shape.expert_bytes.size(), shape.n_layers);
-  TANDEM_CHECK(shape.n_layers > 0 && shape.n_experts > 0, "%d layers of %d experts", shape.n_layers,
-               shape.n_experts);
-  std::vector<SlotClass> classes;
-  double all_bytes = 0;
-  for (const int64_t bytes : shape.expert_bytes) {
-    TANDEM_CHECK(bytes > 0, "experts of %lld bytes", static_cast<long long>(bytes));
-    auto c = std::find_if(classes.begin(), classes.end(),
-                          [&](const SlotClass& one) { return one.slot_bytes == bytes; });
-    if (c == classes.end()) c = classes.insert(c, SlotClass{bytes, 0, 0, 0});
-    ++c->n_layers;
-    all_bytes += static_cast<double>(bytes) * shape.n_experts;
-  }
-  // Never more than 1, so the counts below fit.
-  const double share = std::clamp(static_cast<double>(shape.capacity_bytes) / all_bytes, 0.0, 1.0);
-  int64_t left = shape.capacity_bytes;
-  for (SlotClass& c : classes) {
-    c.count = static_cast<int32_t>(share * c.n_layers * shape.n_experts);
-    left -= c.count * c.slot_bytes;
-  }
-  int32_t first = 0;
-  for (SlotClass& c : classes) {  // what rounding down left over
-    const int64_t more = std::min<int64_t>(std::max<int64_t>(left, 0) / c.slot_bytes,
-                                           c.n_layers * shape.n_experts - c.count);
-    c.count += static_cast<int32_t>(more);
-    left -= more * c.slot_bytes;
-    c.first = first;
-    first += c.count;
-  }
-  return classes;
-}
-
 ExpertCache::ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy> policy)
     : shape_(shape),
       policy_(std::move(policy)),
       classes_(slot_classes(shape)),
       slot_of_(static_cast<size_t>(shape.n_layers) * static_cast<size_t>(shape.n_experts)),
       slots_(static_cast<size_t>(classes_.back().first + classes_.back().count)),
-      layers_(static_cast<size_t>(shape.n_layers)) {
+      layers_(static_cast<size_t>(shape.n_layers)),
+      adapter_(shape.n_layers),
+      adaptable_(static_cast<size_t>(shape.n_layers)),
+      values_(static_cast<size_t>(shape.n_experts)) {
   TANDEM_CHECK(policy_ != nullptr, "an eviction policy is needed");
   TANDEM_CHECK(shape_.pieces >= 1, "%d pieces", shape_.pieces);
   assign_layers();
@@ -91,11 +60,13 @@ int64_t ExpertCache::slot_bytes(SlotId slot) const {
 
 std::span<const SlotId> ExpertCache::slots_of(LayerId id) const { return layer(id).slots; }
 
-int32_t ExpertCache::room_beside(LayerId id, std::span<const ExpertId> used) const {
+int32_t ExpertCache::quota(LayerId id) const {
   const Layer& own = layer(id);
-  int32_t room = shape_.pool == PoolShape::kPerLayer
-                     ? own.quota
-                     : classes_[static_cast<size_t>(own.slot_class)].count;
+  return has_quotas() ? own.quota : classes_[static_cast<size_t>(own.slot_class)].count;
+}
+
+int32_t ExpertCache::room_beside(LayerId id, std::span<const ExpertId> used) const {
+  int32_t room = quota(id);
   for (const ExpertId expert : used) room -= find({id, expert}).valid() ? 1 : 0;
   return std::max(room, 0);
 }
@@ -122,6 +93,8 @@ void ExpertCache::commit(const CacheAccess& access) {
     if (!whole && at(slot).pieces > 0) ++stats_.partly;
     lock(slot);
   }
+  const bool adapts = shape_.pool == PoolShape::kAdapted;
+  if (adapts) note_margins(use);
   policy_->on_use(use);
   layer(use.layer).stale = true;
   for (const LayerId id : policy_->reordered()) layer(id).stale = true;
@@ -139,6 +112,52 @@ void ExpertCache::commit(const CacheAccess& access) {
     lock(offered.slot);
     access.slots[i] = offered.slot;
   }
+  if (adapts && use.layer.value == shape_.n_layers - 1) adapt_quotas(use.top_k);
+}
+
+// How many of the experts that are used now stood, before this use, among the strongest of the
+// absent and among the weakest residents. Equal values count as farther from the margin.
+void ExpertCache::note_margins(const LayerUse& use) {
+  for (int32_t e = 0; e < shape_.n_experts; ++e) {
+    values_[static_cast<size_t>(e)] = policy_->value({use.layer, ExpertId{e}});
+  }
+  const int32_t margin = QuotaAdapter::margin(quota(use.layer));
+  int32_t absent = 0;
+  int32_t residents = 0;
+  for (const ExpertId used : use.used) {
+    const bool resident = find({use.layer, used}).valid();
+    const double value = values_[static_cast<size_t>(used.value)];
+    int32_t nearer = -1;  // itself
+    for (int32_t e = 0; e < shape_.n_experts; ++e) {
+      const double other = values_[static_cast<size_t>(e)];
+      if (resident ? other > value : other < value) continue;
+      if (find({use.layer, ExpertId{e}}).valid() == resident) ++nearer;
+    }
+    if (nearer < margin) ++(resident ? residents : absent);
+  }
+  adapter_.note(use.layer, static_cast<double>(absent) / margin,
+                static_cast<double>(residents) / margin);
+}
+
+void ExpertCache::adapt_quotas(int32_t top_k) {
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    Layer& one = layers_[l];
+    const SlotClass& slots = classes_[static_cast<size_t>(one.slot_class)];
+    const bool full = static_cast<int32_t>(one.slots.size()) == one.quota;
+    adaptable_[l].slot_class = one.slot_class;
+    adaptable_[l].may_take = full && one.quota < shape_.n_experts;
+    adaptable_[l].may_give = one.quota > std::min(top_k, slots.count / slots.n_layers) &&
+                             (!full || weakest(&one).valid());
+  }
+  const auto move = adapter_.next(adaptable_);
+  if (!move) return;
+  Layer& from = layer(move->from);
+  if (static_cast<int32_t>(from.slots.size()) == from.quota) {
+    ++stats_.evictions;
+    drop(weakest(&from));
+  }
+  --from.quota;
+  ++layer(move->to).quota;
 }
 
 // Values below zero (a next use far away) shrink by growing.
@@ -200,7 +219,7 @@ void ExpertCache::set_pieces(SlotId slot, int32_t pieces, ModelTime ready) {
 
 ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
   const Layer& own = layer(id);
-  const bool per_layer = shape_.pool == PoolShape::kPerLayer;
+  const bool per_layer = has_quotas();
   const auto& free = free_[static_cast<size_t>(own.slot_class)];
   const bool below_quota = static_cast<int32_t>(own.slots.size()) < own.quota;
   if (!free.empty() && (!per_layer || below_quota)) return {free.back(), true, 0};
@@ -258,9 +277,8 @@ void ExpertCache::insert(ExpertKey key, SlotId slot) {
   ++n_resident_;
   slot_of_[index(key)] = slot;
   Layer& own = layer(key.layer);
-  TANDEM_CHECK(
-      shape_.pool == PoolShape::kShared || static_cast<int32_t>(own.slots.size()) < own.quota,
-      "layer %d has its %d slots", key.layer.value, own.quota);
+  TANDEM_CHECK(!has_quotas() || static_cast<int32_t>(own.slots.size()) < own.quota,
+               "layer %d has its %d slots", key.layer.value, own.quota);
   at(slot) = {key, 0, 0, false, false, static_cast<int32_t>(own.slots.size())};
   own.slots.push_back(slot);
   own.stale = true;

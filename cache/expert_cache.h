@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cache/eviction_policy.h"
+#include "cache/quota_adapter.h"
 #include "cache/types.h"
 
 namespace tandem {
@@ -23,6 +24,7 @@ namespace tandem {
 enum class PoolShape : uint8_t {
   kShared,    // any layer with experts of the same size may take any slot
   kPerLayer,  // each layer keeps its own slots
+  kAdapted,   // each layer has its own, and after each token one may change hands
 };
 
 struct CacheShape {
@@ -104,6 +106,8 @@ class ExpertCache {
   ModelTime ready_at(SlotId slot) const { return at(slot).ready; }
   // Slots that this layer's experts have now.
   std::span<const SlotId> slots_of(LayerId layer) const;
+  // How many of them it may have; of kShared: all of their size.
+  int32_t quota(LayerId layer) const;
   // How many experts without a slot could get one in this layer while all of `used` stay.
   int32_t room_beside(LayerId layer, std::span<const ExpertId> used) const;
 
@@ -144,7 +148,7 @@ class ExpertCache {
   };
   struct Layer {
     int32_t slot_class = 0;
-    int32_t quota = 0;  // kPerLayer: how many slots it may have
+    int32_t quota = 0;  // how many slots it may have, unless they are shared
     std::vector<SlotId> slots;
     // The evictable slot with the smallest value, kept until something in the layer changes.
     SlotId weakest;
@@ -157,6 +161,9 @@ class ExpertCache {
   Layer& layer(LayerId id) { return layers_[static_cast<size_t>(id.value)]; }
   const Layer& layer(LayerId id) const { return layers_[static_cast<size_t>(id.value)]; }
   void assign_layers();
+  bool has_quotas() const { return shape_.pool != PoolShape::kShared; }
+  void note_margins(const LayerUse& use);
+  void adapt_quotas(int32_t top_k);
   bool refuses(const CacheAccess& access, size_t incoming, const Offer& offered) const;
   bool within_limit(const CacheAccess& access, size_t incoming) const;
   double worth(double value, int32_t pieces) const;
@@ -174,6 +181,10 @@ class ExpertCache {
   std::vector<Slot> slots_;
   mutable std::vector<Layer> layers_;  // `weakest` is a memory of what was computed
   std::vector<SlotId> locked_;
+  // For kAdapted.
+  QuotaAdapter adapter_;
+  std::vector<QuotaAdapter::Layer> adaptable_;  // [n_layers]
+  std::vector<double> values_;                  // [n_experts] of the layer at hand
   int32_t n_resident_ = 0;
   CacheStats stats_;
 };

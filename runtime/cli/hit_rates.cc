@@ -1,5 +1,7 @@
 #include "runtime/cli/hit_rates.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "scheduler/replay.h"
@@ -15,6 +17,11 @@ struct Replayed {
   std::string name;
 };
 
+const char* slots_of(PoolShape pool) {
+  if (pool == PoolShape::kShared) return "shared slots";
+  return pool == PoolShape::kAdapted ? "adapted quotas" : "slots per layer";
+}
+
 // Each combination of policy, values, pool and contents once; Belady behind them.
 std::vector<Replayed> list_replays(std::vector<SchedulingSettings> settings) {
   std::erase_if(settings, [](const SchedulingSettings& one) { return one.policy == kBelady; });
@@ -24,11 +31,12 @@ std::vector<Replayed> list_replays(std::vector<SchedulingSettings> settings) {
     settings.push_back(settings[i]);
     settings.back().policy = kBelady;
     settings.back().policy_values.clear();
+    // Each policy has quotas of its own there; sharing bounds them all.
+    if (settings[i].pool == PoolShape::kAdapted) settings.back().pool = PoolShape::kShared;
   }
   std::vector<Replayed> list;
   for (const SchedulingSettings& one : settings) {
-    std::string name =
-        one.policy + (one.pool == PoolShape::kShared ? ", shared slots" : ", slots per layer");
+    std::string name = fmt::format("{}, {}", one.policy, slots_of(one.pool));
     bool again = false;
     for (const Replayed& other : list) {
       if (other.settings.policy != one.policy || other.settings.pool != one.pool ||

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "runtime/config/scheduling_policy.h"
 #include "runtime/error.h"
 
 namespace tandem {
@@ -148,7 +149,7 @@ Json row_json(const SimulateRow& row) {
   json["scheduling"] = s.name;
   json["planner"] = s.planner;
   json["policy"] = s.policy;
-  json["pool"] = s.pool == PoolShape::kShared ? "shared" : "per-layer";
+  json["pool"] = pool_name(s.pool);
   json["predictor"] = s.predictor;
   json["prefetcher"] = s.prefetcher;
   json["modelled"] = true;

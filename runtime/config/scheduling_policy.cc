@@ -17,7 +17,7 @@ namespace {
 constexpr std::array<std::string_view, 5> kPrefetchers = {"none", "impact", "hybrimoe", "missed",
                                                           "clairvoyant"};
 constexpr std::array<std::string_view, 2> kAdmissions = {"always", "if-better"};
-constexpr std::array<std::string_view, 2> kPools = {"shared", "per-layer"};
+constexpr std::array<std::string_view, 3> kPools = {"shared", "per-layer", "adapted"};  // PoolShape
 
 struct NamedContents {
   std::string_view name;
@@ -36,6 +36,11 @@ std::string choice(TomlReader* toml, std::string_view key,
     toml->fail(key, fmt::format("is \"{}\"; expected one of {}", *value, fmt::join(names, ", ")));
   }
   return *value;
+}
+
+PoolShape pool(TomlReader* toml) {
+  const std::string name = choice(toml, "pool", kPools);
+  return static_cast<PoolShape>(std::find(kPools.begin(), kPools.end(), name) - kPools.begin());
 }
 
 Contents contents(TomlReader* toml, PoolShape pool) {
@@ -100,6 +105,8 @@ PrefetchSettings prefetch(TomlReader* toml) {
 
 }  // namespace
 
+std::string_view pool_name(PoolShape pool) { return kPools[static_cast<size_t>(pool)]; }
+
 SchedulingSettings parse_scheduling_policy(std::string_view text, const std::string& name,
                                            const std::string& file) {
   TomlReader toml(text, file);
@@ -108,8 +115,7 @@ SchedulingSettings parse_scheduling_policy(std::string_view text, const std::str
   settings.description = toml.text("description").value_or(name);
   settings.policy = choice(&toml, "policy", eviction_policy_names());
   settings.policy_values = parameters(&toml, *find_eviction_policy(settings.policy));
-  settings.pool =
-      choice(&toml, "pool", kPools) == "shared" ? PoolShape::kShared : PoolShape::kPerLayer;
+  settings.pool = pool(&toml);
   settings.contents = contents(&toml, settings.pool);
   settings.admission = admission(&toml);
   settings.planner = choice(&toml, "planner", placement_rule_names());

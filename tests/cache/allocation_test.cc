@@ -18,7 +18,7 @@ TEST_CASE("no policy and no operation of a cache allocates after construction") 
     trace.push_back(draw_routing(random, t % 4, 8, 1 + t % 3, 2));
   }
   KnownFuture future(trace);
-  for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer}) {
+  for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer, PoolShape::kAdapted}) {
     for (const Choice& choice : standard_choices(4)) {
       CAPTURE(choice.policy);
       ExpertCache cache = make_cache({4, 8, 2, {7, 9, 7, 9}, 100, pool}, choice, &future);

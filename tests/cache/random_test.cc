@@ -25,11 +25,32 @@ class Model {
  public:
   Model(const CacheShape& shape, const Definition& definition,
         const std::vector<SlotClass>& classes)
-      : shape_(shape), definition_(definition), classes_(classes) {}
+      : shape_(shape), definition_(definition), classes_(classes) {
+    for (int l = 0; l < shape.n_layers; ++l) slots_.push_back(first_slots_for(l));
+  }
 
   std::vector<Resident> residents;
   CacheStats stats;
   int64_t now = -1;  // the event
+  int moves = 0;     // of slots between layers
+
+  // The layer has so many slots from here on; who is too many leaves.
+  void set_slots(int layer, int32_t slots) {
+    if (slots_for(layer) == slots) return;
+    slots_[static_cast<size_t>(layer)] = slots;
+    std::vector<Resident*> own;
+    for (Resident& one : residents) {
+      if (one.key.layer.value == layer) own.push_back(&one);
+    }
+    if (static_cast<int32_t>(own.size()) <= slots) return;
+    std::erase_if(own, [](const Resident* one) { return one->locked || one->protect; });
+    Resident* leaves = *std::min_element(own.begin(), own.end(), [&](Resident* a, Resident* b) {
+      return rank(a->key) < rank(b->key);
+    });
+    residents.erase(residents.begin() + (leaves - residents.data()));
+    ++stats.evictions;
+    ++moves;
+  }
 
   Resident* find(ExpertKey key) {
     for (Resident& one : residents) {
@@ -91,9 +112,10 @@ class Model {
  private:
   bool are_rivals(int a, int b) const {
     const auto bytes = [&](int layer) { return shape_.expert_bytes[static_cast<size_t>(layer)]; };
-    return shape_.pool == PoolShape::kPerLayer ? a == b : bytes(a) == bytes(b);
+    return shape_.pool == PoolShape::kShared ? bytes(a) == bytes(b) : a == b;
   }
-  int64_t slots_for(int layer) const {
+  int64_t slots_for(int layer) const { return slots_[static_cast<size_t>(layer)]; }
+  int64_t first_slots_for(int layer) const {
     const int64_t bytes = shape_.expert_bytes[static_cast<size_t>(layer)];
     int64_t count = 0;
     for (const SlotClass& c : classes_) count = c.slot_bytes == bytes ? c.count : count;
@@ -114,7 +136,8 @@ class Model {
   const CacheShape& shape_;
   const Definition& definition_;
   std::vector<SlotClass> classes_;
-  int64_t known_ = -1;  // the event that worths_ belongs to
+  std::vector<int64_t> slots_;  // [n_layers] that a layer's experts may take
+  int64_t known_ = -1;          // the event that worths_ belongs to
   std::map<ExpertKey, Worth> worths_;
 };
 
@@ -155,7 +178,8 @@ class Run {
         cache_(make_cache(shape, choice, &future_)),
         model_(cache_.shape(), definition_, slot_classes(shape)) {}
 
-  void all() {
+  // Returns how many experts left because their layer gave a slot away.
+  int all() {
     for (size_t t = 0; t < events_.size(); ++t) {
       future_.move_to(t);
       access(events_[t]);
@@ -168,6 +192,7 @@ class Run {
     CHECK(cache_.stats().misses == model_.stats.misses);
     CHECK(cache_.stats().inserts == model_.stats.inserts);
     CHECK(cache_.stats().evictions == model_.stats.evictions);
+    return model_.moves;
   }
 
  private:
@@ -198,6 +223,9 @@ class Run {
     }
     model_.access(routing, incoming);
     const auto slots = commit(cache_, routing, incoming);
+    for (int l = 0; l < cache_.shape().n_layers; ++l) {
+      model_.set_slots(l, cache_.quota(LayerId{l}));
+    }
     for (size_t i = 0; i < slots.size(); ++i) {
       REQUIRE(cache_.occupant(slots[i]) == ExpertKey{layer, incoming[i]});
       if (draw(4) != 0) set_pieces(slots[i], cache_.shape().pieces);
@@ -255,7 +283,8 @@ CacheShape of(std::vector<int64_t> bytes, int n_experts, int64_t capacity, int p
 
 void run_many(const std::string& policy, const std::vector<double>& values = {}) {
   uint32_t seed = 0;
-  for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer}) {
+  int moves = 0;
+  for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer, PoolShape::kAdapted}) {
     for (const CacheShape& shape :
          {of({7}, 1, 7, 1, pool), of({7}, 6, 14, 2, pool), of({7, 7, 7}, 5, 20, 1, pool),
           of({7, 7}, 8, 35, 4, pool), of({7, 9, 7, 9}, 6, 110, 2, pool), of({7, 7}, 4, 56, 1, pool),
@@ -266,10 +295,13 @@ void run_many(const std::string& policy, const std::vector<double>& values = {})
         choice.layer_cost = standard.layer_cost;
         if (values.empty()) choice.values = standard.values;
       }
-      CAPTURE(policy, choice.values, seed, pool == PoolShape::kShared, shape.expert_bytes);
-      Run(choice, shape, ++seed, 250).all();
+      CAPTURE(policy, choice.values, seed, static_cast<int>(pool), shape.expert_bytes);
+      const int moved = Run(choice, shape, ++seed, 250).all();
+      CHECK((moved == 0 || pool == PoolShape::kAdapted));
+      moves += moved;
     }
   }
+  CHECK(moves > 0);
 }
 
 TEST_CASE("after hundreds of random operations LRU holds exactly whom the definition says") {

@@ -76,6 +76,15 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.prefetch.per_layer == 1);
 }
 
+TEST_CASE("each pool has a name, and its name is that pool") {
+  for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer, PoolShape::kAdapted}) {
+    CHECK(parse(text({{"pool", '"' + std::string(pool_name(pool)) + '"'}})).pool == pool);
+  }
+  CHECK(pool_name(PoolShape::kShared) == "shared");
+  CHECK(pool_name(PoolShape::kPerLayer) == "per-layer");
+  CHECK(pool_name(PoolShape::kAdapted) == "adapted");
+}
+
 TEST_CASE("contents at the start are learned unless the policy says otherwise") {
   CHECK(parse(text()).contents == Contents::kHot);
   CHECK(parse(text({{"contents", "\"learned\""}})).contents == Contents::kHot);
