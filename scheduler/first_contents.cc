@@ -39,7 +39,7 @@ void fill(const std::vector<ExpertKey>& order, ExpertCache* cache) {
 
 }  // namespace
 
-void fill_cache(Contents contents, const LearnedFrom& learned, ExpertCache* cache) {
+void fill_cache(Contents contents, const ContentsSource& source, ExpertCache* cache) {
   switch (contents) {
     case Contents::kEmpty:
       return;
@@ -49,7 +49,9 @@ void fill_cache(Contents contents, const LearnedFrom& learned, ExpertCache* cach
     case Contents::kLayers:
       return fill_last_layers(cache);
     case Contents::kHot:
-      return fill_most_used(*learned.trace, learned.rows, cache);
+      return fill_most_used(*source.trace, source.rows, cache);
+    case Contents::kSaved:
+      return fill_saved(*source.saved, cache);
   }
 }
 
@@ -65,6 +67,33 @@ void fill_last_layers(ExpertCache* cache) {
     for (int32_t e = 0; e < shape.n_experts; ++e) layer.push_back({LayerId{l}, ExpertId{e}});
     fill(layer, cache);
   }
+}
+
+void fill_saved(const HotSet& hot, ExpertCache* cache) {
+  const CacheShape& shape = cache->shape();
+  TANDEM_CHECK(hot.n_layers == shape.n_layers && hot.n_experts == shape.n_experts,
+               "a hot set of %d x %d for %d x %d", hot.n_layers, hot.n_experts, shape.n_layers,
+               shape.n_experts);
+  struct Ranked {
+    double value;
+    size_t place;  // in its layer
+    ExpertKey key;
+  };
+  std::vector<Ranked> ranked;
+  for (size_t l = 0; l < hot.layers.size(); ++l) {
+    const LayerId layer{static_cast<int32_t>(l)};
+    for (size_t i = 0; i < hot.layers[l].size(); ++i) {
+      ranked.push_back({hot.layers[l][i].value, i, {layer, hot.layers[l][i].expert}});
+    }
+  }
+  std::sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {
+    if (a.value != b.value) return a.value > b.value;
+    return a.place != b.place ? a.place < b.place : a.key < b.key;
+  });
+  std::vector<ExpertKey> order;
+  order.reserve(ranked.size());
+  for (const Ranked& one : ranked) order.push_back(one.key);
+  fill(order, cache);
 }
 
 void fill_most_used(const Trace& trace, std::span<const int32_t> rows, ExpertCache* cache) {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "cache/expert_cache.h"
+#include "scheduler/hot_set.h"
 #include "scheduler/trace.h"
 
 namespace tandem {
@@ -15,15 +16,17 @@ enum class Contents : uint8_t {
   kFirst,      // experts 0, 1, 2 … of every layer, as HybriMoE's code starts
   kLayers,     // whole layers from the last one, as llama.cpp's --n-cpu-moe leaves on the GPU
   kHot,        // the most used of rows of a trace
+  kSaved,      // the best of a saved hot set
   kEverything  // all of them, in a cache that holds them: the bound of no miss ever
 };
 
-// Rows of a trace that contents may be learned from.
-struct LearnedFrom {
-  const Trace* trace = nullptr;
+// What contents are learned from.
+struct ContentsSource {
+  const Trace* trace = nullptr;  // kHot
   std::span<const int32_t> rows;
+  const HotSet* saved = nullptr;  // kSaved
 };
-void fill_cache(Contents contents, const LearnedFrom& learned, ExpertCache* cache);
+void fill_cache(Contents contents, const ContentsSource& source, ExpertCache* cache);
 
 // Experts 0, 1, 2 … of every layer.
 void fill_first(ExpertCache* cache);
@@ -32,5 +35,8 @@ void fill_first(ExpertCache* cache);
 void fill_last_layers(ExpertCache* cache);
 // Those that these rows of the trace use most; ties as fill_first() has them.
 void fill_most_used(const Trace& trace, std::span<const int32_t> rows, ExpertCache* cache);
+// The most valuable of a hot set; of equal ones the better of its layer, then the earlier layer.
+// CHECKs that it has the cache's layers and experts.
+void fill_saved(const HotSet& hot, ExpertCache* cache);
 
 }  // namespace tandem

@@ -115,7 +115,7 @@ ReplayResult replay(const ReplayInput& input) {
       {n_layers, trace.header.n_experts, 1, input.expert_bytes, input.capacity_bytes, input.pool},
       std::move(policy));
   if (input.contents != Contents::kHot || !learnt.empty()) {
-    fill_cache(input.contents, {&trace, learnt}, &cache);
+    fill_cache(input.contents, {&trace, learnt, nullptr}, &cache);
   }
 
   ReplayResult result;

@@ -75,7 +75,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   }
   ExpertCache cache(cache_shape, make_policy(settings, {shape.n_layers, shape.n_experts,
                                                         &exec.future(), layer_cost}));
-  fill_cache(input.contents, {&trace, input.hot}, &cache);
+  fill_cache(input.contents, {&trace, input.hot, input.saved}, &cache);
 
   const CostModel believed(input.believed != nullptr ? *input.believed : *input.machine);
   const std::vector<ExpertCost> experts = expert_costs(shape);
@@ -123,6 +123,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   }
   if (measuring) add();
   result.transfers = prefetcher->stats();
+  if (input.end != nullptr) *input.end = hot_set_of(cache);
   return result;
 }
 

@@ -32,9 +32,11 @@ struct SimInput {
   std::vector<SimStep> steps;
   int64_t capacity_bytes = 0;
   Contents contents = Contents::kEmpty;
-  std::vector<int32_t> hot;  // rows for kHot
+  std::vector<int32_t> hot;       // rows for kHot
+  const HotSet* saved = nullptr;  // for kSaved
   LookaheadSettings lookahead;
   Timeline* timeline = nullptr;
+  HotSet* end = nullptr;  // filled with what the cache's policy values at the end
 };
 
 struct SimResult {

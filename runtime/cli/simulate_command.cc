@@ -12,6 +12,7 @@
 #include "runtime/cli/simulate_rows.h"
 #include "runtime/cli/simulate_sweep.h"
 #include "runtime/cli/text_io.h"
+#include "runtime/config/hot_set.h"
 #include "scheduler/placement.h"
 #include "scheduler/predictor.h"
 
@@ -54,7 +55,7 @@ std::string command_line(const CLI::App& app) {
 }
 
 int run_simulate(const SimulateOptions& options, const std::string& command) {
-  for (const std::string& path : {options.timeline, options.report}) {
+  for (const std::string& path : {options.timeline, options.report, options.save_hot_set}) {
     if (!path.empty()) check_writable(path);
   }
   Sweep sweep(options);
@@ -62,6 +63,9 @@ int run_simulate(const SimulateOptions& options, const std::string& command) {
   {
     const InterruptGuard guard;  // Ctrl-C waits for a file that is being written
     if (!options.timeline.empty()) write_file(options.timeline, timeline_json(sweep.timeline()));
+    if (!options.save_hot_set.empty()) {
+      write_file(options.save_hot_set, hot_set_text(sweep.hot_set()));
+    }
     if (!options.report.empty()) {
       Report report = sweep.report();
       report.command = command;
@@ -132,6 +136,15 @@ void add_simulate_command(CLI::App* program, int* exit_code) {
       ->check(whole_number(0, INT64_MAX))
       ->capture_default_str();
   app->add_flag("--no-bounds", options->no_bounds, "leave out clairvoyant and strict bound");
+  app->add_option("--hot-set", options->hot_set,
+                  "start with the experts of a saved hot set, not with those learned from the "
+                  "first part of the trace")
+      ->type_name("FILE")
+      ->check(not_empty());
+  app->add_option("--save-hot-set", options->save_hot_set,
+                  "write the experts that the first row's policy values at the end of decoding")
+      ->type_name("FILE")
+      ->check(not_empty());
   app->add_option("--timeline", options->timeline,
                   "write the first row's decoding as a trace that Perfetto opens")
       ->type_name("FILE");

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "runtime/config/hot_set.h"
 #include "runtime/config/model_shape.h"
 #include "runtime/error.h"
 #include "runtime/trace/trace_file.h"
@@ -39,6 +40,10 @@ Workload load_workload(const std::string& spec, const std::string& model, int64_
     load.shape.expert_bytes = bytes;
   }
   return load;
+}
+
+HotSetModel hot_set_model(const Workload& load) {
+  return {load.shape.name, load.trace.header.model_hash, load.shape.n_layers, load.shape.n_experts};
 }
 
 // "25%" of all experts, or "4096" MiB.
@@ -90,6 +95,14 @@ Sweep::Sweep(const SimulateOptions& options)
   for (const std::string& name : options.machines) {
     machines_.push_back(load_machine_profile(name));
   }
+  if (!options.hot_set.empty()) start_ = load_hot_set(options.hot_set);
+  const PolicyInfo* first = find_eviction_policy(settings_.front().policy);
+  if (!options.save_hot_set.empty() && first->needs_future) {
+    throw ConfigError(
+        fmt::format("--save-hot-set: the first policy's eviction is {}, whose values are next uses "
+                    "of one trace",
+                    first->name));
+  }
   total_ = options.traces.size() * options.models.size() * machines_.size() * options.cache.size() *
            settings_.size() * std::max<size_t>(options.prefill.size(), 1);
 }
@@ -99,6 +112,7 @@ std::vector<SimulateRow> Sweep::run() {
     for (const std::string& spec : options_.traces) {
       progress_.show(fmt::format("trace {} for {}", spec, model));
       const Workload load = load_workload(spec, model, options_.seed);
+      if (start_) check_hot_set(*start_, hot_set_model(load), options_.hot_set);
       if (!options_.report.empty()) add_hit_rates(load);
       for (const MachineProfile& machine : machines_) {
         for (const std::string& cache : options_.cache) run_cell(load, machine, cache);
@@ -107,6 +121,11 @@ std::vector<SimulateRow> Sweep::run() {
   }
   progress_.clear();
   return std::move(rows_);
+}
+
+// A saved hot set stands in for contents that would be learned.
+Contents Sweep::contents_of(const SchedulingSettings& settings) const {
+  return start_ && settings.contents == Contents::kHot ? Contents::kSaved : settings.contents;
 }
 
 void Sweep::add_hit_rates(const Workload& load) {
@@ -160,9 +179,10 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
   input.capacity_bytes = capacity(cache, load.shape);
   input.lookahead = {!options_.recorded, options_.recall, options_.recall_drop,
                      static_cast<uint64_t>(options_.seed)};
+  if (start_) input.saved = &*start_;
+  input.contents = start_ ? Contents::kSaved : Contents::kHot;
   SimInput decode = input;
   decode.steps = decode_steps(load.trace);
-  decode.contents = Contents::kHot;
   decode.hot = learning_rows(decode.steps);
   const Bounds decode_bounds = bounds(decode);
   std::vector<Prefill> prefills = list_prefills(load, input);
@@ -184,13 +204,18 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
     row.settings = settings;
     row.clairvoyant_decode_tps = decode_bounds.clairvoyant;
     row.bound_decode_tps = decode_bounds.strict;
-    decode.contents = settings.contents;
+    decode.contents = contents_of(settings);
+    decode.end = rows_.empty() && !options_.save_hot_set.empty() ? &end_ : nullptr;
     decode.timeline = first ? timeline_for(i, decode.steps) : nullptr;
     row.decode = simulate(decode, settings);
+    if (decode.end != nullptr) {
+      end_.model = load.shape.name;
+      end_.router_hash = load.trace.header.model_hash;
+    }
     if (prefills.empty()) rows_.push_back(row);
     for (Prefill& prefill : prefills) {
       row.prefill_tokens = prefill.n_tokens;
-      prefill.input.contents = settings.contents;
+      prefill.input.contents = contents_of(settings);
       row.prefill = simulate(prefill.input, settings);
       row.clairvoyant_prefill_tps = prefill.bounds.clairvoyant;
       row.bound_prefill_tps = prefill.bounds.strict;
@@ -212,7 +237,6 @@ std::vector<Sweep::Prefill> Sweep::list_prefills(const Workload& load,
           fmt::format("--prefill {}: the trace {} has {} tokens; at least two prompts are needed",
                       n, load.trace_name, load.trace.n_tokens()));
     }
-    prefill.input.contents = Contents::kHot;
     prefill.input.hot = learning_rows(prefill.input.steps);
     prefill.bounds = bounds(prefill.input);
   }
@@ -222,6 +246,7 @@ std::vector<Sweep::Prefill> Sweep::list_prefills(const Workload& load,
 Sweep::Bounds Sweep::bounds(SimInput input) const {
   if (options_.no_bounds) return {};
   input.timeline = nullptr;
+  input.end = nullptr;
   const double clairvoyant =
       simulate(input, load_scheduling_policy("clairvoyant")).tokens_per_second();
   input.contents = Contents::kEverything;

@@ -13,6 +13,7 @@
 #include "runtime/cli/simulate_rows.h"
 #include "runtime/config/machine_profile.h"
 #include "runtime/config/scheduling_policy.h"
+#include "scheduler/hot_set.h"
 #include "scheduler/model_shape.h"
 #include "scheduler/simulator.h"
 
@@ -36,6 +37,8 @@ struct SimulateOptions {
   bool json = false;
   std::string timeline;
   std::string report;
+  std::string hot_set;       // file
+  std::string save_hot_set;  // file
 };
 
 // A trace and the shape that goes with it: sizes of experts come from the trace where it has them,
@@ -54,7 +57,8 @@ class Sweep {
   std::vector<SimulateRow> run();
   // Of the first row's decoding; what only a report needs is made only for one.
   const Timeline& timeline() const { return strips_[0].timeline; }
-  Report report() const;  // after run(), but for the command and the rows
+  const HotSet& hot_set() const { return end_; }  // of the first row's decoding, at its end
+  Report report() const;                          // after run(), but for the command and the rows
 
  private:
   struct Bounds {
@@ -67,6 +71,7 @@ class Sweep {
     Bounds bounds;
   };
 
+  Contents contents_of(const SchedulingSettings& settings) const;
   void add_hit_rates(const Workload& load);
   Timeline* timeline_for(size_t i, const std::vector<SimStep>& steps);
   void run_cell(const Workload& load, const MachineProfile& machine, const std::string& cache);
@@ -81,6 +86,8 @@ class Sweep {
   std::array<TimelineStrip, 2> strips_;  // of the first two policies in the first cell
   std::string timeline_of_;
   std::vector<HitRate> hit_rates_;
+  std::optional<HotSet> start_;  // from --hot-set
+  HotSet end_;
   Progress progress_;
 };
 

@@ -10,9 +10,8 @@
 #include "runtime/error.h"
 
 namespace tandem {
-namespace {
 
-std::string read_file(const std::string& name) {
+std::string read_config_file(const std::string& name) {
   // Looked at before it is read: reading a folder throws, and a device may never end.
   const std::filesystem::path path(name);
   std::error_code ignored;
@@ -24,8 +23,6 @@ std::string read_file(const std::string& name) {
   if (!in.good() && !in.eof()) throw FileError(name, "cannot be read");
   return text;
 }
-
-}  // namespace
 
 ConfigFile find_config_file(const std::string& name_or_path, const ConfigKind& kind) {
   std::string known;
@@ -41,7 +38,7 @@ ConfigFile find_config_file(const std::string& name_or_path, const ConfigKind& k
     throw ConfigError(fmt::format("{} \"{}\" is not built in; expected {}, or a file", kind.what,
                                   name_or_path, known));
   }
-  return {path.stem().string(), name_or_path, read_file(name_or_path)};
+  return {path.stem().string(), name_or_path, read_config_file(name_or_path)};
 }
 
 }  // namespace tandem

@@ -26,4 +26,7 @@ struct ConfigKind {
 // that is not built in, FileError for a file that cannot be read.
 ConfigFile find_config_file(const std::string& name_or_path, const ConfigKind& kind);
 
+// The whole text of a file; FileError where it is no file or cannot be read.
+std::string read_config_file(const std::string& path);
+
 }  // namespace tandem

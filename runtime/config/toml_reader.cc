@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "runtime/error.h"
@@ -28,8 +29,11 @@ TomlReader::TomlReader(std::string_view text, std::string file) : file_(std::mov
   try {
     table_ = toml::parse(text);
   } catch (const toml::parse_error& error) {
-    throw ConfigError(
-        fmt::format("{}:{}: {}", file_, error.source().begin.line, error.description()));
+    // The description quotes the text, which may end a line there.
+    std::string what(error.description());
+    std::replace_if(
+        what.begin(), what.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+    throw ConfigError(fmt::format("{}:{}: {}", file_, error.source().begin.line, what));
   }
 }
 
@@ -49,6 +53,16 @@ double TomlReader::checked_number(std::string_view key, const toml::node& node, 
   const double value =
       node.is_integer() ? static_cast<double>(*node.value<int64_t>()) : *node.value<double>();
   if (!(value >= least && value <= most)) {
+    fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
+  }
+  return value;
+}
+
+int64_t TomlReader::checked_integer(std::string_view key, const toml::node& node, int64_t least,
+                                    int64_t most) const {
+  if (!node.is_integer()) fail(key, "is not a whole number");
+  const int64_t value = *node.value<int64_t>();
+  if (value < least || value > most) {
     fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
   }
   return value;
@@ -77,12 +91,21 @@ std::optional<std::vector<double>> TomlReader::numbers(std::string_view key, dou
 std::optional<int64_t> TomlReader::integer(std::string_view key, int64_t least, int64_t most) {
   const auto node = find(key);
   if (!node) return std::nullopt;
-  if (!node.is_integer()) fail(key, "is not a whole number");
-  const int64_t value = *node.value<int64_t>();
-  if (value < least || value > most) {
-    fail(key, fmt::format("is {}; expected {} to {}", value, least, most));
+  return checked_integer(key, *node.node(), least, most);
+}
+
+std::optional<std::vector<int64_t>> TomlReader::integers(std::string_view key, int64_t least,
+                                                         int64_t most) {
+  const auto node = find(key);
+  if (!node) return std::nullopt;
+  const toml::array* list = node.as_array();
+  if (list == nullptr) fail(key, "is not a list of whole numbers");
+  std::vector<int64_t> values;
+  for (const toml::node& element : *list) {
+    values.push_back(
+        checked_integer(fmt::format("{}[{}]", key, values.size()), element, least, most));
   }
-  return value;
+  return values;
 }
 
 std::optional<std::string> TomlReader::text(std::string_view key) {

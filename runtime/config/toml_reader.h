@@ -26,6 +26,7 @@ class TomlReader {
   std::optional<bool> flag(std::string_view key);
   // A list of numbers; messages count its elements from 0.
   std::optional<std::vector<double>> numbers(std::string_view key, double least, double most);
+  std::optional<std::vector<int64_t>> integers(std::string_view key, int64_t least, int64_t most);
   // A string, number or boolean, as text.
   std::optional<std::string> scalar(std::string_view key);
   // As number() and integer(), but absence is a ConfigError.
@@ -40,6 +41,8 @@ class TomlReader {
   toml::node_view<const toml::node> find(std::string_view key);
   double checked_number(std::string_view key, const toml::node& node, double least,
                         double most) const;
+  int64_t checked_integer(std::string_view key, const toml::node& node, int64_t least,
+                          int64_t most) const;
 
   std::string file_;
   toml::table table_;

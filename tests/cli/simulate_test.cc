@@ -162,6 +162,51 @@ TEST_CASE("simulate compares llama.cpp's placement by layers: half of the layers
   CHECK(rows[1]["hit_rate"] != 0.5);
 }
 
+TEST_CASE("simulate starts with the hot set that an earlier run saved") {
+  const TempDir dir;
+  const std::string path = dir / "hot.toml";
+  const std::vector<std::string> fixed{"--policy", "ktransformers", "--no-bounds", "--json"};
+  const auto hits = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), fixed.begin(), fixed.end());
+    const Outcome run = simulate(more);
+    REQUIRE(run.exit_code == 0);
+    return run.json()[0]["hit_rate"].get<double>();
+  };
+  const double learned = hits({});
+  CHECK(hits({"--save-hot-set", path}) == learned);
+  REQUIRE(contains(read_file(path), "model = \"olmoe-1b-7b\"\n"));
+  // A static placement that knows the end of the trace is another one, and the same each time.
+  const double saved = hits({"--hot-set", path});
+  CHECK(saved != learned);
+  CHECK(hits({"--hot-set", path}) == saved);
+  // Contents of its own are not replaced.
+  const Outcome layers = simulate(
+      {"--policy", "llama-ncmoe", "--cache", "50%", "--no-bounds", "--json", "--hot-set", path});
+  CHECK(layers.json()[0]["hit_rate"] == 0.5);
+}
+
+TEST_CASE("a hot set that simulate cannot use or save is one line") {
+  const TempDir dir;
+  const std::string path = dir / "hot.toml";
+  REQUIRE(simulate({"--save-hot-set", path}).exit_code == 0);
+  const Outcome other = tandem({"simulate", "--model-shape", "mixtral-8x7b", "--hot-set", path,
+                                "--trace", "synthetic:decode=8"});
+  CHECK(other.exit_code == 2);
+  CHECK(contains(other.err, path));
+  CHECK(contains(other.err, "expected 32 with 8"));
+  CHECK(line_count(other.err) == 1);
+  const std::string cut = dir / "cut.toml";
+  write_file(cut, read_file(path).substr(0, 2000));
+  CHECK(contains(complaint({"--hot-set", cut}), "cut.toml"));
+  CHECK(contains(complaint({"--save-hot-set", path, "--policy", "clairvoyant"}), "belady"));
+  const Outcome missing = simulate({"--hot-set", dir / "none.toml"});
+  CHECK(missing.exit_code == 1);
+  CHECK(line_count(missing.err) == 1);
+  const Outcome nowhere = simulate({"--save-hot-set", dir / "none/hot.toml"});
+  CHECK(nowhere.exit_code == 1);
+  CHECK(contains(nowhere.err, "there is no folder"));
+}
+
 TEST_CASE("what simulate cannot read is one line that names it") {
   CHECK(contains(complaint({"--machine", "abacus"}), "\"abacus\""));
   CHECK(contains(complaint({"--policy", "clever"}), "\"clever\""));
