@@ -14,6 +14,7 @@
 #include "runtime/cli/sampling_options.h"
 #include "runtime/cli/summary.h"
 #include "runtime/cli/text_io.h"
+#include "runtime/config/hot_set.h"
 #include "runtime/engine/generate.h"
 #include "runtime/error.h"
 #include "runtime/text/escapes.h"
@@ -34,6 +35,8 @@ struct RunOptions {
   bool json = false;
   bool hide_prompt = false;
   bool keep_escapes = false;
+  std::string hot_set;
+  std::string save_hot_set;
   CLI::Option* prompt_given = nullptr;
 };
 
@@ -92,7 +95,20 @@ GenerationHooks make_hooks(const RunOptions& options, const InterruptGuard& guar
   return hooks;
 }
 
+// Fills the expert slots from --hot-set, and says what became of it.
+EffectiveSetting start_with_hot_set(const std::string& path, Engine* engine) {
+  const ModelConfig& config = engine->model().config();
+  const HotSet hot = load_hot_set(path);
+  check_hot_set(hot,
+                {config.name, "", static_cast<int32_t>(config.n_layers),
+                 static_cast<int32_t>(config.routing.n_experts)},
+                path);
+  if (engine->n_slots() == 0) return {"hot set", path, "none", "there are no expert slots"};
+  return {"hot set", path, fmt::format("{} experts", engine->start_with(hot)), ""};
+}
+
 int run(const RunOptions& options) {
+  if (!options.save_hot_set.empty()) check_writable(options.save_hot_set);
   Progress progress;
   progress.show("loading " + options.model.model_text());
   const Model model = options.model.load_model();
@@ -101,6 +117,8 @@ int run(const RunOptions& options) {
   const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);
   Engine engine(model, machine, options.model.engine_settings());
   check_fits(prompt, engine);
+  std::vector<EffectiveSetting> effective = options.model.effective(engine, machine);
+  if (!options.hot_set.empty()) effective.push_back(start_with_hot_set(options.hot_set, &engine));
   const SamplingSettings sampling = options.sampling.settings();
   Sampler sampler(sampling, model.config().n_vocab, engine.n_ctx());
 
@@ -112,8 +130,10 @@ int run(const RunOptions& options) {
       generate(engine, tokenizer, sampler, {prompt, options.max_tokens, options.ignore_eos},
                make_hooks(options, guard, &progress, &text));
   progress.clear();
-  const RunReport report{engine, result, machine, sampling,
-                         options.model.effective(engine, machine)};
+  if (!options.save_hot_set.empty()) {
+    write_file(options.save_hot_set, hot_set_text(engine.hot_set()));
+  }
+  const RunReport report{engine, result, machine, sampling, effective};
   if (options.json) {
     nlohmann::ordered_json json = summary_json(report);
     json["text"] = text;
@@ -147,6 +167,14 @@ void add_run_command(CLI::App* program, int* exit_code) {
       ->check(whole_number(-1, int64_t{1} << 40))
       ->capture_default_str();
   options->model.add_engine(app);
+  app->add_option("--hot-set", options->hot_set,
+                  "start with the experts of a saved hot set in the expert slots")
+      ->type_name("FILE")
+      ->check(not_empty());
+  app->add_option("--save-hot-set", options->save_hot_set,
+                  "write the experts that the cache's policy values at the end")
+      ->type_name("FILE")
+      ->check(not_empty());
   options->sampling.add_to(app);
   app->add_flag("--ignore-eos", options->ignore_eos, "go on where the model would end");
   app->add_flag("--no-display-prompt", options->hide_prompt, "do not print the prompt");

@@ -11,6 +11,7 @@
 #include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
+#include "scheduler/first_contents.h"
 
 namespace tandem {
 namespace {
@@ -203,6 +204,33 @@ bool Engine::step(const Batch& batch, int64_t done,
   position_ += size;
   if (progress) progress(done + size);
   return true;
+}
+
+int32_t Engine::start_with(const HotSet& hot) {
+  std::vector<SlotId> free;
+  for (int32_t s = 0; s < cache_->n_slots(); ++s) {
+    if (!cache_->occupant(SlotId{s}).layer.valid()) free.push_back(SlotId{s});
+  }
+  fill_saved(hot, cache_.get());
+  const int32_t pieces = cache_->shape().pieces;
+  std::vector<CopySlice> slices;
+  for (const SlotId slot : free) {
+    const ExpertKey key = cache_->occupant(slot);
+    if (key.layer.valid()) slices.push_back({key, slot, 0, pieces});
+  }
+  std::vector<ModelTime> landed(slices.size());
+  executor_->prefetch(slices, landed);
+  for (size_t i = 0; i < slices.size(); ++i) {
+    cache_->set_pieces(slices[i].slot, pieces, landed[i]);
+  }
+  loaded_bytes_h2d_ = device_->copied_to_device_bytes();
+  return static_cast<int32_t>(slices.size());
+}
+
+HotSet Engine::hot_set() const {
+  HotSet hot = hot_set_of(*cache_);
+  hot.model = model_.config().name;
+  return hot;
 }
 
 void Engine::rewind(int64_t position) {

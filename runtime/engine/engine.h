@@ -15,6 +15,7 @@
 #include "runtime/engine/hybrid_executor.h"
 #include "runtime/engine/settings.h"
 #include "runtime/model/model.h"
+#include "scheduler/hot_set.h"
 #include "scheduler/impact_prefetcher.h"
 #include "scheduler/machine_profile.h"
 #include "scheduler/planner.h"
@@ -45,6 +46,12 @@ class Engine {
   // the model's weights turn out to be damaged; rewind() before going on.
   std::span<const float> eval(std::span<const int32_t> tokens, int64_t n_logits = 1,
                               const std::function<bool(int64_t done)>& progress = {});
+
+  // Copies the best of a hot set of this model into expert slots that are free; returns how many
+  // experts came in. They count as loaded: nothing of it shows in stats().
+  int32_t start_with(const HotSet& hot);
+  // What the cache's policy values now, by the model's name; its router hash is left out.
+  HotSet hot_set() const;
 
   // Forgets all tokens from `position` on (at most position()); the expert cache stays warm.
   void rewind(int64_t position);

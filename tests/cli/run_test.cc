@@ -83,6 +83,31 @@ TEST_CASE("run --json prints one object with the promised keys and types") {
   CHECK(json["settings"]["vram"]["requested"] == "8.00 MiB");
 }
 
+TEST_CASE("run starts with the hot set of an earlier run, and writes the same text") {
+  const TempDir dir;
+  const std::string path = dir / "hot.toml";
+  const auto short_run = [&](std::vector<std::string> more) {
+    std::vector<std::string> all{"-n", "8", "--json", "--device", "sim", "--moe-expert-cache",
+                                 "96"};
+    all.insert(all.end(), more.begin(), more.end());
+    const Outcome run = tandem(story(all));
+    REQUIRE(run.exit_code == 0);
+    return run.json();
+  };
+  const nlohmann::json cold = short_run({"--save-hot-set", path});
+  const nlohmann::json warm = short_run({"--hot-set", path});
+  CHECK(warm["text"] == cold["text"]);
+  CHECK(warm["cache_misses"].get<int>() < cold["cache_misses"].get<int>());
+  CHECK(warm["settings"]["hot set"]["effective"] == "96 experts");
+  // Without slots it says so; without a fitting model it refuses.
+  const nlohmann::json none = tandem(story({"-n", "1", "--json", "--hot-set", path})).json();
+  CHECK(none["settings"]["hot set"]["reason"] == "there are no expert slots");
+  const Outcome other =
+      tandem({"run", "-m", family_model("qwen3moe-f32"), "-p", "a", "-n", "1", "--hot-set", path});
+  CHECK(other.exit_code != 0);
+  CHECK(contains(other.err, path));
+}
+
 TEST_CASE("run --json counts every expert once, on the CPU or on the GPU") {
   // Tokens one by one: every layer of every step asks for top-4.
   const nlohmann::json cpu = tandem(story({"-n", "10", "-b", "1", "--json"})).json();
