@@ -37,7 +37,7 @@ ReplayInput make_replay(const Workload& load, double share) {
 struct Kind {
   std::string name;
   std::string policy;
-  Admission admission = Admission::kAlways;
+  Admission admission{};
   bool learnt = false;  // on the steps that are not measured, which are not replayed then
 };
 
@@ -48,8 +48,8 @@ std::vector<Kind> kinds() {
     if (policy.name == "belady" || policy.name == "static") continue;
     all.push_back({std::string(policy.name), std::string(policy.name)});
   }
-  all.push_back({"static, learned before", "static", Admission::kIfBetter, true});
-  all.push_back({"belady, may refuse", "belady", Admission::kIfBetter, false});
+  all.push_back({"static, learned before", "static", Admission{AdmissionRule::kIfBetter}, true});
+  all.push_back({"belady, may refuse", "belady", Admission{AdmissionRule::kIfBetter}, false});
   return all;
 }
 
@@ -134,7 +134,7 @@ class Study {
                const ReplayResult& result) {
     ReplayResult& bound = bounds_[{load.name, input.pool == PoolShape::kPerLayer, share}];
     if (kind.name == "belady") bound = result;
-    if (kind.name == "belady" || kind.admission != Admission::kAlways) return;
+    if (kind.name == "belady" || kind.admission.rule != AdmissionRule::kAlways) return;
     if (!sets_fit(load, input.pool, share)) {
       ++left_out_;
       return;
