@@ -1,53 +1,15 @@
 #include "scheduler/simulator.h"
 
 #include <algorithm>
-#include <memory>
 #include <numeric>
 #include <utility>
 
 #include "cache/check.h"
-#include "scheduler/clairvoyant_prefetcher.h"
-#include "scheduler/hybrimoe_prefetcher.h"
-#include "scheduler/miss_prefetcher.h"
+#include "scheduler/first_contents.h"
+#include "scheduler/make_scheduling.h"
 #include "scheduler/step.h"
 
 namespace tandem {
-namespace {
-
-std::unique_ptr<EvictionPolicy> make_policy(const SchedulingSettings& settings,
-                                            const PolicyShape& shape) {
-  const PolicyInfo* info = find_eviction_policy(settings.policy);
-  TANDEM_CHECK(info != nullptr, "no policy %s", settings.policy.c_str());
-  if (settings.policy_values.empty()) return make_eviction_policy(settings.policy, shape);
-  return info->make(shape, settings.policy_values);
-}
-
-std::unique_ptr<Prefetcher> make_prefetcher(const SchedulingSettings& settings,
-                                            const CostModel& model,
-                                            const std::vector<ExpertCost>& experts,
-                                            const ExpertCache& cache, const Future* future) {
-  if (settings.prefetcher == "none") return std::make_unique<NoPrefetcher>();
-  const CacheShape& shape = cache.shape();
-  if (settings.prefetcher == "clairvoyant") {
-    return std::make_unique<ClairvoyantPrefetcher>(model, experts, cache, *future);
-  }
-  if (settings.prefetcher == "missed") {
-    return std::make_unique<MissPrefetcher>(model, experts, cache);
-  }
-  auto predictor = make_predictor(settings.predictor,
-                                  {shape.n_layers, shape.n_experts, settings.prefetch.ahead});
-  if (settings.prefetcher == "hybrimoe") {
-    return std::make_unique<HybriMoePrefetcher>(model, experts, cache, std::move(predictor),
-                                                settings.prefetch.ahead,
-                                                settings.prefetch.per_layer);
-  }
-  TANDEM_CHECK(settings.prefetcher == "impact", "no prefetcher %s", settings.prefetcher.c_str());
-  return std::make_unique<ImpactPrefetcher>(model, experts, cache, std::move(predictor),
-                                            settings.prefetch);
-}
-
-}  // namespace
-
 SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   const Trace& trace = *input.trace;
   const ModelShape& shape = *input.shape;
@@ -68,13 +30,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
         shape.n_experts *
         std::accumulate(shape.expert_bytes.begin(), shape.expert_bytes.end(), int64_t{0});
   }
-  std::vector<double> layer_cost;
-  for (const int64_t bytes : shape.expert_bytes) {
-    layer_cost.push_back(static_cast<double>(bytes) /
-                         static_cast<double>(shape.expert_bytes.front()));
-  }
-  ExpertCache cache(cache_shape, make_policy(settings, {shape.n_layers, shape.n_experts,
-                                                        &exec.future(), layer_cost}));
+  ExpertCache cache(cache_shape, make_policy(settings, cache_shape, &exec.future()));
   fill_cache(input.contents, {&trace, input.hot, input.saved}, &cache);
 
   const CostModel believed(input.believed != nullptr ? *input.believed : *input.machine);
