@@ -20,20 +20,24 @@ bool softmax(const float* logits, size_t n, float* scores) {
 
 }  // namespace
 
-Router::Router(RoutingRules rules, int32_t max_tokens)
+Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
     : rules_(std::move(rules)),
+      n_ranks_(std::max(n_ranks, rules_.top_k)),
       scores_(static_cast<size_t>(rules_.n_experts)),
       selection_(scores_.size()),
+      ranked_(static_cast<size_t>(max_tokens) * static_cast<size_t>(n_ranks_)),
+      rank_scores_(ranked_.size()),
       ids_(static_cast<size_t>(max_tokens) * static_cast<size_t>(rules_.top_k)),
       weights_(ids_.size()),
       cursor_(scores_.size()),
       tokens_(ids_.size()) {
-  TANDEM_CHECK(rules_.top_k >= 1 && rules_.top_k <= rules_.n_experts, "top-%d of %d experts",
-               rules_.top_k, rules_.n_experts);
+  TANDEM_CHECK(rules_.top_k >= 1 && n_ranks_ <= rules_.n_experts, "top-%d, %d ranks of %d experts",
+               rules_.top_k, n_ranks_, rules_.n_experts);
   loads_.reserve(scores_.size());
 }
 
-bool Router::route_token(const float* logits, ExpertId* ids, float* weights) {
+// One token's best experts, as many as `ids` has room for, and their scores; no scores for null.
+bool Router::rank(const float* logits, std::span<ExpertId> ids, float* scores) {
   const size_t n = scores_.size();
   for (size_t e = 0; e < n; ++e) {
     if (!std::isfinite(logits[e])) return false;
@@ -45,30 +49,50 @@ bool Router::route_token(const float* logits, ExpertId* ids, float* weights) {
   }
   selection_ = scores_;
   for (size_t e = 0; e < rules_.bias.size(); ++e) selection_[e] += rules_.bias[e];
-  float sum = 0.0F;
-  for (int32_t k = 0; k < rules_.top_k; ++k) {
+  for (size_t r = 0; r < ids.size(); ++r) {
     // max_element returns the first of equals: ties go to the lower id.
     const auto best = std::max_element(selection_.begin(), selection_.end());
     const auto e = static_cast<size_t>(best - selection_.begin());
-    ids[k] = ExpertId{static_cast<int32_t>(e)};
-    weights[k] = scores_[e];
-    sum += scores_[e];
+    ids[r] = ExpertId{static_cast<int32_t>(e)};
+    if (scores != nullptr) scores[r] = scores_[e];
     *best = -INFINITY;
-  }
-  for (int32_t k = 0; k < rules_.top_k; ++k) {
-    if (rules_.normalize && sum > 0.0F) weights[k] /= sum;
-    weights[k] *= rules_.scale;
   }
   return true;
 }
 
+bool Router::select(const float* logits, int32_t n_tokens, std::span<ExpertId> ids) {
+  const auto k = static_cast<size_t>(rules_.top_k);
+  TANDEM_CHECK(ids.size() == static_cast<size_t>(n_tokens) * k, "%d tokens, room for %zu", n_tokens,
+               ids.size() / k);
+  for (size_t t = 0; t < static_cast<size_t>(n_tokens); ++t) {
+    if (!rank(logits + t * scores_.size(), ids.subspan(t * k, k), nullptr)) return false;
+  }
+  return true;
+}
+
+// The selected experts' weights, from their scores. [top_k]
+void Router::weigh(const float* scores, float* weights) const {
+  float sum = 0.0F;
+  for (int32_t k = 0; k < rules_.top_k; ++k) sum += scores[k];
+  for (int32_t k = 0; k < rules_.top_k; ++k) {
+    weights[k] = rules_.normalize && sum > 0.0F ? scores[k] / sum : scores[k];
+    weights[k] *= rules_.scale;
+  }
+}
+
 bool Router::route(LayerId layer, const float* logits, int32_t n_tokens, RoutingDecision* out) {
   const auto k = static_cast<size_t>(rules_.top_k);
+  const auto ranks = static_cast<size_t>(n_ranks_);
   const size_t n = static_cast<size_t>(n_tokens) * k;
+  const size_t n_ranked = static_cast<size_t>(n_tokens) * ranks;
   TANDEM_CHECK(n <= ids_.size(), "%d tokens, room for %zu", n_tokens, ids_.size() / k);
   *out = {};
   for (size_t t = 0; t < static_cast<size_t>(n_tokens); ++t) {
-    if (!route_token(logits + t * scores_.size(), &ids_[t * k], &weights_[t * k])) return false;
+    const auto ranked = std::span(ranked_).subspan(t * ranks, ranks);
+    float* scores = &rank_scores_[t * ranks];
+    if (!rank(logits + t * scores_.size(), ranked, scores)) return false;
+    std::copy_n(ranked.begin(), k, &ids_[t * k]);
+    weigh(scores, &weights_[t * k]);
   }
   // A counting sort by expert: rows of one expert stay in batch order.
   std::fill(cursor_.begin(), cursor_.end(), 0);
@@ -91,9 +115,9 @@ bool Router::route(LayerId layer, const float* logits, int32_t n_tokens, Routing
           std::span(weights_).first(n),
           loads_,
           std::span(tokens_).first(n),
-          rules_.top_k,
-          std::span(ids_).first(n),
-          std::span(weights_).first(n),
+          n_ranks_,
+          std::span(ranked_).first(n_ranked),
+          std::span(rank_scores_).first(n_ranked),
           0,
           {}};
   return true;

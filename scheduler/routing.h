@@ -47,7 +47,7 @@ struct RoutingDecision {
   // What policies look at: each token's best experts, of which the first top_k are the selection.
   int32_t n_ranks = 0;
   std::span<const ExpertId> ranked;  // [n_tokens, n_ranks]; an invalid id where it is not known
-  std::span<const float> scores;     // the same shape
+  std::span<const float> scores;     // the same shape: the gate's, over all experts
 
   // What a lookahead on this layer's input says about the layers after it; see predictor.h.
   int32_t n_ahead = 0;
@@ -56,21 +56,29 @@ struct RoutingDecision {
 
 class Router {
  public:
-  Router(RoutingRules rules, int32_t max_tokens);
+  // n_ranks: experts of each token that RoutingDecision::ranked names; 0: the selection alone.
+  Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks = 0);
 
   // logits: [n_tokens, n_experts] f32. The result's spans live until the next call.
   // Returns false when a logit is not finite (damaged weights); the result is then empty.
   bool route(LayerId layer, const float* logits, int32_t n_tokens, RoutingDecision* out);
+  // Only who would be selected. ids: [n_tokens, top_k]. False when a logit is not finite. Leaves
+  // what route() returned as it is.
+  bool select(const float* logits, int32_t n_tokens, std::span<ExpertId> ids);
   const RoutingRules& rules() const { return rules_; }
   void set_bias(std::span<const float> bias) { rules_.bias.assign(bias.begin(), bias.end()); }
 
  private:
-  bool route_token(const float* logits, ExpertId* ids, float* weights);
+  bool rank(const float* logits, std::span<ExpertId> ids, float* scores);
+  void weigh(const float* scores, float* weights) const;
 
   RoutingRules rules_;
+  int32_t n_ranks_;
   std::vector<float> scores_;     // [n_experts]
   std::vector<float> selection_;  // [n_experts]
-  std::vector<ExpertId> ids_;
+  std::vector<ExpertId> ranked_;  // [max_tokens, n_ranks]
+  std::vector<float> rank_scores_;
+  std::vector<ExpertId> ids_;  // [max_tokens, top_k]
   std::vector<float> weights_;
   std::vector<ExpertLoad> loads_;
   std::vector<int32_t> cursor_;  // [n_experts]

@@ -309,9 +309,58 @@ TEST_CASE("loads go by expert id, their runs lie end to end, and rows ascend wit
   CHECK(next == 40 * 3);
 }
 
+TEST_CASE("ranks go on behind the selection, with the gate's scores over all experts") {
+  RoutingRules both = rules(4, 2, ScoreFunction::kSoftmax);
+  both.normalize = true;
+  Router router(both, 1, 3);
+  // Shares 0.5, 0.125, 0.125 and 0.25 of all.
+  const RoutingDecision d = route(router, {std::log(4.0F), 0, 0, std::log(2.0F)});
+  CHECK(ids(d) == std::vector<int>{0, 3});
+  CHECK(d.weights[0] == Approx(2.0 / 3));
+  REQUIRE(d.n_ranks == 3);
+  REQUIRE(d.ranked.size() == 3);
+  CHECK(d.ranked[0].value == 0);
+  CHECK(d.ranked[1].value == 3);
+  CHECK(d.ranked[2].value == 1);
+  CHECK(d.scores[0] == Approx(0.5));
+  CHECK(d.scores[1] == Approx(0.25));
+  CHECK(d.scores[2] == Approx(0.125));
+}
+
+TEST_CASE("selecting alone chooses whom routing chooses, and leaves what was routed") {
+  for (const auto score : {ScoreFunction::kSoftmax, ScoreFunction::kSigmoid}) {
+    RoutingRules biased = rules(16, 4, score);
+    for (int e = 0; e < 16; ++e) biased.bias.push_back(0.1F * static_cast<float>(e % 3));
+    Router router(biased, 8);
+    Router other(biased, 8);
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal;
+    std::vector<float> logits(8 * 16);
+    std::vector<float> later(logits.size());
+    for (float& x : logits) x = normal(random);
+    for (float& x : later) x = normal(random);
+    RoutingDecision now;
+    RoutingDecision expected;
+    REQUIRE(router.route(LayerId{0}, logits.data(), 8, &now));
+    const std::vector<ExpertId> before(now.ids.begin(), now.ids.end());
+    std::vector<ExpertId> selected(8 * 4);
+    REQUIRE(router.select(later.data(), 8, selected));
+    REQUIRE(other.route(LayerId{1}, later.data(), 8, &expected));
+    CHECK(std::equal(selected.begin(), selected.end(), expected.ids.begin()));
+    CHECK(std::equal(before.begin(), before.end(), now.ids.begin()));
+  }
+}
+
+TEST_CASE("selecting from a logit that is not finite fails") {
+  Router router(rules(3, 1), 1);
+  std::vector<ExpertId> selected(1);
+  CHECK_FALSE(router.select(std::vector<float>{0, NAN, 0}.data(), 1, selected));
+}
+
 TEST_CASE("rules that choose no expert, or more than there are, fail a check") {
   CHECK(dies([] { const Router router(rules(4, 0), 1); }));
   CHECK(dies([] { const Router router(rules(4, 5), 1); }));
+  CHECK(dies([] { const Router router(rules(4, 2), 1, 5); }));
 }
 
 TEST_CASE("more tokens than the router was made for fail a check") {
