@@ -82,6 +82,10 @@ std::vector<SchedulingSettings> list_settings(const SimulateOptions& options) {
         all.push_back(own);
         all.back().planner = planner;
         all.back().predictor = predictor;
+        if (own.prefetcher == "hybrimoe" && predictor == "none") {
+          throw ConfigError(fmt::format(
+              "--predictor none: the prefetcher hybrimoe of policy {} needs one", own.name));
+        }
       }
     }
   }

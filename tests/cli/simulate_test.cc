@@ -221,4 +221,9 @@ TEST_CASE("what simulate cannot read is one line that names it") {
   CHECK(contains(missing.err, "no-such-file.csv"));
 }
 
+TEST_CASE("simulate refuses to take the predictor from a prefetcher that cannot do without") {
+  CHECK(contains(complaint({"--policy", "hybrimoe", "--predictor", "none"}),
+                 "the prefetcher hybrimoe of policy hybrimoe needs one"));
+}
+
 }  // namespace tandem::test
