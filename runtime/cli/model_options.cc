@@ -112,15 +112,18 @@ void ModelOptions::add_placement(CLI::App* app) {
                   "expert slots in device memory; 0: off (default: what fits)")
       ->type_name("N")
       ->check(whole_number(0, 1 << 24));
-  app->add_option("--moe-expert-cache-inserts", admit_per_layer,
-                  "most experts a layer adds to the cache per step")
+  app->add_option("--policy", policy_name, "scheduling: a name in configs/policies or a TOML file")
+      ->type_name("NAME")
+      ->check(not_empty())
+      ->capture_default_str();
+  app->add_option("--moe-expert-cache-inserts", cache_inserts,
+                  "missed experts a layer may add per step (default: the policy's)")
       ->type_name("N")
-      ->check(whole_number(0, 4096))
-      ->capture_default_str();
-  app->add_option("--cache-policy", cache_policy, "who leaves the expert cache")
+      ->check(whole_number(0, 4096));
+  app->add_option("--cache-policy", cache_policy,
+                  "who leaves the expert cache (default: the policy's)")
       ->type_name(list_text(policies, "|"))
-      ->check(one_of(policies))
-      ->capture_default_str();
+      ->check(one_of(policies));
   app->add_option("--machine", machine_name, "modelled times are for it: a name or a TOML file")
       ->type_name("NAME")
       ->default_str(std::string(kDefaultMachine))
@@ -192,8 +195,9 @@ EngineSettings ModelOptions::engine_settings() const {
   settings.device = device_kind(device);
   if (vram_mib >= 0) settings.vram_bytes = vram_mib << 20;
   if (expert_slots >= 0) settings.expert_slots = expert_slots;
-  settings.cache_policy = cache_policy;
-  settings.admit_per_layer = admit_per_layer;
+  settings.scheduling = load_scheduling_policy(policy_name);
+  if (!cache_policy.empty()) settings.cache_policy = cache_policy;
+  if (cache_inserts >= 0) settings.cache_inserts = cache_inserts;
   settings.n_ctx = n_ctx;
   settings.n_batch = n_batch;
   settings.n_threads = n_threads;
@@ -213,10 +217,6 @@ std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
     all.push_back(
         {"vram", vram, bytes_text(info.vram_bytes), vram_mib < 0 ? "the machine profile's" : ""});
   }
-  const std::string inserts = std::to_string(admit_per_layer);
-  const bool cached = engine.n_slots() > 0;
-  all.push_back({"cache inserts", inserts, cached ? inserts : "none",
-                 cached ? "" : "there are no expert slots"});
   const std::string kv = fmt::format("K {}, V {}", kv_type_k, kv_type_v);
   all.push_back({"kv cache", kv, kv, ""});
   all.push_back({"machine", machine_name.empty() ? machine.name : machine_name, machine.name,

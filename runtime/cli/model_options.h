@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/config/scheduling_policy.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
 #include "runtime/text/tokenizer.h"
@@ -32,6 +33,7 @@ class ModelOptions {
   // Also checks that tokenizer and weights agree on the vocabulary.
   Tokenizer load_tokenizer(const Model& model) const;
   MachineProfile machine() const;
+  // Reads the policy's file: errors as load_scheduling_policy.
   EngineSettings engine_settings() const;
   // All that was asked for and what became of it: the engine's list and the rest of the flags.
   std::vector<EffectiveSetting> effective(const Engine& engine,
@@ -48,8 +50,9 @@ class ModelOptions {
   std::string device = "auto";
   int64_t vram_mib = -1;
   int32_t expert_slots = -1;
-  std::string cache_policy = "lru";
-  int32_t admit_per_layer = 1;
+  std::string policy_name{kDefaultPolicy};
+  std::string cache_policy;    // empty: the policy's
+  int32_t cache_inserts = -1;  // -1: the policy's
   int64_t n_ctx = 0;
   int64_t n_batch = 512;
   int n_threads = 0;

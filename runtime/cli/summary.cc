@@ -31,6 +31,12 @@ std::string cache_text(const CacheStats& cache) {
                      cache.inserts, cache.evictions);
 }
 
+std::string prefetch_text(const TransferStats& sent) {
+  if (sent.started == 0) return "nothing was worth it";
+  return fmt::format("{} experts begun, {} used on time, {} late, {} lost unused", sent.started,
+                     sent.on_time, sent.late, sent.unused);
+}
+
 std::string speed_line(const char* what, int64_t tokens, double tps, double modelled_tps,
                        const std::string& machine) {
   if (tokens == 0) return fmt::format("  {:<13} none\n", what);
@@ -89,7 +95,10 @@ std::string summary_text(const RunReport& report) {
                      result.modelled_prefill_tps(), report.machine.name);
   text += speed_line("decode", result.decode_steps, result.decode_tps(),
                      result.modelled_decode_tps(), report.machine.name);
-  if (engine.n_slots() > 0) text += line("cache", cache_text(stats.cache));
+  if (engine.n_slots() > 0) {
+    text += line("cache", cache_text(stats.cache));
+    text += line("prefetch", prefetch_text(stats.prefetched));
+  }
   text += line("experts", fmt::format("{} computed on the GPU, {} on the CPU",
                                       stats.experts.experts_gpu, stats.experts.experts_cpu));
   text += line("link", bytes_text(stats.bytes_h2d) + " from host to device");

@@ -37,7 +37,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
       device_(device),
       pool_(pool),
       shape_(shape),
-      weights_(model, device) {
+      weights_(model, device),
+      gate_reuse_(config_, weights_, device, pool, shape.lookahead, shape.n_batch) {
   const ModelConfig& c = config_;
   kv_bytes_k_ = shape.n_ctx * c.k_width() * kv_type_bytes(shape.kv_type_k);
   kv_bytes_v_ = shape.n_ctx * c.v_width() * kv_type_bytes(shape.kv_type_v);
@@ -55,7 +56,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
   k_ = floats(n * c.k_width(), tag);
   v_ = floats(n * c.v_width(), tag);
   attended_ = floats(n * c.n_heads * c.v_head_dim, tag);
-  gate_logits_ = floats(n * c.routing.n_experts, tag);
+  const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
+  gate_logits_ = floats(gates, tag);
   rope_ = floats(n * c.rope.n_rot, tag);
   if (c.shared_ff > 0) {
     shared_hidden_ = floats(n * c.shared_ff, tag);
@@ -65,7 +67,7 @@ DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
   logits_ = floats(shape.max_logits * c.n_vocab, "logits");
   resize_host(&embedded_, n * c.d_model, tag);
   resize_host(&normed_host_, n * c.d_model, tag);
-  resize_host(&gate_logits_host_, n * c.routing.n_experts, tag);
+  resize_host(&gate_logits_host_, gates, tag);
   resize_host(&logits_host_, shape.max_logits * c.n_vocab, "logits");
 }
 
@@ -211,8 +213,10 @@ Timepoint DenseLayers::gate(int64_t index) {
   const DeviceLayer& layer = weights_.layer(index);
   normalize(layer.ffn_norm, residual_, normed_, n_);
   matmul_kernel("router", layer.router, {}, normed_, n_, gate_logits_);
+  const int64_t gate_bytes = n_ * config_.routing.n_experts * kFloat;
+  gate_reuse_.launch(index, residual_, n_, gate_logits_ + gate_bytes);
   device_.copy_to_host(Stream::kCompute, gate_logits_host_.data(), gate_logits_,
-                       n_ * config_.routing.n_experts * kFloat);
+                       gate_bytes * (1 + gate_reuse_.reachable(index)));
   return device_.copy_to_host(Stream::kCompute, normed_host_.data(), normed_,
                               n_ * config_.d_model * kFloat);
 }

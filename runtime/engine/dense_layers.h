@@ -11,6 +11,7 @@
 #include "runtime/device/device.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/engine/device_weights.h"
+#include "runtime/engine/gate_reuse.h"
 #include "runtime/model/model.h"
 #include "scheduler/executor.h"
 
@@ -22,6 +23,7 @@ struct EngineShape {
   int64_t max_logits = 1;  // most rows of logits of one step
   KvType kv_type_k = KvType::kF16;
   KvType kv_type_v = KvType::kF16;
+  Lookahead lookahead{};  // gates of later layers to apply beside each layer's own
 };
 
 // Bytes of the KV cache of all layers.
@@ -33,8 +35,9 @@ class DenseLayers {
 
   void embed(const Batch& batch);
   void attention(int64_t layer);
-  // Normalises the residual for the experts and computes the router's logits. Both are on their
-  // way to gate_logits() and expert_input() when this returns; they are there after the timepoint.
+  // Normalises the residual for the experts and computes the router's logits, and what later layers'
+  // routers say of the residual. All are on their way to gate_logits(), reused_logits() and
+  // expert_input() when this returns; they are there after the timepoint.
   Timepoint gate(int64_t layer);
   void shared_expert(int64_t layer);
   // residual += moe, where moe is [n, d] f32 in host memory.
@@ -43,6 +46,11 @@ class DenseLayers {
   std::span<const float> head(int64_t n);
 
   const float* gate_logits() const { return gate_logits_host_.data(); }  // [n, n_experts]
+  // Of the i-th distance of the lookahead, i < gates().reachable(layer). [n, n_experts]
+  const float* reused_logits(int32_t i) const {
+    return gate_logits() + (i + 1) * n_ * config_.routing.n_experts;
+  }
+  const GateReuse& gates() const { return gate_reuse_; }
   const float* expert_input() const { return normed_host_.data(); }      // [n, d]
   DeviceAddr residual() const { return residual_; }                      // [n, d]
   DeviceAddr normed() const { return normed_; }                          // [n, d]
@@ -68,6 +76,7 @@ class DenseLayers {
   ThreadPool& pool_;
   EngineShape shape_;
   DeviceWeights weights_;
+  GateReuse gate_reuse_;
   std::vector<KvLayer> kv_;
   int64_t kv_bytes_k_ = 0;  // of one layer
   int64_t kv_bytes_v_ = 0;
@@ -77,7 +86,8 @@ class DenseLayers {
   int64_t first_pos_ = 0;
 
   // Device buffers, f32: [n_batch, …]
-  DeviceAddr residual_, normed_, q_, k_, v_, attended_, projected_, gate_logits_, moe_, rope_;
+  DeviceAddr residual_, normed_, q_, k_, v_, attended_, projected_, moe_, rope_;
+  DeviceAddr gate_logits_;  // [1 + distances, n, n_experts]
   DeviceAddr shared_hidden_, shared_scale_;
   DeviceAddr logits_;  // [max_logits, n_vocab]
 

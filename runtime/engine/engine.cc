@@ -8,10 +8,12 @@
 #include "kernels/check.h"
 #include "runtime/device/cpu_device.h"
 #include "runtime/device/sim_device.h"
+#include "runtime/engine/engine_scheduling.h"
 #include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
 #include "scheduler/first_contents.h"
+#include "scheduler/make_scheduling.h"
 
 namespace tandem {
 namespace {
@@ -74,6 +76,11 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
   effective->push_back({"batch", std::to_string(settings.n_batch), std::to_string(shape.n_batch),
                         shape.n_batch < settings.n_batch ? "the context is no longer" : ""});
   shape.max_logits = std::min(settings.max_logits, shape.n_batch);
+  // Where nothing can be fetched, nobody needs to guess.
+  const bool cached = settings.device == DeviceKind::kSim && settings.expert_slots != 0;
+  shape.lookahead.count =
+      std::max(settings.recorded_distances,
+               cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
   return shape;
 }
 
@@ -105,26 +112,14 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
 }
 
 void Engine::make_cache(const EngineSettings& settings) {
-  const CacheShape& shape = executor_->cache_shape();
   const bool cached = executor_->n_slots() > 0;
-  auto policy =
-      make_eviction_policy(settings.cache_policy, {shape.n_layers, shape.n_experts, nullptr, {}});
-  if (policy == nullptr) {
-    throw ConfigError(fmt::format("cache policy is \"{}\"; expected one of {}",
-                                  settings.cache_policy, list_text(causal_policy_names())));
-  }
-  effective_.push_back({"cache policy", settings.cache_policy,
-                        cached ? settings.cache_policy : "none",
-                        cached ? "" : "there are no expert slots"});
-  cache_ = std::make_unique<ExpertCache>(shape, std::move(policy));
+  const SchedulingSettings used = effective_scheduling(settings, cached, &effective_);
+  const CacheShape& shape = executor_->cache_shape();
+  cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, nullptr));
   const std::vector<ExpertCost> experts = expert_costs(model_);
-  // The kernels compute whole experts, so none is split.
-  planner_ =
-      std::make_unique<Planner>(costs_, experts, PlannerSettings{place_exact, cached, false});
-  if (cached && settings.admit_per_layer > 0) {
-    PrefetchSettings prefetch;
-    prefetch.fills = settings.admit_per_layer;
-    prefetcher_ = std::make_unique<ImpactPrefetcher>(costs_, experts, *cache_, nullptr, prefetch);
+  planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, cached));
+  if (cached) {
+    prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
   } else {
     prefetcher_ = std::make_unique<NoPrefetcher>();
   }
@@ -137,7 +132,7 @@ void Engine::make_executor(const EngineSettings& settings) {
   }
   try {
     executor_ = std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_,
-                                                 CacheWish{wanted, PoolShape::kShared});
+                                                 CacheWish{wanted, settings.scheduling.pool});
   } catch (const HostMemoryError& error) {
     throw MemoryError(fmt::format("{}; lower -b", error.what()));
   } catch (const MemoryError& error) {
@@ -240,7 +235,7 @@ void Engine::rewind(int64_t position) {
 }
 
 EngineStats Engine::stats() const {
-  return {cache_->stats(), executor_->stats(),
+  return {cache_->stats(), executor_->stats(), prefetcher_->stats(),
           device_->copied_to_device_bytes() - loaded_bytes_h2d_,
           std::max(device_->host_now_us(), device_->stream_now_us(Stream::kCompute)) * 1e-6};
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cache/expert_cache.h"
@@ -16,7 +17,6 @@
 #include "runtime/engine/settings.h"
 #include "runtime/model/model.h"
 #include "scheduler/hot_set.h"
-#include "scheduler/impact_prefetcher.h"
 #include "scheduler/machine_profile.h"
 #include "scheduler/planner.h"
 #include "scheduler/prefetcher.h"
@@ -27,6 +27,7 @@ namespace tandem {
 struct EngineStats {
   CacheStats cache;
   ExecutorStats experts;
+  TransferStats prefetched;
   int64_t bytes_h2d = 0;        // after loading
   double modelled_seconds = 0;  // on the machine profile
 };
@@ -52,6 +53,10 @@ class Engine {
   int32_t start_with(const HotSet& hot);
   // What the cache's policy values now, by the model's name; its router hash is left out.
   HotSet hot_set() const;
+  // Told each layer's routing as soon as it is known, of steps that may still be stopped.
+  void set_routing_hook(HybridExecutor::RoutingHook hook) {
+    executor_->set_routing_hook(std::move(hook));
+  }
 
   // Forgets all tokens from `position` on (at most position()); the expert cache stays warm.
   void rewind(int64_t position);

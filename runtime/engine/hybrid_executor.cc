@@ -32,6 +32,12 @@ CacheShape make_cache_shape(const Model& model, const Device& device, const Cach
   return shape;
 }
 
+// Policies look at the best 2 top_k (HybriMoE's MRS), and so do traces.
+int32_t rank_count(const Model& model) {
+  const RoutingRules& rules = model.config().routing;
+  return std::min(2 * rules.top_k, rules.n_experts);
+}
+
 }  // namespace
 
 std::vector<ExpertCost> expert_costs(const Model& model) {
@@ -59,12 +65,13 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
                                             : device.alloc(gpu_hidden_bytes_, "activations")),
       cache_shape_(make_cache_shape(model, device, wish)),
       slots_(model, device, cache_shape_),
-      router_(model.config().routing, static_cast<int32_t>(shape.n_batch)) {
+      router_(model.config().routing, static_cast<int32_t>(shape.n_batch), rank_count(model)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
   resize_host(&cpu_hidden_, pairs * c.expert_ff, "activations");
   resize_host(&cpu_out_, shape.n_batch * c.d_model, "activations");
   resize_host(&rows_, pairs, "activations");
+  resize_host(&predicted_, pairs * shape.lookahead.count, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
   by_id_.reserve(n_experts);
   group_.reserve(n_experts);
@@ -97,7 +104,25 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   for (size_t i = 0; i < routing_.tokens.size(); ++i) {
     rows_[i] = {routing_.tokens[i].token, routing_.tokens[i].weight};
   }
+  look_ahead(layer.value);
+  if (routing_hook_) routing_hook_(routing_);
   return routing_;
+}
+
+// A guess that is not finite is none: if the weights are damaged, their own layer will say so.
+void HybridExecutor::look_ahead(int64_t layer) {
+  const size_t n = routing_.ids.size();
+  const int32_t reachable = dense_.gates().reachable(layer);
+  routing_.n_ahead = dense_.gates().distances();
+  const auto all = std::span(predicted_).first(n * static_cast<size_t>(routing_.n_ahead));
+  for (int32_t i = 0; i < routing_.n_ahead; ++i) {
+    const auto guess = all.subspan(static_cast<size_t>(i) * n, n);
+    if (i < reachable && router_.select(dense_.reused_logits(i), routing_.n_tokens, guess)) {
+      continue;
+    }
+    std::fill(guess.begin(), guess.end(), ExpertId{});
+  }
+  routing_.predicted = all;
 }
 
 void HybridExecutor::name_damage(int64_t layer) const {

@@ -42,6 +42,8 @@ class HybridExecutor final : public Executor {
  public:
   // Told before each layer how many are done; false stops the step with StepStopped.
   using LayerHook = std::function<bool(int64_t layers_done)>;
+  // Told each layer's routing as soon as it is known.
+  using RoutingHook = std::function<void(const RoutingDecision&)>;
 
   HybridExecutor(const Model& model, Device& device, ThreadPool& pool, const CostModel& costs,
                  const EngineShape& shape, const CacheWish& wish);
@@ -56,6 +58,7 @@ class HybridExecutor final : public Executor {
   std::span<const float> end_step() override;
 
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
+  void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
   int64_t slots_bytes() const { return slots_.bytes(); }
   // What the cache that rules these slots must look like.
@@ -65,6 +68,7 @@ class HybridExecutor final : public Executor {
  private:
   // FileError with the tensor that makes the layer's router give values that are not finite.
   [[noreturn]] void name_damage(int64_t layer) const;
+  void look_ahead(int64_t layer);
   void launch_gpu(const LayerPlan& plan, std::span<const PlannedExpert* const> experts);
   void run_gpu(const LayerPlan& plan);
   void run_cpu(const LayerPlan& plan);
@@ -82,8 +86,10 @@ class HybridExecutor final : public Executor {
   ExpertSlots slots_;
   Router router_;
   RoutingDecision routing_;
+  std::vector<ExpertId> predicted_;  // [distances, n_batch, top_k]
   int32_t n_logits_ = 0;
   LayerHook layer_hook_;
+  RoutingHook routing_hook_;
   ExecutorStats stats_;
 
   std::vector<float> cpu_hidden_;            // [n_batch * top_k, ff]

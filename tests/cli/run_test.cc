@@ -58,6 +58,29 @@ TEST_CASE("run says what was asked for and why something else happened") {
   CHECK(contains(run.err, "600: the model was trained for 512 only"));
 }
 
+TEST_CASE("run takes a policy by name or from a file, and flags that override it") {
+  const auto settings = [](const std::vector<std::string>& more) {
+    std::vector<std::string> args{"-n", "1", "--json", "--device", "sim", "--vram", "9"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Outcome run = tandem(story(args));
+    INFO(run.err);
+    REQUIRE(run.exit_code == 0);
+    return run.json()["settings"];
+  };
+  const nlohmann::json standard = settings({});
+  CHECK(standard["policy"]["effective"] == "tandem");
+  CHECK(standard["cache policy"]["effective"] == "ewma");
+  CHECK(standard["predictor"]["effective"] == "gate-reuse");
+  const nlohmann::json file = settings({"--policy", source_file("configs/policies/hybrimoe.toml")});
+  CHECK(file["policy"]["effective"] == "hybrimoe");
+  CHECK(file["pool"]["effective"] == "per-layer");
+  const nlohmann::json overridden =
+      settings({"--cache-policy", "lfu", "--moe-expert-cache-inserts", "7"});
+  CHECK(overridden["policy"]["effective"] == "tandem");
+  CHECK(overridden["cache policy"]["effective"] == "lfu");
+  CHECK(overridden["cache inserts"]["effective"] == "7");
+}
+
 TEST_CASE("run --json prints one object with the promised keys and types") {
   const Outcome run = tandem(story({"-n", "16", "--json", "--device", "sim", "--vram", "8"}));
   REQUIRE(run.exit_code == 0);

@@ -39,7 +39,7 @@ TEST_CASE("every command has a help text with an example and a --json flag") {
 TEST_CASE("the help text shows defaults and fits a wide terminal") {
   const std::string help = tandem({"run", "--help"}).out;
   for (const char* part : {"--temp T ", "(default: 0.8)", "(default: 40)", "(default: 0.95)",
-                           "(default: auto)", "(default: lru)", "(default: 512)"}) {
+                           "(default: auto)", "(default: tandem)", "(default: 512)"}) {
     INFO(part);
     CHECK(contains(help, part));
   }
@@ -114,10 +114,24 @@ TEST_CASE("a value out of range says what was expected and what came") {
 TEST_CASE("an unknown name lists the known ones") {
   check_usage_error({"run", "--device", "cuda"}, "--device: \"cuda\" is not one of auto, cpu, sim");
   check_usage_error({"run", "--cache-policy", "LRU"}, "--cache-policy: \"LRU\" is not one of ");
+  check_usage_error({"run", "--policy", "fifo"}, "scheduling policy \"fifo\" is not built in");
   check_usage_error({"run", "-ctk", "q8_0"}, "--cache-type-k: \"q8_0\" is not one of f16, f32");
   check_usage_error({"bench", "-o", "xml"}, "--output: \"xml\" is not one of md, csv, json, jsonl");
   check_usage_error({"run", "--machine", "cray"}, "machine profile \"cray\" is not built in");
   check_usage_error({"chat", "--chat-template", "nope"}, "chatml");
+}
+
+TEST_CASE("every command with an engine refuses a policy that knows the future") {
+  const std::vector<std::vector<std::string>> commands{
+      {"run", "-p", "a"},
+      {"chat", "--chat-template", "chatml"},
+      {"bench"},
+      {"perplexity", "-f", source_file("demo/heldout.txt")},
+      {"logits", "--tokens", "1", "--out", "/dev/null"}};
+  for (std::vector<std::string> command : commands) {
+    command.insert(command.end(), {"--policy", "clairvoyant"});
+    check_usage_error(command, "policy \"clairvoyant\" knows the future");
+  }
 }
 
 TEST_CASE("a value that is missing, doubled or empty is an error") {

@@ -54,7 +54,7 @@ TEST_CASE(
   for (EngineSettings one : settings) {
     for (const int64_t batch : {1, 7, 64, 512}) {
       one.n_batch = batch;
-      INFO((one.device == DeviceKind::kCpu ? "cpu" : one.cache_policy)
+      INFO((one.device == DeviceKind::kCpu ? "cpu" : *one.cache_policy)
            << ", slots " << one.expert_slots.value_or(0) << ", batch " << batch);
       const Outcome got = outcome(model, one, ids);
       CHECK(got.answer == reference.answer);

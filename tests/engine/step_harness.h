@@ -15,13 +15,14 @@ namespace tandem::test {
 
 struct StepHarness {
   // slots < 0: the CPU alone.
-  StepHarness(const Model& the_model, int32_t slots, int64_t n_batch = 64)
+  StepHarness(const Model& the_model, int32_t slots, int64_t n_batch = 64,
+              const Lookahead& lookahead = {})
       : model(the_model),
         machine(test_machine()),
         pool(2),
         device(make_device(slots)),
         executor(model, *device, pool, CostModel(machine),
-                 EngineShape{256, n_batch, n_batch, KvType::kF32, KvType::kF32},
+                 EngineShape{256, n_batch, n_batch, KvType::kF32, KvType::kF32, lookahead},
                  CacheWish{slots, PoolShape::kShared}),
         cache(executor.cache_shape(),
               make_eviction_policy(

@@ -1,0 +1,115 @@
+#include "runtime/engine/engine_scheduling.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "cache/eviction_policy.h"
+#include "runtime/error.h"
+#include "runtime/words.h"
+#include "scheduler/make_scheduling.h"
+
+namespace tandem {
+namespace {
+
+const char* pool_name(PoolShape pool) {
+  return pool == PoolShape::kShared ? "shared" : "per-layer";
+}
+const char* admission_name(Admission admission) {
+  return admission == Admission::kAlways ? "always" : "if-better";
+}
+const char* yes_or_no(bool flag) { return flag ? "yes" : "no"; }
+
+// Lines of "requested and effective"; without expert slots nothing is in effect.
+class Lines {
+ public:
+  Lines(bool cached, std::vector<EffectiveSetting>* lines) : cached_(cached), lines_(lines) {}
+
+  void add(const char* name, const std::string& requested, const std::string& effective,
+           std::string reason) {
+    if (!cached_) {
+      lines_->push_back({name, requested, "none", "there are no expert slots"});
+    } else {
+      lines_->push_back({name, requested, effective, std::move(reason)});
+    }
+  }
+
+ private:
+  bool cached_;
+  std::vector<EffectiveSetting>* lines_;
+};
+
+std::string instead_of(bool overridden, const std::string& own) {
+  return overridden ? "given, instead of the policy's " + own : "";
+}
+
+std::string why_no_predictor(const SchedulingSettings& wanted) {
+  if (wanted.predictor == "none" || wanted.prefetcher != "none") return "";
+  return "the prefetcher none asks for no guesses";
+}
+
+// The cache starts empty, so a rule that fetches nothing needs a prefetcher to fill it.
+std::string why_planner(const SchedulingSettings& wanted) {
+  const bool fetches = wanted.planner != "ktransformers" && wanted.planner != "cpu";
+  if (fetches || wanted.prefetcher != "none") return "";
+  return "nothing fills the cache: every expert runs on the CPU";
+}
+
+}  // namespace
+
+SchedulingSettings requested_scheduling(const EngineSettings& settings) {
+  SchedulingSettings wanted = settings.scheduling;
+  if (settings.cache_policy && *settings.cache_policy != wanted.policy) {
+    wanted.policy = *settings.cache_policy;
+    wanted.policy_values.clear();  // they belong to the policy that is replaced
+  }
+  if (find_eviction_policy(wanted.policy) == nullptr) {
+    throw ConfigError(fmt::format("cache policy is \"{}\"; expected one of {}", wanted.policy,
+                                  list_text(causal_policy_names())));
+  }
+  if (needs_future(wanted)) {
+    throw ConfigError(
+        fmt::format("policy \"{}\" knows the future (eviction {}, prefetcher {}); only tandem "
+                    "simulate can use it",
+                    wanted.name, wanted.policy, wanted.prefetcher));
+  }
+  if (settings.cache_inserts) wanted.prefetch.fills = *settings.cache_inserts;
+  return wanted;
+}
+
+SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached,
+                                        std::vector<EffectiveSetting>* all) {
+  const SchedulingSettings& own = settings.scheduling;
+  const SchedulingSettings wanted = requested_scheduling(settings);
+  SchedulingSettings used = wanted;
+  used.may_split = false;
+  used.admission = Admission::kAlways;
+  if (wanted.prefetcher == "none") used.predictor = "none";
+
+  Lines lines(cached, all);
+  lines.add("policy", own.name, own.name, own.description);
+  lines.add("cache policy", wanted.policy, used.policy,
+            instead_of(settings.cache_policy.has_value(), own.policy));
+  lines.add("pool", pool_name(wanted.pool), pool_name(used.pool), "");
+  lines.add("planner", wanted.planner, used.planner, why_planner(wanted));
+  lines.add("split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
+            wanted.may_split ? "the kernels compute whole experts" : "");
+  lines.add("admission", admission_name(wanted.admission), "while slots last",
+            "what is fetched stays: there is no buffer to pass through");
+  lines.add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
+  lines.add("prefetcher", wanted.prefetcher, used.prefetcher, "");
+  const std::string fills = std::to_string(wanted.prefetch.fills);
+  const bool filling = used.prefetcher == "impact";
+  lines.add("cache inserts", fills, filling ? fills : "none",
+            filling
+                ? instead_of(settings.cache_inserts.has_value(), std::to_string(own.prefetch.fills))
+                : fmt::format("the prefetcher {} does not bring what was missed", used.prefetcher));
+  return used;
+}
+
+PlannerSettings planner_settings(const SchedulingSettings& effective, bool cached) {
+  return {placement_rule(effective.planner), cached, effective.may_split, false,
+          effective.admission};
+}
+
+}  // namespace tandem
