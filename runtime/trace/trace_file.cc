@@ -100,12 +100,17 @@ Trace read_trace(const std::string& path) {
   return parse_trace(file.bytes(), path);
 }
 
-void write_trace(const Trace& trace, const std::string& path) {
+int64_t write_trace(const Trace& trace, const std::string& path) {
   const auto fault = find_trace_fault(trace);
   if (fault) throw FileError(path, "cannot write this trace to it: " + fault->what);
   NewFile file(path);
-  encode_binary_trace(trace, [&](std::string_view bytes) { file.write(bytes); });
+  int64_t size_bytes = 0;
+  encode_binary_trace(trace, [&](std::string_view bytes) {
+    file.write(bytes);
+    size_bytes += static_cast<int64_t>(bytes.size());
+  });
   file.keep();
+  return size_bytes;
 }
 
 void check_trace_fits(const Trace& trace, int32_t n_layers, int32_t n_experts, int32_t top_k,

@@ -20,8 +20,8 @@ Trace parse_trace(std::span<const std::byte> image, const std::string& where);
 
 // In our own format; weights are rounded to half precision. Written under another name and
 // renamed, so that `path` holds the whole trace or what it held before. FileError as well for a
-// trace that no reader would take.
-void write_trace(const Trace& trace, const std::string& path);
+// trace that no reader would take. Returns the bytes of the file.
+int64_t write_trace(const Trace& trace, const std::string& path);
 
 // ConfigError unless the trace is of a model with this shape. Hashes are compared where both are
 // known.
