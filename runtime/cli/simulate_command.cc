@@ -106,7 +106,8 @@ void add_simulate_command(CLI::App* program, int* exit_code) {
       ->type_name("T")
       ->allow_extra_args(false)
       ->default_str("synthetic");
-  add_list(app, "--model-shape", &options->models, "M,..", "a name in configs/models or a file")
+  add_list(app, "--model-shape", &options->models, "M,..",
+           "a name in configs/models, a TOML or a GGUF file")
       ->default_str(options->models.front());
   add_list(app, "--machine", &options->machines, "P,..", "a name in configs/machines or a file")
       ->default_str(options->machines.front());

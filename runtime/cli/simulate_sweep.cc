@@ -4,20 +4,33 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <numeric>
 
 #include "runtime/config/hot_set.h"
 #include "runtime/config/model_shape.h"
 #include "runtime/error.h"
+#include "runtime/model/router_hash.h"
+#include "runtime/model/shape_of_model.h"
 #include "runtime/trace/trace_file.h"
 #include "scheduler/synthetic_trace.h"
 
 namespace tandem {
 namespace {
 
+ModelShape load_shape(const std::string& name_or_path, std::string* hash) {
+  if (std::filesystem::path(name_or_path).extension() != ".gguf") {
+    return load_model_shape(name_or_path);
+  }
+  const Model model = Model::load(GgufFile::open(name_or_path));
+  *hash = router_hash(model);
+  return shape_of(model);
+}
+
 Workload load_workload(const std::string& spec, const std::string& model, int64_t seed) {
   Workload load;
-  load.shape = load_model_shape(model);
+  std::string hash;  // of a file's routers; a shape alone has none
+  load.shape = load_shape(model, &hash);
   load.trace_name = spec;
   if (is_synthetic_trace(spec)) {
     SyntheticTraceSettings settings;
@@ -33,7 +46,7 @@ Workload load_workload(const std::string& spec, const std::string& model, int64_
     load.trace = read_trace(spec);
   }
   const TraceHeader& header = load.trace.header;
-  check_trace_fits(load.trace, load.shape.n_layers, load.shape.n_experts, header.top_k, "");
+  check_trace_fits(load.trace, load.shape.n_layers, load.shape.n_experts, header.top_k, hash);
   load.shape.top_k = header.top_k;
   const auto& bytes = header.expert_bytes;
   if (!bytes.empty() && std::all_of(bytes.begin(), bytes.end(), [](int64_t b) { return b > 0; })) {

@@ -35,8 +35,8 @@ class DenseLayers {
 
   void embed(const Batch& batch);
   void attention(int64_t layer);
-  // Normalises the residual for the experts and computes the router's logits, and what later layers'
-  // routers say of the residual. All are on their way to gate_logits(), reused_logits() and
+  // Normalises the residual for the experts and computes the router's logits, and what later
+  // layers' routers say of the residual. All are on their way to gate_logits(), reused_logits() and
   // expert_input() when this returns; they are there after the timepoint.
   Timepoint gate(int64_t layer);
   void shared_expert(int64_t layer);
@@ -51,9 +51,9 @@ class DenseLayers {
     return gate_logits() + (i + 1) * n_ * config_.routing.n_experts;
   }
   const GateReuse& gates() const { return gate_reuse_; }
-  const float* expert_input() const { return normed_host_.data(); }      // [n, d]
-  DeviceAddr residual() const { return residual_; }                      // [n, d]
-  DeviceAddr normed() const { return normed_; }                          // [n, d]
+  const float* expert_input() const { return normed_host_.data(); }  // [n, d]
+  DeviceAddr residual() const { return residual_; }                  // [n, d]
+  DeviceAddr normed() const { return normed_; }                      // [n, d]
   int64_t n_tokens() const { return n_; }
 
  private:

@@ -138,6 +138,9 @@ bool Process::take(int* fd, std::string* to, bool is_output) {
   if (is_output) {
     outcome_.pieces.push_back(piece);
     if (first) on_first_output();
+  } else if (!how_.interrupt_at.empty() && contains(*to, how_.interrupt_at)) {
+    how_.interrupt_at.clear();
+    kill(pid_, SIGINT);
   }
   return true;
 }

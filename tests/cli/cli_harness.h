@@ -18,6 +18,7 @@ struct Invocation {
   std::string out_path;               // standard output goes to this file instead of a pipe
   int interrupts = 0;                 // SIGINTs sent once the first output has come
   bool interrupt_when_quiet = false;  // a SIGINT after each half second without output
+  std::string interrupt_at;           // one SIGINT once standard error has had this text
   bool ignores_interrupts = false;    // as the background job of a script
   bool close_output_early = false;    // the reader goes away after the first output
   bool errors_to_terminal = false;    // standard error is a terminal
