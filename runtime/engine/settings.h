@@ -14,13 +14,13 @@ enum class DeviceKind { kAuto, kCpu, kSim };
 
 struct EngineSettings {
   DeviceKind device = DeviceKind::kAuto;
-  std::optional<int64_t> vram_bytes{};    // default: the machine profile's
-  std::optional<int32_t> expert_slots{};  // default: what fits into the VRAM
-  SchedulingSettings scheduling{};             // what a policy file says
-  std::optional<std::string> cache_policy{};   // instead of its eviction policy
-  std::optional<int32_t> cache_inserts{};      // instead of its prefetch.fills
-  int32_t recorded_distances = 0;              // layers ahead whose gates are reused in any case
-  int64_t n_ctx = 0;  // 0: the model's own, at most kDefaultContext
+  std::optional<int64_t> vram_bytes{};        // default: the machine profile's
+  std::optional<int32_t> expert_slots{};      // default: what fits into the VRAM
+  SchedulingSettings scheduling{};            // what a policy file says
+  std::optional<std::string> cache_policy{};  // instead of its eviction policy
+  std::optional<int32_t> cache_inserts{};     // instead of its prefetch.fills
+  int32_t recorded_distances = 0;             // layers ahead whose gates are reused in any case
+  int64_t n_ctx = 0;                          // 0: the model's own, at most kDefaultContext
   int64_t n_batch = 512;
   int64_t max_logits = 1;
   int n_threads = 0;  // 0: the cores that this process may use
