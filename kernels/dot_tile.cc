@@ -21,14 +21,14 @@ constexpr int64_t kRowGroup = 4;
 
 constexpr int64_t kTaskBytes = 64 * 1024;
 
-void dot_one_token(const SimdOps& ops, const WeightView& w, const std::byte* rows,
-                   int64_t row_bytes, int64_t n_rows, const float* x, float* out) {
+void dot_one_token(const SimdOps& ops, const WeightView& w, const std::byte* rows, int64_t stride,
+                   int64_t n_rows, const float* x, float* out) {
   for (int64_t r = 0; r < n_rows; r += kRowGroup) {
     const int64_t group = std::min(kRowGroup, n_rows - r);
-    const std::byte* src = rows + r * row_bytes;
+    const std::byte* src = rows + r * stride;
     for (int64_t c = 0; c < w.cols; c += kColChunk) {
       const int64_t width = std::min(kColChunk, w.cols - c);
-      ops.dot_blocks(w.type, src + dtype_bytes(w.type, c), row_bytes, group, x + c, width, out + r);
+      ops.dot_blocks(w.type, src + dtype_bytes(w.type, c), stride, group, x + c, width, out + r);
     }
   }
 }
@@ -40,11 +40,11 @@ void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
   TANDEM_CHECK(n_rows <= kRowTile && n_tokens <= kTokenTile, "%lld rows, %lld tokens",
                static_cast<long long>(n_rows), static_cast<long long>(n_tokens));
   const SimdOps& ops = simd();
-  const int64_t row_bytes = w.row_bytes();
-  const std::byte* rows = w.data + first_row * row_bytes;
+  const int64_t stride = w.row_stride();
+  const std::byte* rows = w.data + first_row * stride;
   std::fill_n(out, n_tokens * kRowTile, 0.0F);
   if (n_tokens == 1 && ops.dot_blocks != nullptr) {
-    dot_one_token(ops, w, rows, row_bytes, n_rows, x_of(0), out);
+    dot_one_token(ops, w, rows, stride, n_rows, x_of(0), out);
     return;
   }
 
@@ -54,7 +54,7 @@ void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
     const int64_t width = std::min(kColChunk, w.cols - c);
     const int64_t offset = dtype_bytes(w.type, c);
     for (int64_t r = 0; r < n_rows; ++r) {
-      ops.dequantize(w.type, rows + r * row_bytes + offset, weights + r * kColChunk, width);
+      ops.dequantize(w.type, rows + r * stride + offset, weights + r * kColChunk, width);
     }
     for (int64_t t = 0; t < n_tokens; ++t) x[t] = x_of(t) + c;
     for (int64_t t = 0; t < n_tokens; t += kTokenBlock) {

@@ -71,7 +71,32 @@ void output_tile(const ExpertCall& call, int64_t row, const float* hidden, int64
   }
 }
 
+WeightView row_range(WeightView w, int64_t begin, int64_t end) {
+  w.data += begin * w.row_stride();
+  w.rows = end - begin;
+  return w;
+}
+
+WeightView column_range(WeightView w, int64_t begin, int64_t end) {
+  w.stride_bytes = w.row_stride();
+  w.data += dtype_bytes(w.type, begin);
+  w.cols = end - begin;
+  return w;
+}
+
 }  // namespace
+
+ExpertWeights expert_part(const ExpertWeights& whole, int64_t begin, int64_t end) {
+  const int64_t ff = whole.gate.rows;
+  const int64_t block = dtype_info(whole.down.type).block_elems;
+  TANDEM_CHECK(begin >= 0 && begin <= end && end <= ff && begin % block == 0 && end % block == 0,
+               "[%lld, %lld) of %lld in blocks of %lld", static_cast<long long>(begin),
+               static_cast<long long>(end), static_cast<long long>(ff),
+               static_cast<long long>(block));
+  if (begin == 0 && end == ff) return whole;
+  return {row_range(whole.gate, begin, end), row_range(whole.up, begin, end),
+          column_range(whole.down, begin, end)};
+}
 
 int64_t expert_ffn_hidden_floats(std::span<const ExpertCall> calls) {
   int64_t total = 0;

@@ -16,6 +16,11 @@ struct ExpertWeights {
   int64_t bytes() const { return gate.bytes() + up.bytes() + down.bytes(); }
 };
 
+// The part of an expert that computes the intermediate values [begin, end): those rows of gate and
+// up and those columns of down. The outputs of parts add up to the expert's. CHECKs that the cuts
+// fall between blocks.
+ExpertWeights expert_part(const ExpertWeights& whole, int64_t begin, int64_t end);
+
 // One token's use of one expert. The weight travels with the row, so that no re-ordering of
 // experts can part the two.
 struct ExpertRow {

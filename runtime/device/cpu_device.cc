@@ -46,6 +46,16 @@ Timepoint CpuDevice::copy_to_device(Stream stream, DeviceAddr to, const void* fr
   return clock_.run(stream, 0);
 }
 
+Timepoint CpuDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
+                                         const RowCopy& copy) {
+  for (int64_t r = 0; r < copy.rows; ++r) {
+    std::memcpy((to + r * copy.to_stride).at,
+                static_cast<const std::byte*>(from) + r * copy.from_stride,
+                static_cast<size_t>(copy.row_bytes));
+  }
+  return clock_.run(stream, 0);
+}
+
 Timepoint CpuDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
   std::memcpy(to, from.at, static_cast<size_t>(bytes));
   return clock_.run(stream, 0);

@@ -28,7 +28,7 @@ std::byte* KernelScope::write(DeviceAddr at, int64_t bytes) const {
 WeightView KernelScope::read(const WeightView& device_view) const {
   WeightView view = device_view;
   // A WeightView's pointer is const; the address is only compared and shifted here.
-  view.data = resolve({const_cast<std::byte*>(device_view.data)}, device_view.bytes(), false);
+  view.data = resolve({const_cast<std::byte*>(device_view.data)}, device_view.span_bytes(), false);
   return view;
 }
 

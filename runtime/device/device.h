@@ -95,6 +95,15 @@ class Device {
 
   virtual Timepoint copy_to_device(Stream stream, DeviceAddr to, const void* from,
                                    int64_t bytes) = 0;
+  // rows of row_bytes each, that many bytes apart on either side. One copy.
+  struct RowCopy {
+    int64_t rows = 0;
+    int64_t row_bytes = 0;
+    int64_t to_stride = 0;
+    int64_t from_stride = 0;
+  };
+  virtual Timepoint copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
+                                        const RowCopy& copy) = 0;
   virtual Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) = 0;
   virtual Timepoint launch(Stream stream, const KernelCall& call) = 0;
   // Later work of `stream` starts after `point`.

@@ -93,6 +93,18 @@ Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* fr
   return clock_.run(stream, copy_latency_us(stream) + model_.h2d_us(bytes));
 }
 
+Timepoint SimDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
+                                         const RowCopy& copy) {
+  for (int64_t r = 0; r < copy.rows; ++r) {
+    std::memcpy(backing(to + r * copy.to_stride, copy.row_bytes),
+                static_cast<const std::byte*>(from) + r * copy.from_stride,
+                static_cast<size_t>(copy.row_bytes));
+  }
+  const int64_t bytes = copy.rows * copy.row_bytes;
+  copied_bytes_ += bytes;
+  return clock_.run(stream, copy_latency_us(stream) + model_.h2d_us(bytes));
+}
+
 Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
   std::memcpy(to, backing(from, bytes), static_cast<size_t>(bytes));
   return clock_.run(stream, copy_latency_us(stream) + model_.d2h_us(bytes));

@@ -20,6 +20,8 @@ class SimDevice final : public ModelledDevice {
   DeviceAddr alloc(int64_t bytes, const char* tag) override;
   void free(DeviceAddr at) override;
   Timepoint copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) override;
+  Timepoint copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
+                                const RowCopy& copy) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
   int64_t copied_to_device_bytes() const override { return copied_bytes_; }

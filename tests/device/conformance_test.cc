@@ -34,6 +34,16 @@ TEMPLATE_TEST_CASE("a part of an allocation can be copied", "", Cpu, Sim) {
   CHECK(back == std::vector<int32_t>{9, -1, -2, 12});
 }
 
+TEMPLATE_TEST_CASE("rows are copied from one distance to another", "", Cpu, Sim) {
+  TestType on;
+  const DeviceAddr at = upload(on.device, std::vector<int32_t>(12, -1));
+  const auto from = counting(100);
+  // Two numbers of every ten into two of every four.
+  on.device.copy_rows_to_device(Stream::kCopy, at + 4, from.data() + 10, {3, 8, 16, 40});
+  CHECK(download<int32_t>(on.device, at, 12) ==
+        std::vector<int32_t>{-1, 10, 11, -1, -1, 20, 21, -1, -1, 30, 31, -1});
+}
+
 TEMPLATE_TEST_CASE("an allocation has an address that is a multiple of 256", "", Cpu, Sim) {
   TestType on;
   for (const int64_t bytes : {1, 255, 256, 257, 1000}) {

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
+#include "tests/support/dies.h"
 
 namespace tandem {
 namespace {
@@ -158,6 +160,46 @@ TEST_CASE("a token's expert output has the same bits alone and among many rows")
     alone = run({{expert.weights(), std::span(&row, 1)}}, x, 64, alone, serial_for);
   }
   CHECK(same_bits(whole, alone));
+}
+
+TEST_CASE("parts of an expert add up to the whole, wherever it is cut between blocks") {
+  struct Case {
+    DType type, down_type;
+    int64_t d, ff, block;
+  };
+  for (const Case& c :
+       {Case{DType::kF32, DType::kF32, 24, 20, 1}, Case{DType::kQ8_0, DType::kQ8_0, 64, 160, 32},
+        Case{DType::kQ4_K, DType::kQ6_K, 256, 768, 256},
+        Case{DType::kBF16, DType::kQ4_0, 33, 96, 32}}) {
+    for (const SimdOps* ops : all_isas()) {
+      const IsaScope isa(ops);
+      INFO(ops->name << " " << dtype_info(c.down_type).name);
+      std::mt19937 rng(33);
+      const Expert expert(rng, c.type, c.down_type, c.d, c.ff);
+      const std::vector<float> x = random_floats(rng, 3 * c.d);
+      const std::vector<ExpertRow> rows{{0, 1.0F}, {2, 1.0F}};
+      for (int64_t cut = 0; cut <= c.ff; cut += c.block) {
+        std::vector<float> y(x.size());
+        for (const auto& [begin, end] : {std::pair{int64_t{0}, cut}, {cut, c.ff}}) {
+          y = run({{expert_part(expert.weights(), begin, end), rows}}, x, c.d, y, serial_for);
+        }
+        for (const ExpertRow& row : rows) {
+          const std::vector<double> want = reference(expert, x.data() + row.row * c.d, 1.0);
+          for (size_t i = 0; i < want.size(); ++i) {
+            const double got = y[static_cast<size_t>(row.row * c.d) + i];
+            CHECK(std::abs(got - want[i]) <= 1e-5 * max_abs(want));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("an expert cannot be cut within a block or past its end") {
+  std::mt19937 rng(34);
+  const Expert expert(rng, DType::kF32, DType::kQ8_0, 32, 64);
+  CHECK(test::dies([&] { expert_part(expert.weights(), 0, 16); }));
+  CHECK(test::dies([&] { expert_part(expert.weights(), 32, 96); }));
 }
 
 TEST_CASE("without calls or rows y stays as it was") {
