@@ -65,6 +65,7 @@ BenchSamples measure(Engine& engine, const BenchTest& test, const BenchOptions& 
   samples.stats.cache.misses -= before.cache.misses;
   samples.stats.experts.experts_cpu -= before.experts.experts_cpu;
   samples.stats.experts.experts_gpu -= before.experts.experts_gpu;
+  samples.stats.experts.experts_split -= before.experts.experts_split;
   samples.stats.bytes_h2d -= before.bytes_h2d;
   return samples;
 }

@@ -190,6 +190,7 @@ Json bench_row(const Engine& engine, const MachineProfile& machine,
   json["cache_misses"] = cached ? stats.cache.misses : 0;
   json["experts_cpu"] = stats.experts.experts_cpu;
   json["experts_gpu"] = stats.experts.experts_gpu;
+  json["experts_split"] = stats.experts.experts_split;
   json["bytes_h2d"] = stats.bytes_h2d;
   json["settings"] = settings_json(settings);
   return json;

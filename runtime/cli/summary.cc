@@ -99,8 +99,9 @@ std::string summary_text(const RunReport& report) {
     text += line("cache", cache_text(stats.cache));
     text += line("prefetch", prefetch_text(stats.prefetched));
   }
-  text += line("experts", fmt::format("{} computed on the GPU, {} on the CPU",
-                                      stats.experts.experts_gpu, stats.experts.experts_cpu));
+  text += line("experts", fmt::format("{} computed on the GPU, {} on the CPU, {} on both",
+                                      stats.experts.experts_gpu, stats.experts.experts_cpu,
+                                      stats.experts.experts_split));
   text += line("link", bytes_text(stats.bytes_h2d) + " from host to device");
   if (engine.device().info().simulated) {
     text += line("note", "the GPU is simulated: its times are modelled, its results are computed");
@@ -132,6 +133,7 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
   json["cache_evictions"] = stats.cache.evictions;
   json["experts_cpu"] = stats.experts.experts_cpu;
   json["experts_gpu"] = stats.experts.experts_gpu;
+  json["experts_split"] = stats.experts.experts_split;
   json["bytes_h2d"] = stats.bytes_h2d;
   json["gpu_simulated"] = engine.device().info().simulated;
   json["settings"] = settings_json(report.settings);

@@ -25,7 +25,7 @@ struct DeviceVector {
 
 // What a launch declares of a weight that its kernel reads; nothing for one that is absent.
 inline Touch read_of(const WeightView& w) {
-  return {{const_cast<std::byte*>(w.data)}, w ? w.bytes() : 0, false};
+  return {{const_cast<std::byte*>(w.data)}, w ? w.span_bytes() : 0, false};
 }
 inline Touch read_of(const DeviceVector& v) { return {v.at, v.bytes(), false}; }
 

@@ -113,8 +113,9 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
 
 void Engine::make_cache(const EngineSettings& settings) {
   const bool cached = executor_->n_slots() > 0;
-  const SchedulingSettings used = effective_scheduling(settings, cached, &effective_);
   const CacheShape& shape = executor_->cache_shape();
+  const SchedulingSettings used =
+      effective_scheduling(settings, cached, shape.pieces > 1, &effective_);
   cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, nullptr));
   const std::vector<ExpertCost> experts = expert_costs(model_);
   planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, cached));

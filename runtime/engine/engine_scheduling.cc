@@ -77,12 +77,12 @@ SchedulingSettings requested_scheduling(const EngineSettings& settings) {
   return wanted;
 }
 
-SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached,
+SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached, bool divisible,
                                         std::vector<EffectiveSetting>* all) {
   const SchedulingSettings& own = settings.scheduling;
   const SchedulingSettings wanted = requested_scheduling(settings);
   SchedulingSettings used = wanted;
-  used.may_split = false;
+  used.may_split = wanted.may_split && divisible;
   used.admission = Admission::kAlways;
   if (wanted.prefetcher == "none") used.predictor = "none";
 
@@ -92,8 +92,9 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
             instead_of(settings.cache_policy.has_value(), own.policy));
   lines.add("pool", pool_name(wanted.pool), pool_name(used.pool), "");
   lines.add("planner", wanted.planner, used.planner, why_planner(wanted));
-  lines.add("split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
-            wanted.may_split ? "the kernels compute whole experts" : "");
+  lines.add(
+      "split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
+      used.may_split == wanted.may_split ? "" : "an expert is as narrow as a block of weights");
   lines.add("admission", admission_name(wanted.admission), "while slots last",
             "what is fetched stays: there is no buffer to pass through");
   lines.add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));

@@ -13,8 +13,9 @@ namespace tandem {
 // must know the future.
 SchedulingSettings requested_scheduling(const EngineSettings& settings);
 
-// What becomes of it, and a line for each setting. cached: whether there are expert slots.
-SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached,
+// What becomes of it, and a line for each setting. cached: whether there are expert slots;
+// divisible: whether experts have pieces that can run apart.
+SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached, bool divisible,
                                         std::vector<EffectiveSetting>* lines);
 
 // What the planner is told.

@@ -50,15 +50,19 @@ DeviceAddr ExpertSlots::address(SlotId slot) const {
   return bases_[c] + (slot.value - classes_[c].first) * classes_[c].slot_bytes;
 }
 
-void ExpertSlots::fetch(ExpertKey key, SlotId slot) {
+void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) {
   State& state = state_[static_cast<size_t>(slot.value)];
   device_.wait(Stream::kCopy, state.last_use);
-  const ExpertWeights& from = host_weights(model_, key);
-  const ExpertWeights to = weights(key, slot);
+  const ExpertWeights from = expert_part(host_weights(model_, key), begin, end);
+  const ExpertWeights to = expert_part(weights(key, slot), begin, end);
   for (const auto& [host, device] :
        {std::pair{from.gate, to.gate}, std::pair{from.up, to.up}, std::pair{from.down, to.down}}) {
-    state.ready = device_.copy_to_device(Stream::kCopy, {const_cast<std::byte*>(device.data)},
-                                         host.data, host.bytes());
+    const DeviceAddr at{const_cast<std::byte*>(device.data)};
+    const bool whole = host.bytes() == host.span_bytes();
+    state.ready = whole ? device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes())
+                        : device_.copy_rows_to_device(Stream::kCopy, at, host.data,
+                                                      {host.rows, host.row_bytes(),
+                                                       device.row_stride(), host.row_stride()});
   }
 }
 

@@ -18,6 +18,7 @@ CacheShape make_cache_shape(const Model& model, const Device& device, const Cach
   CacheShape shape;
   shape.n_layers = static_cast<int32_t>(c.n_layers);
   shape.n_experts = c.routing.n_experts;
+  shape.pieces = ExpertCuts(model).pieces();
   shape.expert_bytes = ExpertSlots::expert_bytes(model);
   shape.pool = wish.pool;
   if (device.info().host_memory) return shape;
@@ -41,11 +42,11 @@ int32_t rank_count(const Model& model) {
 }  // namespace
 
 std::vector<ExpertCost> expert_costs(const Model& model) {
+  const int32_t pieces = ExpertCuts(model).pieces();
   std::vector<ExpertCost> costs;
   for (const LayerWeights& layer : model.weights().layers) {
     const ExpertWeights& expert = layer.experts.front();
-    // One piece: the kernels compute whole experts.
-    costs.push_back({expert.bytes(), 2 * 3 * expert.gate.rows * expert.gate.cols, 1});
+    costs.push_back({expert.bytes(), 2 * 3 * expert.gate.rows * expert.gate.cols, pieces});
   }
   return costs;
 }
@@ -58,6 +59,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       pool_(pool),
       costs_(costs),
       expert_costs_(expert_costs(model)),
+      cuts_(model),
       dense_(model, device, pool, shape),
       gpu_hidden_bytes_(shape.n_batch * model.config().routing.top_k * model.config().expert_ff *
                         kFloat),
@@ -139,7 +141,8 @@ void HybridExecutor::name_damage(int64_t layer) const {
 void HybridExecutor::run(const LayerPlan& plan) {
   for (const int32_t i : plan.fetches) {
     const PlannedExpert& expert = plan.experts[static_cast<size_t>(i)];
-    slots_.fetch({plan.layer(), expert.expert}, expert.slot);
+    slots_.fetch({plan.layer(), expert.expert}, expert.slot, cut(plan, expert.present),
+                 cut(plan, expert.gpu));
   }
   // By id, not by load: a token's contributions are then added in the same order in every batch.
   by_id_.clear();
@@ -151,7 +154,13 @@ void HybridExecutor::run(const LayerPlan& plan) {
   // Not before: the CPU may compute an expert that has a slot, too.
   for (const PlannedExpert& expert : plan.experts) {
     const bool touched = expert.gpu > expert.present || expert.gpu < plan.pieces;
-    if (expert.slot.valid() && touched) slots_.drop_host_pages({plan.layer(), expert.expert});
+    const bool whole = std::max(expert.gpu, expert.present) == plan.pieces;
+    if (expert.slot.valid() && touched && whole) {
+      slots_.drop_host_pages({plan.layer(), expert.expert});
+    }
+    ++(expert.gpu == 0             ? stats_.experts_cpu
+       : expert.gpu == plan.pieces ? stats_.experts_gpu
+                                   : stats_.experts_split);
   }
 }
 
@@ -189,22 +198,27 @@ void HybridExecutor::launch_gpu(const LayerPlan& plan,
                    Touch{dense_.residual(), n * d * kFloat, true},
                    Touch{gpu_hidden_, gpu_hidden_bytes_, true}});
   int64_t bytes = 0;
-  int64_t tokens = 0;
+  double tokens = 0;  // a part of an expert counts as its part
+  const auto part_of = [&](const PlannedExpert& expert) {
+    return expert_part(slots_.weights({plan.layer(), expert.expert}, expert.slot), 0,
+                       cut(plan, expert.gpu));
+  };
   for (const PlannedExpert* expert : experts) {
     device_.wait(Stream::kCompute, slots_.ready(expert->slot));
-    const ExpertWeights at = slots_.weights({plan.layer(), expert->expert}, expert->slot);
+    const ExpertWeights at = part_of(*expert);
     for (const WeightView& w : {at.gate, at.up, at.down}) touches_.push_back(read_of(w));
     bytes += at.bytes();
-    tokens += expert->count;
-    ++stats_.experts_gpu;
+    tokens += static_cast<double>(expert->count) * expert->gpu / plan.pieces;
   }
   const ExpertCost& cost = expert_costs_[static_cast<size_t>(plan.layer().value)];
   const Timepoint done = device_.launch(
       Stream::kCompute,
-      {"experts", touches_, bytes, cost.flops_per_token * tokens, [&](const KernelScope& scope) {
+      {"experts", touches_, bytes,
+       static_cast<int64_t>(static_cast<double>(cost.flops_per_token) * tokens),
+       [&](const KernelScope& scope) {
          calls_.clear();
          for (const PlannedExpert* expert : experts) {
-           const ExpertWeights at = slots_.weights({plan.layer(), expert->expert}, expert->slot);
+           const ExpertWeights at = part_of(*expert);
            calls_.push_back(
                {{scope.read(at.gate), scope.read(at.up), scope.read(at.down)}, rows_of(*expert)});
          }
@@ -230,10 +244,12 @@ void HybridExecutor::run_cpu(const LayerPlan& plan) {
   for (const PlannedExpert* expert : by_id_) {
     if (expert->gpu == plan.pieces) continue;
     const auto id = static_cast<size_t>(expert->expert.value);
-    calls_.push_back({model_.weights().layers[layer].experts[id], rows_of(*expert)});
-    alone_us += cost.cpu(expert->count);
-    shared_us += cost.cpu_shared(expert->count);
-    ++stats_.experts_cpu;
+    const ExpertWeights& whole = model_.weights().layers[layer].experts[id];
+    calls_.push_back(
+        {expert_part(whole, cut(plan, expert->gpu), cut(plan, plan.pieces)), rows_of(*expert)});
+    const double part = static_cast<double>(plan.pieces - expert->gpu) / plan.pieces;
+    alone_us += part * cost.cpu(expert->count);
+    shared_us += part * cost.cpu_shared(expert->count);
   }
   if (calls_.empty()) return;
   std::fill(cpu_out_.begin(), cpu_out_.begin() + dense_.n_tokens() * d, 0.0F);
@@ -245,8 +261,11 @@ void HybridExecutor::run_cpu(const LayerPlan& plan) {
 
 void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) {
   for (size_t i = 0; i < slices.size(); ++i) {
-    slots_.fetch(slices[i].key, slices[i].slot);
-    slots_.drop_host_pages(slices[i].key);
+    const CopySlice& slice = slices[i];
+    const int32_t end = slice.first_piece + slice.n_pieces;
+    slots_.fetch(slice.key, slice.slot, cuts_.at(slice.first_piece, cuts_.pieces()),
+                 cuts_.at(end, cuts_.pieces()));
+    if (end == cuts_.pieces()) slots_.drop_host_pages(slice.key);
     landed[i] = device_.stream_now_us(Stream::kCopy);
   }
 }

@@ -15,6 +15,7 @@
 #include "runtime/engine/dense_layers.h"
 #include "runtime/engine/expert_slots.h"
 #include "runtime/model/model.h"
+#include "runtime/model/shape_of_model.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
 #include "scheduler/routing.h"
@@ -24,6 +25,7 @@ namespace tandem {
 struct ExecutorStats {
   uint64_t experts_cpu = 0;  // expert computations, one per layer, expert and step
   uint64_t experts_gpu = 0;
+  uint64_t experts_split = 0;  // of each a part on either side
 };
 
 // Cost of one expert of each layer, for planner and executor.
@@ -73,12 +75,15 @@ class HybridExecutor final : public Executor {
   void run_gpu(const LayerPlan& plan);
   void run_cpu(const LayerPlan& plan);
   std::span<const ExpertRow> rows_of(const PlannedExpert& expert) const;
+  // Where in the intermediate dimension the leading pieces of an expert of the plan end.
+  int64_t cut(const LayerPlan& plan, int32_t piece) const { return cuts_.at(piece, plan.pieces); }
 
   const Model& model_;
   Device& device_;
   ThreadPool& pool_;
   CostModel costs_;
   std::vector<ExpertCost> expert_costs_;
+  ExpertCuts cuts_;
   DenseLayers dense_;
   int64_t gpu_hidden_bytes_;
   DeviceAddr gpu_hidden_;  // [n_batch * top_k, ff] f32; null where the CPU runs every expert

@@ -37,6 +37,15 @@ void add_shared(const SharedExpert& shared, ModelShape::Part* part) {
 
 }  // namespace
 
+ExpertCuts::ExpertCuts(const Model& model) {
+  for (const LayerWeights& layer : model.weights().layers) {
+    const DTypeInfo& type = dtype_info(layer.experts.front().down.type);
+    block_ = std::max<int64_t>(block_, type.block_elems);
+  }
+  blocks_ = model.config().expert_ff / block_;
+  pieces_ = static_cast<int32_t>(std::min(blocks_, kMostPieces));
+}
+
 ModelShape shape_of(const Model& model) {
   const ModelConfig& c = model.config();
   ModelShape shape;
@@ -45,14 +54,12 @@ ModelShape shape_of(const Model& model) {
   shape.n_experts = c.routing.n_experts;
   shape.top_k = c.routing.top_k;
   shape.expert_params = 3 * c.d_model * c.expert_ff;
-  int64_t block = 1;  // of the intermediate dimension, where down can be cut
   for (const LayerWeights& layer : model.weights().layers) {
     shape.expert_bytes.push_back(layer.experts.front().bytes());
-    block = std::max<int64_t>(block, dtype_info(layer.experts.front().down.type).block_elems);
     add_attention(layer, &shape.attention);
     if (layer.shared) add_shared(*layer.shared, &shape.shared_expert);
   }
-  shape.split_pieces = static_cast<int32_t>(std::min(c.expert_ff / block, kMostPieces));
+  shape.split_pieces = ExpertCuts(model).pieces();
   for (ModelShape::Part* part : {&shape.attention, &shape.shared_expert}) {
     part->bytes /= c.n_layers;
     part->params /= c.n_layers;

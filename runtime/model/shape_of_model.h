@@ -6,6 +6,21 @@
 
 namespace tandem {
 
+// Where a model's experts can be cut along their intermediate dimension: between blocks of down.
+class ExpertCuts {
+ public:
+  explicit ExpertCuts(const Model& model);
+  // Parts that can run apart, of nearly equal size, the same number in every layer.
+  int32_t pieces() const { return pieces_; }
+  // Intermediate values of the leading `piece` of `pieces` parts.
+  int64_t at(int32_t piece, int32_t pieces) const { return blocks_ * piece / pieces * block_; }
+
+ private:
+  int64_t block_ = 1;  // the coarsest of all layers
+  int64_t blocks_ = 1;
+  int32_t pieces_ = 1;
+};
+
 // Bytes are the file's. What a shape says once for all layers is the mean over them.
 ModelShape shape_of(const Model& model);
 

@@ -19,9 +19,9 @@ const std::vector<std::string> kLlamaBench{
     "model_type",   "model_size",   "model_n_params", "n_batch",  "n_ubatch", "n_threads",
     "type_k",       "type_v",       "n_prompt",       "n_gen",    "n_depth",  "test_time",
     "avg_ns",       "stddev_ns",    "avg_ts",         "stddev_ts"};
-const std::vector<std::string> kOurs{"device",       "machine",      "modelled_ts", "vram_bytes",
-                                     "expert_slots", "cache_policy", "cache_hits",  "cache_misses",
-                                     "experts_cpu",  "experts_gpu",  "bytes_h2d"};
+const std::vector<std::string> kOurs{
+    "device",     "machine",      "modelled_ts", "vram_bytes",  "expert_slots",  "cache_policy",
+    "cache_hits", "cache_misses", "experts_cpu", "experts_gpu", "experts_split", "bytes_h2d"};
 
 }  // namespace
 

@@ -139,7 +139,9 @@ TEST_CASE("run --json counts every expert once, on the CPU or on the GPU") {
   const int steps = 5 + 9;
   CHECK(cpu["experts_cpu"] == steps * 6 * 4);
   CHECK(cpu["experts_gpu"] == 0);
-  CHECK(sim["experts_cpu"].get<int>() + sim["experts_gpu"].get<int>() == steps * 6 * 4);
+  CHECK(sim["experts_cpu"].get<int>() + sim["experts_gpu"].get<int>() +
+            sim["experts_split"].get<int>() ==
+        steps * 6 * 4);
   CHECK(sim["cache_hits"].get<int>() + sim["cache_misses"].get<int>() == steps * 6 * 4);
 }
 

@@ -1,0 +1,125 @@
+// Experts of which a part runs on either side: any division gives what the CPU alone gives.
+#include <map>
+
+#include "scheduler/layer_plan.h"
+#include "tests/engine/engine_testing.h"
+#include "tests/engine/step_harness.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+// What is copied before the layer is planned, and what the GPU then computes, in pieces.
+struct Division {
+  int32_t present = 0;
+  int32_t gpu = 0;
+};
+
+// Runs one step; in `layer` the plan's i-th expert is divided by the i-th division, repeated as
+// often as needed. Other layers run on the CPU.
+std::vector<float> run_divided(const Model& model, const std::vector<int32_t>& tokens,
+                               int32_t layer, const std::vector<Division>& divisions) {
+  StepHarness harness(model, 64);
+  HybridExecutor& exec = harness.executor;
+  ExpertCache& cache = harness.cache;
+  exec.begin_step({tokens, 0, static_cast<int32_t>(tokens.size())});
+  for (LayerId at{0}; at.value < exec.n_layers(); ++at.value) {
+    const RoutingDecision& routing = exec.route(at);
+    LayerPlan plan;
+    plan.pieces = cache.shape().pieces;
+    for (const ExpertLoad& load : routing.loads) {
+      const auto i = static_cast<int32_t>(plan.experts.size());
+      const Division d =
+          at.value == layer ? divisions[static_cast<size_t>(i) % divisions.size()] : Division{};
+      PlannedExpert expert{load.expert, load.first, load.count, {}, d.present, 0, d.gpu};
+      if (d.present > 0) {
+        const ExpertKey key{at, load.expert};
+        expert.slot = cache.offer(at).slot;
+        cache.insert(key, expert.slot);
+        cache.set_pieces(expert.slot, d.present, 0);
+        // One piece after the other, as a prefetcher sends them.
+        for (int32_t p = 0; p < d.present; ++p) {
+          const CopySlice slice{key, expert.slot, p, 1};
+          ModelTime landed = 0;
+          exec.prefetch({&slice, 1}, {&landed, 1});
+        }
+      }
+      plan.experts.push_back(expert);
+      plan.used.push_back(load.expert);
+      if (d.gpu > d.present) plan.fetches.push_back(i);
+    }
+    plan.use.layer = at;
+    plan.use.used = plan.used;
+    commit(&plan, &cache);
+    exec.run(plan);
+  }
+  const std::span<const float> logits = exec.end_step();
+  return {logits.begin(), logits.end()};
+}
+
+std::vector<Division> all_divisions(int32_t pieces) {
+  std::vector<Division> all;
+  for (int32_t present = 0; present <= pieces; ++present) {
+    for (int32_t gpu = 0; gpu <= pieces; ++gpu) all.push_back({present, gpu});
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("an expert gives the same however it is divided between CPU and GPU") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  REQUIRE(ExpertCuts(model).pieces() == 2);
+  const std::vector<int32_t> tokens{4093, 3384, 794, 258, 535, 438, 307, 258};
+  for (const int32_t layer : {0, 3, 5}) {
+    const std::vector<float> expected = run_divided(model, tokens, layer, {{}});
+    const std::vector<Division> divisions = all_divisions(2);
+    for (const Division& one : divisions) {
+      INFO("layer " << layer << ", present " << one.present << ", gpu " << one.gpu);
+      CHECK(relative_error(run_divided(model, tokens, layer, {one}), expected) <= 1e-5);
+    }
+    CHECK(relative_error(run_divided(model, tokens, layer, divisions), expected) <= 1e-5);
+  }
+}
+
+TEST_CASE("experts of every family can be divided at every piece") {
+  const std::map<std::string, int32_t> pieces{
+      {"llama-f16", 0}, {"olmoe-k-quants", 0}, {"olmoe-q8_0-clip", 0}, {"qwen3moe-f32", 8}};
+  for (const auto& [name, least] : pieces) {
+    const Model model = Model::load(GgufFile::open(kFamilies + name + ".gguf"));
+    const std::vector<int32_t> tokens{1, 5, 9, 13, 17, 21};
+    const std::vector<float> expected = run_divided(model, tokens, 0, {{}});
+    const int32_t n = ExpertCuts(model).pieces();
+    CHECK(n >= least);
+    for (const Division& one : all_divisions(n)) {
+      INFO(name << ", present " << one.present << ", gpu " << one.gpu << " of " << n);
+      CHECK(relative_error(run_divided(model, tokens, 0, {one}), expected) <= 1e-5);
+    }
+  }
+}
+
+TEST_CASE("copying a piece moves its bytes and no more") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  StepHarness harness(model, 8);
+  const int64_t whole = model.weights().layers[0].experts[0].bytes();
+  const int64_t before = harness.device->copied_to_device_bytes();
+  const CopySlice slice{{LayerId{0}, ExpertId{3}}, SlotId{0}, 0, 1};
+  ModelTime landed = 0;
+  harness.executor.prefetch({&slice, 1}, {&landed, 1});
+  CHECK(harness.device->copied_to_device_bytes() - before == whole / 2);
+}
+
+TEST_CASE("the engine divides experts where its policy may") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const std::vector<int32_t> tokens{4093, 3384, 794, 258, 535, 438, 307, 258};
+  // A link and a CPU that are equally slow: half of an expert each ends sooner than one alone.
+  MachineProfile machine = test_machine();
+  machine.cpu = {1, 400, 0};
+  machine.link = {1, 1, 0};
+  machine.dram_gbps = 1000;
+  Engine engine(model, machine, sim_settings(60));
+  greedy(engine, tokens, 20);
+  CHECK(engine.stats().experts.experts_split > 0);
+}
+
+}  // namespace tandem::test
