@@ -12,11 +12,17 @@
 namespace tandem {
 namespace {
 
-const char* pool_name(PoolShape pool) {
+const char* name_of(PoolShape pool) {
+  if (pool == PoolShape::kAdapted) return "adapted";
   return pool == PoolShape::kShared ? "shared" : "per-layer";
 }
-const char* admission_name(Admission admission) {
-  return admission == Admission::kAlways ? "always" : "if-better";
+std::string name_of(const Admission& admission) {
+  std::string name = admission.rule == AdmissionRule::kAlways ? "always" : "if-better";
+  if (admission.hysteresis > 0) name += fmt::format(" by {:g} %", admission.hysteresis * 100);
+  if (admission.most_per_layer < Admission::kNoLimit) {
+    name += fmt::format(", at most {} a layer", admission.most_per_layer);
+  }
+  return name;
 }
 const char* yes_or_no(bool flag) { return flag ? "yes" : "no"; }
 
@@ -38,6 +44,19 @@ class Lines {
   bool cached_;
   std::vector<EffectiveSetting>* lines_;
 };
+
+const char* name_of(Contents contents) {
+  switch (contents) {
+    case Contents::kFirst:
+      return "first";
+    case Contents::kLayers:
+      return "layers";
+    case Contents::kEmpty:
+      return "empty";
+    default:
+      return "learned";
+  }
+}
 
 std::string instead_of(bool overridden, const std::string& own) {
   return overridden ? "given, instead of the policy's " + own : "";
@@ -83,19 +102,21 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
   const SchedulingSettings wanted = requested_scheduling(settings);
   SchedulingSettings used = wanted;
   used.may_split = wanted.may_split && divisible;
-  used.admission = Admission::kAlways;
+  used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
   if (wanted.prefetcher == "none") used.predictor = "none";
 
   Lines lines(cached, all);
   lines.add("policy", own.name, own.name, own.description);
   lines.add("cache policy", wanted.policy, used.policy,
             instead_of(settings.cache_policy.has_value(), own.policy));
-  lines.add("pool", pool_name(wanted.pool), pool_name(used.pool), "");
+  lines.add("pool", name_of(wanted.pool), name_of(used.pool), "");
+  lines.add("contents", name_of(wanted.contents), "empty",
+            wanted.contents == Contents::kEmpty ? "" : "an engine starts cold; see run --hot-set");
   lines.add("planner", wanted.planner, used.planner, why_planner(wanted));
   lines.add(
       "split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
       used.may_split == wanted.may_split ? "" : "an expert is as narrow as a block of weights");
-  lines.add("admission", admission_name(wanted.admission), "while slots last",
+  lines.add("admission", name_of(wanted.admission), name_of(used.admission),
             "what is fetched stays: there is no buffer to pass through");
   lines.add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
   lines.add("prefetcher", wanted.prefetcher, used.prefetcher, "");

@@ -69,7 +69,7 @@ TEST_CASE("run takes a policy by name or from a file, and flags that override it
   };
   const nlohmann::json standard = settings({});
   CHECK(standard["policy"]["effective"] == "tandem");
-  CHECK(standard["cache policy"]["effective"] == "ewma");
+  CHECK(standard["cache policy"]["effective"] == "learned");
   CHECK(standard["predictor"]["effective"] == "gate-reuse");
   const nlohmann::json file = settings({"--policy", source_file("configs/policies/hybrimoe.toml")});
   CHECK(file["policy"]["effective"] == "hybrimoe");

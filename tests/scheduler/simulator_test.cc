@@ -288,8 +288,9 @@ TEST_CASE("keeping what was missed gives a rule that never fetches the hit rate 
                                        PoolShape::kPerLayer,
                                        policy,
                                        {},
-                                       Admission::kAlways,
                                        {},
+                                       {},
+                                       Contents::kHot,
                                        f.input.steps});
     CHECK(kept.cache.hits == plain.warm.hits);
     CHECK(kept.cache.misses == plain.warm.misses);
@@ -339,7 +340,7 @@ TEST_CASE("a simulated token allocates nothing once its vectors have grown") {
   for (const PoolShape pool : {PoolShape::kShared, PoolShape::kPerLayer}) {
     ExpertCache cache({6, 16, 4, f.shape.expert_bytes, f.input.capacity_bytes, pool},
                       make_eviction_policy("ewma", {6, 16}));
-    Planner planner(model, experts, {place_exact, true, true, true, Admission::kIfBetter});
+    Planner planner(model, experts, {place_exact, true, true, true, {AdmissionRule::kIfBetter}});
     ImpactPrefetcher prefetcher(model, experts, cache, make_predictor("gate-reuse", {6, 16, 3}),
                                 {});
     SimExecutor exec(f.trace, f.shape, f.machine, f.input.lookahead, 1);
