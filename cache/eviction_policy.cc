@@ -36,7 +36,10 @@ constexpr std::array kCostAware{
 constexpr std::array kWindow{PolicyParameter{"window", 2, 0, 1e6, "tokens whose routing is known"},
                              kFast, kSlow, kMix, kNear};
 constexpr std::array kLearned{
-    kFast, kSlow, kMix, kNear,
+    kFast,
+    kSlow,
+    kMix,
+    kNear,
     PolicyParameter{"step", 0.12, 0, 1, "share of a token's error that is learnt"},
     PolicyParameter{"reach", 3, 0.1, 1e6, "tokens over which later uses count less and less"}};
 
@@ -46,8 +49,8 @@ constexpr std::array kPolicies = {
                make<TwoRateUse>},
     PolicyInfo{"ewma", "rate of use, averaged at two speeds", kTwoRate, false, make<TwoRateUse>},
     PolicyInfo{"layer-lru", "missed visits of the own layer", {}, false, make<LayerDistanceLru>},
-    PolicyInfo{"learned", "use forecast from the layers before, learnt while running", kLearned, false,
-               make<LearnedUse>},
+    PolicyInfo{"learned", "use forecast from the layers before, learnt while running", kLearned,
+               false, make<LearnedUse>},
     PolicyInfo{"lfru", "frequency over age", kFrequency, false, make<LeastFrequentRecentlyUsed>},
     PolicyInfo{"lfu", "fewest uses, aged", kFrequency, false, make<LeastFrequentlyUsed>},
     PolicyInfo{"lru", "longest unused", {}, false, make<LeastRecentlyUsed>},

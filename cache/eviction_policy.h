@@ -45,7 +45,8 @@ class EvictionPolicy {
   virtual std::span<const LayerId> reordered() const { return {}; }
   // What keeping the expert is worth; the smallest value leaves first. Comparable across layers.
   virtual double value(ExpertKey key) const = 0;
-  // What it expects, for those who would rather bring an expert early; null where it counts nothing.
+  // What it expects, for those who would rather bring an expert early; null where it counts
+  // nothing.
   virtual const UseForecast* forecast() const { return nullptr; }
 };
 

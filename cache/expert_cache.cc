@@ -96,6 +96,7 @@ void ExpertCache::commit(const CacheAccess& access) {
   const bool adapts = shape_.pool == PoolShape::kAdapted;
   if (adapts) note_margins(use);
   policy_->on_use(use);
+  ++n_commits_;
   layer(use.layer).stale = true;
   for (const LayerId id : policy_->reordered()) layer(id).stale = true;
   for (size_t i = 0; i < access.incoming.size(); ++i) {
@@ -147,14 +148,14 @@ void ExpertCache::adapt_quotas(int32_t top_k) {
     adaptable_[l].slot_class = one.slot_class;
     adaptable_[l].may_take = full && one.quota < shape_.n_experts;
     adaptable_[l].may_give = one.quota > std::min(top_k, slots.count / slots.n_layers) &&
-                             (!full || weakest(&one).valid());
+                             (!full || weakest(&one).slot.valid());
   }
   const auto move = adapter_.next(adaptable_);
   if (!move) return;
   Layer& from = layer(move->from);
   if (static_cast<int32_t>(from.slots.size()) == from.quota) {
     ++stats_.evictions;
-    drop(weakest(&from));
+    drop(weakest(&from).slot);
   }
   --from.quota;
   ++layer(move->to).quota;
@@ -227,10 +228,9 @@ ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
   const auto look = [&](auto candidate) {
     for (Layer& other : layers_) {
       if (per_layer ? &other != &own : other.slot_class != own.slot_class) continue;
-      const SlotId slot = candidate(&other);
-      if (!slot.valid()) continue;
-      const double value = policy_->value(at(slot).key);
-      if (!best.slot.valid() || value < best.value) best = {slot, false, value};
+      const Weakest one = candidate(&other);
+      if (!one.slot.valid()) continue;
+      if (!best.slot.valid() || one.value < best.value) best = {one.slot, false, one.value};
     }
   };
   look([&](Layer* other) { return weakest(other); });
@@ -240,23 +240,28 @@ ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
   return best;
 }
 
-SlotId ExpertCache::weakest(Layer* layer) const {
-  if (std::exchange(layer->stale, false)) layer->weakest = weakest_of(*layer, false);
-  return layer->weakest;
+// Values change with each commit, the order within a layer only where it is stale.
+ExpertCache::Weakest ExpertCache::weakest(Layer* layer) const {
+  if (std::exchange(layer->stale, false)) {
+    const Weakest found = weakest_of(*layer, false);
+    layer->weakest = found.slot;
+    layer->least = found.value;
+  } else if (layer->valued_at != n_commits_ && layer->weakest.valid()) {
+    layer->least = policy_->value(at(layer->weakest).key);
+  }
+  layer->valued_at = n_commits_;
+  return {layer->weakest, layer->least};
 }
 
-SlotId ExpertCache::weakest_of(const Layer& layer, bool even_protected) const {
-  SlotId weakest;
-  double least = 0;
+ExpertCache::Weakest ExpertCache::weakest_of(const Layer& layer, bool even_protected) const {
+  Weakest weakest;
   for (const SlotId slot : layer.slots) {
     if (at(slot).locked || (at(slot).protect && !even_protected)) continue;
     const double value = policy_->value(at(slot).key);
-    if (weakest.valid() &&
-        (value > least || (value == least && at(slot).key.expert > at(weakest).key.expert))) {
-      continue;
-    }
-    weakest = slot;
-    least = value;
+    const bool tie = weakest.slot.valid() && value == weakest.value;
+    if (weakest.slot.valid() && value > weakest.value) continue;
+    if (tie && at(slot).key.expert > at(weakest.slot).key.expert) continue;
+    weakest = {slot, value};
   }
   return weakest;
 }

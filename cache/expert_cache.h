@@ -152,6 +152,8 @@ class ExpertCache {
     std::vector<SlotId> slots;
     // The evictable slot with the smallest value, kept until something in the layer changes.
     SlotId weakest;
+    double least = 0;       // the weakest one's value,
+    int64_t valued_at = 0;  // as of this commit
     bool stale = true;
   };
 
@@ -167,8 +169,12 @@ class ExpertCache {
   bool refuses(const CacheAccess& access, size_t incoming, const Offer& offered) const;
   bool within_limit(const CacheAccess& access, size_t incoming) const;
   double worth(double value, int32_t pieces) const;
-  SlotId weakest(Layer* layer) const;
-  SlotId weakest_of(const Layer& layer, bool even_protected) const;
+  struct Weakest {
+    SlotId slot;
+    double value = 0;
+  };
+  Weakest weakest(Layer* layer) const;
+  Weakest weakest_of(const Layer& layer, bool even_protected) const;
   void lock(SlotId slot);
   void unlock();
   void touched(SlotId slot);
@@ -179,6 +185,7 @@ class ExpertCache {
   std::vector<std::vector<SlotId>> free_;  // by class, taken from the back
   std::vector<SlotId> slot_of_;            // [n_layers * n_experts]
   std::vector<Slot> slots_;
+  int64_t n_commits_ = 0;
   mutable std::vector<Layer> layers_;  // `weakest` is a memory of what was computed
   std::vector<SlotId> locked_;
   // For kAdapted.

@@ -12,6 +12,8 @@ constexpr std::array kRates{0.25, 0.01, 0.25, 0.4};
 constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
 constexpr size_t kMostFills = 32;
+// A forecast that is worth acting on where no lookahead confirms it; lower ones are mere rates.
+constexpr float kSureForecast = 0.2F;
 
 }  // namespace
 
@@ -83,9 +85,10 @@ bool ImpactPrefetcher::forecast_loads(LayerId layer) {
 }
 
 void ImpactPrefetcher::guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache) {
+  const double least = sure ? settings_.least_gain : kSureForecast;
   for (int32_t e = 0; e < n_experts_; ++e) {
     const float load = loads_[static_cast<size_t>(e)];
-    if (load < settings_.least_gain) continue;
+    if (load < least) continue;
     const ExpertKey key{layer, ExpertId{e}};
     const SlotId slot = cache->find(key);
     if (slot.valid()) {
@@ -111,10 +114,9 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
     if (expert.gpu == plan.pieces || expert.present == plan.pieces) continue;
     fills_.push_back({{plan.layer(), expert.expert}, 0, 0, 0, 0});
   }
+  for (Candidate& fill : fills_) fill.gain = uses(fill.key, horizon_);
   const auto better = [&](const Candidate& a, const Candidate& b) {
-    const double x = uses(a.key, horizon_);
-    const double y = uses(b.key, horizon_);
-    return x != y ? x > y : a.key < b.key;
+    return a.gain != b.gain ? a.gain > b.gain : a.key < b.key;
   };
   std::sort(fills_.begin() + static_cast<std::ptrdiff_t>(before), fills_.end(), better);
   const size_t most = before + static_cast<size_t>(settings_.fills);
