@@ -54,6 +54,15 @@ int run(int argc, char** argv) {
   speed->add_option("--policy", options.ours, "ours: a policy's name or file");
   speed->add_option("--systems", options.systems, "only these beside ours")->delimiter(',');
   speed->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* parts = app.add_subcommand("parts", "what each part of ours is worth alone");
+  add_grid(parts, &options.grid);
+  parts->add_option("--prefill", options.prefill, "prompts of so many tokens instead of decoding");
+  parts->add_option("--policy", options.ours, "ours: a policy's name or file");
+  parts->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* handover = app.add_subcommand("handover", "what a prompt leaves for decoding");
+  add_grid(handover, &options.grid);
+  handover->add_option("--policy", options.ours, "ours: a policy's name or file");
+  handover->add_option("--csv", csv, "file for the raw rows");
   CLI::App* hits = app.add_subcommand("hits", "hit rates of recorded traces, no times");
   std::vector<double> hit_shares{0.1, 0.25, 0.5, 0.75};
   hits->add_option("--real", options.grid.real, "a recorded trace: FILE=SHAPE")->required();
@@ -77,6 +86,8 @@ int run(int argc, char** argv) {
   options.csv = file.get();
   if (options.csv != nullptr) fmt::print(options.csv, "# {}\n", command(argc, argv));
   if (speed->parsed()) speed_study(options);
+  if (parts->parsed()) parts_study(options);
+  if (handover->parsed()) handover_study(options);
   if (paper->parsed()) {
     options.grid.seeds = paper_seeds;
     options.grid.machines = {"a6000-xeon5220r-paper", "a6000-xeon5220r-tuned"};

@@ -21,6 +21,10 @@ struct StudyOptions {
 
 // Ours beside HybriMoE, static placements and the bounds.
 void speed_study(const StudyOptions& options);
+// What each part of ours is worth alone, on every machine.
+void parts_study(const StudyOptions& options);
+// What a prompt leaves for decoding: hit rates of the first tokens after it.
+void handover_study(const StudyOptions& options);
 // HybriMoE's Table III and its average over three models, beside what the paper publishes.
 void paper_study(const StudyOptions& options);
 // What planning takes of a core of this machine, allocations, and a simulation of a million layers.
