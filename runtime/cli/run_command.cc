@@ -17,6 +17,7 @@
 #include "runtime/config/hot_set.h"
 #include "runtime/engine/generate.h"
 #include "runtime/error.h"
+#include "runtime/model/router_hash.h"
 #include "runtime/text/escapes.h"
 #include "runtime/text/utf8_stream.h"
 
@@ -99,8 +100,9 @@ GenerationHooks make_hooks(const RunOptions& options, const InterruptGuard& guar
 EffectiveSetting start_with_hot_set(const std::string& path, Engine* engine) {
   const ModelConfig& config = engine->model().config();
   const HotSet hot = load_hot_set(path);
+  const std::string hash = router_hash(engine->model());
   check_hot_set(hot,
-                {config.name, "", static_cast<int32_t>(config.n_layers),
+                {config.name, hash, static_cast<int32_t>(config.n_layers),
                  static_cast<int32_t>(config.routing.n_experts)},
                 path);
   if (engine->n_slots() == 0) return {"hot set", path, "none", "there are no expert slots"};
@@ -131,7 +133,9 @@ int run(const RunOptions& options) {
                make_hooks(options, guard, &progress, &text));
   progress.clear();
   if (!options.save_hot_set.empty()) {
-    write_file(options.save_hot_set, hot_set_text(engine.hot_set()));
+    HotSet hot = engine.hot_set();
+    hot.router_hash = router_hash(model);
+    write_file(options.save_hot_set, hot_set_text(hot));
   }
   const RunReport report{engine, result, machine, sampling, effective};
   if (options.json) {

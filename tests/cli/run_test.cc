@@ -1,3 +1,4 @@
+#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
@@ -129,6 +130,15 @@ TEST_CASE("run starts with the hot set of an earlier run, and writes the same te
       tandem({"run", "-m", family_model("qwen3moe-f32"), "-p", "a", "-n", "1", "--hot-set", path});
   CHECK(other.exit_code != 0);
   CHECK(contains(other.err, path));
+  // Of the same model with other routers it is refused as well.
+  std::string text = read_file(path);
+  const size_t hash = text.find("router_hash = \"") + 15;
+  text[hash] = text[hash] == '0' ? '1' : '0';
+  const std::string changed = dir / "changed.toml";
+  std::ofstream(changed) << text;
+  const Outcome refused = tandem(story({"-n", "1", "--hot-set", changed}));
+  CHECK(refused.exit_code == 2);
+  CHECK(contains(refused.err, "router_hash"));
 }
 
 TEST_CASE("run --json counts every expert once, on the CPU or on the GPU") {
