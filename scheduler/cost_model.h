@@ -35,6 +35,20 @@ struct LayerCosts {
   double gpu(int32_t tokens) const { return std::max(gpu_read, tokens * gpu_token); }
 };
 
+// What believed costs have to be multiplied by, as learnt while running.
+struct CostFactors {
+  double cpu_read = 1;
+  double cpu_read_shared = 1;
+  double cpu_token = 1;
+  double cpu_first = 1;
+  double gpu_read = 1;
+  double gpu_token = 1;
+  double gpu_launch = 1;
+  double copy = 1;
+  double copy_shared = 1;  // copies that nobody waits for, beside a busy CPU
+  double copy_latency = 1;
+};
+
 class CostModel {
  public:
   explicit CostModel(const MachineProfile& profile) : profile_(profile) {}

@@ -60,7 +60,7 @@ double ImpactPrefetcher::uses(ExpertKey key, double tokens) const {
 double ImpactPrefetcher::weight(LayerId layer, float load) const {
   const LayerCosts& cost = costs_[static_cast<size_t>(layer.value)];
   const double use = std::min(1.0F, load);
-  return use * std::max(1.0, load * cost.cpu_token / cost.cpu_read);
+  return use * std::max(1.0, load * cost.cpu_token / cost.cpu_read * arithmetic_);
 }
 
 // Where the lookahead does not reach, into the next token and one layer farther, the forecast has
@@ -178,6 +178,7 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
 void ImpactPrefetcher::prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) {
   if (own_rates_) own_rates_->on_use(plan.use);
   filler_.open(plan, cache, exec.clocks());
+  arithmetic_ = plan.factors.cpu_token / plan.factors.cpu_read;
   // Where a copy takes long, so does bringing back who was displaced for it.
   horizon_ = settings_.horizon +
              settings_.patience * std::min(kMostTokens, filler_.tokens_of_copy(plan.layer()));

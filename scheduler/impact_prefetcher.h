@@ -65,6 +65,7 @@ class ImpactPrefetcher final : public Prefetcher {
   int32_t layer_ = 0;
   int32_t n_tokens_ = 1;
   double horizon_ = 0;
+  double arithmetic_ = 1;           // corrects the believed share of arithmetic over reading
   std::vector<float> loads_;        // [n_experts]
   std::vector<Candidate> guesses_;  // absent experts guessed for the next layers
   std::vector<Candidate> fills_;    // absent experts that were missed

@@ -30,6 +30,7 @@ struct LayerPlan {
   std::vector<int32_t> fetches;        // experts with gpu > present, in the order of copying
   Clocks start;                        // when the routing was known, modelled
   Clocks end;                          // when the layer ends, modelled
+  CostFactors factors;                 // that the costs were corrected by
 
   // Fetched experts may pass through a buffer instead of a slot, and who gets a slot.
   bool streams = false;

@@ -70,7 +70,7 @@ void LinkFiller::lose(SlotId slot) {
 }
 
 void LinkFiller::forget(Transfer* transfer) {
-  begun_us_ -= copy_us(transfer->key.layer, transfer->missing);
+  begun_us_ -= believed_us(transfer->key.layer, transfer->missing);
   *transfer = {};
 }
 
@@ -88,11 +88,12 @@ void LinkFiller::note_idle(size_t layer, double us) {
 
 double LinkFiller::tokens_until_landed(LayerId layer, int32_t missing) const {
   if (token_idle_us_ <= 0) return std::numeric_limits<double>::infinity();
-  return (begun_us_ + copy_us(layer, missing)) / token_idle_us_;
+  return (begun_us_ * factors_.copy + copy_us(layer, missing)) / token_idle_us_;
 }
 
 void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clocks& now) {
   const auto layer = static_cast<size_t>(plan.layer().value);
+  factors_ = plan.factors;
   for (const SlotId slot : plan.slots) {
     if (slot.valid() && transfer(slot).key != cache.occupant(slot)) lose(slot);
   }
@@ -121,7 +122,7 @@ double LinkFiller::until_routed(int32_t ahead) const {
 }
 
 double LinkFiller::copy_us(LayerId layer, int32_t missing) const {
-  return missing * piece_us_[static_cast<size_t>(layer.value)];
+  return believed_us(layer, missing) * factors_.copy;
 }
 
 double LinkFiller::tokens_of_copy(LayerId layer) const {
@@ -130,9 +131,9 @@ double LinkFiller::tokens_of_copy(LayerId layer) const {
 }
 
 double LinkFiller::piece_end(double from, LayerId layer) const {
-  const double alone = piece_us_[static_cast<size_t>(layer.value)];
+  const double alone = copy_us(layer, 1);
   if (from >= cpu_until_) return from + alone;
-  const double slow = alone * slow_ratio_;
+  const double slow = believed_us(layer, 1) * slow_ratio_ * factors_.copy_shared;
   if (from + slow <= cpu_until_) return from + slow;
   return cpu_until_ + alone * (1 - (cpu_until_ - from) / slow);
 }
@@ -142,14 +143,13 @@ void LinkFiller::start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCac
   lose(offer.slot);
   cache->insert(key, offer.slot);
   transfer(offer.slot) = {key, displaced, 0, pieces_};
-  begun_us_ += copy_us(key.layer, pieces_);
+  begun_us_ += believed_us(key.layer, pieces_);
   if (displaced.layer.valid()) displaced_by_[index(displaced)] = offer.slot;
   ++stats_.started;
 }
 
 bool LinkFiller::fits(LayerId layer) const {
-  const double piece = piece_us_[static_cast<size_t>(layer.value)];
-  return piece_end(at_, layer) <= deadline_ + overrun_ * piece &&
+  return piece_end(at_, layer) <= deadline_ + overrun_ * copy_us(layer, 1) &&
          slices_.size() < slices_.capacity();
 }
 
@@ -170,7 +170,7 @@ bool LinkFiller::send(ExpertKey key, SlotId slot, ExpertCache* cache) {
   if (transfer(slot).key == key) {
     transfer(slot).bytes += bytes;
     --transfer(slot).missing;
-    begun_us_ -= copy_us(key.layer, 1);
+    begun_us_ -= believed_us(key.layer, 1);
   }
   return true;
 }

@@ -60,17 +60,21 @@ class LinkFiller {
   void note_idle(size_t layer, double us);
   void forget(Transfer* transfer);
   void lose(SlotId slot);
+  double believed_us(LayerId layer, int32_t pieces) const {
+    return pieces * piece_us_[static_cast<size_t>(layer.value)];
+  }
   double piece_end(double from, LayerId layer) const;
 
-  double slow_ratio_;  // link time beside a busy CPU over link time alone
+  double slow_ratio_;    // link time beside a busy CPU over link time alone
+  CostFactors factors_;  // of the current plan
   double overrun_;
-  std::vector<double> piece_us_;      // [n_layers]
+  std::vector<double> piece_us_;      // [n_layers] believed
   std::vector<int64_t> piece_bytes_;  // [n_layers]
   int32_t pieces_;
   size_t n_experts_;
   std::vector<double> idle_us_;       // [n_layers] of the window after the layer
   double token_idle_us_ = 0;          // their sum; 0 before all are known
-  double begun_us_ = 0;               // what the transfers under way still need
+  double begun_us_ = 0;               // what the transfers under way still need, as believed
   std::vector<double> gap_us_;        // [n_layers] from the end of the layer before to the routing
   std::vector<double> layer_us_;      // [n_layers] from routing to end
   std::vector<Transfer> transfers_;   // by slot

@@ -6,7 +6,7 @@ namespace tandem {
 
 Planner::Planner(const CostModel& model, const std::vector<ExpertCost>& experts,
                  const PlannerSettings& settings)
-    : settings_(settings) {
+    : settings_(settings), calibration_(model) {
   for (const ExpertCost& expert : experts) costs_.push_back(model.layer(expert));
   problem_.may_split = settings.may_split;
 }
@@ -14,7 +14,8 @@ Planner::Planner(const CostModel& model, const std::vector<ExpertCost>& experts,
 void Planner::plan(const RoutingDecision& routing, const ExpertCache& cache, const Clocks& now,
                    LayerPlan* plan) {
   classify(routing, cache, plan);
-  problem_.cost = costs(routing.layer);
+  plan->factors = calibration_.factors();
+  problem_.cost = corrected(costs_[static_cast<size_t>(routing.layer.value)], plan->factors);
   problem_.now = now;
   // Behind copies that are under way another one follows at once.
   if (now.link > now.cpu) problem_.cost.copy_latency = 0;
@@ -35,6 +36,15 @@ void Planner::plan(const RoutingDecision& routing, const ExpertCache& cache, con
   for (size_t i = 0; i < plan->experts.size(); ++i) {
     plan->experts[i].gpu = problem_.items[i].gpu;
   }
+}
+
+void Planner::learn(const LayerPlan& plan, const Clocks& end) {
+  if (settings_.calibrate) calibration_.learn(problem_.cost, plan, end);
+}
+
+void Planner::learn_copies(int64_t bytes, const Clocks& now) {
+  if (settings_.calibrate) calibration_.learn_copies(bytes - copied_bytes_, now.link);
+  copied_bytes_ = bytes;
 }
 
 void Planner::classify(const RoutingDecision& routing, const ExpertCache& cache, LayerPlan* plan) {

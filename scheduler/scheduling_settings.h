@@ -20,6 +20,7 @@ struct SchedulingSettings {
   std::string planner = "exact";                  // see placement_rule_names()
   Admission admission{AdmissionRule::kIfBetter};  // of what is fetched on demand
   bool may_split = true;                          // an expert between CPU and GPU
+  bool calibrate = true;                          // costs, by what layers took
   std::string predictor = "gate-reuse";           // see predictor_names()
   std::string prefetcher = "impact";              // none, impact, hybrimoe, missed, clairvoyant
   PrefetchSettings prefetch;

@@ -11,7 +11,9 @@ std::span<const float> run_step(const Batch& batch, Executor& exec, Planner& pla
     planner.plan(routing, cache, exec.clocks(), &plan);  // pure
     commit(&plan, &cache);                               // victims and slots
     exec.run(plan);                                      // enqueue and return
+    planner.learn(plan, exec.clocks());                  // what that took
     prefetcher.prefetch(plan, cache, exec);              // what the link has left
+    planner.learn_copies(prefetcher.stats().bytes, exec.clocks());
   }
   return exec.end_step();
 }
