@@ -120,6 +120,7 @@ SchedulingSettings parse_scheduling_policy(std::string_view text, const std::str
   settings.admission = admission(&toml);
   settings.planner = choice(&toml, "planner", placement_rule_names());
   settings.may_split = toml.flag("split").value_or(true);
+  settings.calibrate = toml.flag("calibrate").value_or(true);
   settings.predictor = choice(&toml, "predictor", predictor_names());
   settings.prefetcher = choice(&toml, "prefetcher", kPrefetchers);
   settings.prefetch = prefetch(&toml);

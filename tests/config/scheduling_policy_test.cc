@@ -70,6 +70,8 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.pool == PoolShape::kPerLayer);
   CHECK(settings.planner == "hybrimoe");
   CHECK_FALSE(settings.may_split);
+  CHECK(settings.calibrate);
+  CHECK_FALSE(parse(text({{"calibrate", "false"}})).calibrate);
   CHECK(settings.prefetch.ahead == 2);
   CHECK(settings.prefetch.horizon == 5.5);
   CHECK(settings.prefetch.fills == 0);
@@ -137,6 +139,7 @@ TEST_CASE("a scheduling policy with a wrong value names file and key") {
   CHECK(refused("prefetch.per_layer", "0"));
   CHECK(refused("prefetch.horizon", "-1"));
   CHECK(refused("split", "1"));
+  CHECK(refused("calibrate", "1"));
   for (const char* key :
        {"policy", "pool", "admission.rule", "planner", "predictor", "prefetcher"}) {
     CHECK(refused(key, ""));
