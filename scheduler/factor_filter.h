@@ -51,8 +51,10 @@ class FactorFilter {
   static constexpr double kDrift = 0.002;    // of a factor, from one time to the next
   static constexpr double kBelievable = 3;   // standard deviations; more counts as so many
   static constexpr double kRounding = 1e-4;  // smaller errors are not worth a change
-  static constexpr double kLeast = 0.25;
-  static constexpr double kMost = 4;
+  // A cost beside another user of the memory is wrong by so much where the cost model has it at its
+  // least, a twentieth of the rate alone.
+  static constexpr double kMost = 20;
+  static constexpr double kLeast = 1 / kMost;
 
   Terms factors_;
   std::array<Terms, N> variance_{};

@@ -62,11 +62,12 @@ void OnlineCalibration::learn(const LayerCosts& cost, const LayerPlan& plan, con
 
 void OnlineCalibration::learn_cpu(const LayerCosts& cost, const LayerPlan& plan,
                                   const Clocks& end) {
+  const double piece = 1.0 / plan.pieces;
   Roofline alone;
   Roofline shared;
   for (const PlannedExpert& expert : plan.experts) {
     if (expert.gpu == plan.pieces) continue;
-    const double part = static_cast<double>(plan.pieces - expert.gpu) / plan.pieces;
+    const double part = (plan.pieces - expert.gpu) * piece;
     alone.add(part, cost.cpu_read, expert.count * cost.cpu_token);
     shared.add(part, cost.cpu_read_shared, expert.count * cost.cpu_token);
   }
@@ -88,13 +89,13 @@ void OnlineCalibration::learn_cpu(const LayerCosts& cost, const LayerPlan& plan,
 // and where it is expected to wait for the last copy.
 void OnlineCalibration::learn_gpu(const LayerCosts& cost, const LayerPlan& plan,
                                   const Clocks& end) {
+  const double piece = 1.0 / plan.pieces;
   Roofline work;
   double launches = 0;
   bool any_there = false;
   for (const PlannedExpert& expert : plan.experts) {
     if (expert.gpu == 0) continue;
-    work.add(static_cast<double>(expert.gpu) / plan.pieces, cost.gpu_read,
-             expert.count * cost.gpu_token);
+    work.add(expert.gpu * piece, cost.gpu_read, expert.count * cost.gpu_token);
     const bool later = expert.gpu > expert.present || expert.ready > plan.start.gpu;
     launches += later ? cost.gpu_launch : 0;
     any_there = any_there || !later;
@@ -108,8 +109,7 @@ void OnlineCalibration::learn_gpu(const LayerCosts& cost, const LayerPlan& plan,
     if (plan.fetches.empty()) return;
     const PlannedExpert& last = plan.experts[static_cast<size_t>(plan.fetches.back())];
     work = {};
-    work.add(static_cast<double>(last.gpu) / plan.pieces, cost.gpu_read,
-             last.count * cost.gpu_token);
+    work.add(last.gpu * piece, cost.gpu_read, last.count * cost.gpu_token);
     launches = cost.gpu_launch;
     expected = work.us() + launches;
     if (plan.end.gpu - plan.end.link > expected * kSame) return;
@@ -123,12 +123,13 @@ void OnlineCalibration::learn_gpu(const LayerCosts& cost, const LayerPlan& plan,
 
 void OnlineCalibration::learn_link(const LayerCosts& cost, const LayerPlan& plan,
                                    const Clocks& end) {
-  double copy = 0;
+  int32_t pieces = 0;
   for (const int32_t i : plan.fetches) {
     const PlannedExpert& expert = plan.experts[static_cast<size_t>(i)];
-    copy += static_cast<double>(expert.gpu - expert.present) / plan.pieces * cost.copy;
+    pieces += expert.gpu - expert.present;
   }
-  if (copy <= 0) return;
+  if (pieces == 0) return;
+  const double copy = cost.copy * pieces / plan.pieces;
   link_.learn({copy, 0, cost.copy_latency}, copy + cost.copy_latency, end.link - plan.start.link);
   factors_.copy = link_.factors()[0];
   factors_.copy_shared = link_.factors()[1];
