@@ -16,9 +16,10 @@ class FactorFilter {
  public:
   using Terms = std::array<double, N>;
 
-  FactorFilter() {
+  // spread: how wrong each cost is taken to be at first, as a share of it.
+  explicit FactorFilter(const Terms& spread) : spread_(spread) {
     factors_.fill(1);
-    for (size_t i = 0; i < N; ++i) variance_[i][i] = kSpread * kSpread;
+    for (size_t i = 0; i < N; ++i) variance_[i][i] = spread[i] * spread[i];
   }
 
   const Terms& factors() const { return factors_; }
@@ -30,23 +31,22 @@ class FactorFilter {
     double error = took / expected - 1;
     if (std::abs(error) < kRounding) return;
     Terms gain{};
-    double spread = kNoise * kNoise;
+    double variance = kNoise * kNoise;
     for (size_t i = 0; i < N; ++i) {
       for (size_t j = 0; j < N; ++j) gain[i] += variance_[i][j] * parts[j] / expected;
-      spread += gain[i] * parts[i] / expected;
+      variance += gain[i] * parts[i] / expected;
     }
-    const double most = kBelievable * std::sqrt(spread);
+    const double most = kBelievable * std::sqrt(variance);
     error = std::clamp(error, -most, most);
     for (size_t i = 0; i < N; ++i) {
-      factors_[i] = std::clamp(factors_[i] * (1 + gain[i] / spread * error), kLeast, kMost);
-      for (size_t j = 0; j < N; ++j) variance_[i][j] -= gain[i] * gain[j] / spread;
+      factors_[i] = std::clamp(factors_[i] * (1 + gain[i] / variance * error), kLeast, kMost);
+      for (size_t j = 0; j < N; ++j) variance_[i][j] -= gain[i] * gain[j] / variance;
       const double later = variance_[i][i] + kDrift * kDrift;
-      if (later < kSpread * kSpread) variance_[i][i] = later;
+      if (later < spread_[i] * spread_[i]) variance_[i][i] = later;
     }
   }
 
  private:
-  static constexpr double kSpread = 0.3;     // how wrong a profile is taken to be
   static constexpr double kNoise = 0.1;      // of a single time
   static constexpr double kDrift = 0.002;    // of a factor, from one time to the next
   static constexpr double kBelievable = 3;   // standard deviations; more counts as so many
@@ -56,6 +56,7 @@ class FactorFilter {
   static constexpr double kMost = 20;
   static constexpr double kLeast = 1 / kMost;
 
+  Terms spread_;
   Terms factors_;
   std::array<Terms, N> variance_{};
 };

@@ -35,9 +35,13 @@ class OnlineCalibration {
   double slow_ratio_;  // link time beside a busy CPU over link time alone
   Clocks end_;         // of the last layer
   CostFactors factors_;
-  FactorFilter<4> cpu_;   // read, read_shared, token, first
-  FactorFilter<3> gpu_;   // read, token, launch
-  FactorFilter<3> link_;  // copy, copy_shared, latency
+  // A rate of a profile is taken to be 30 % wrong. What sharing leaves of one is a difference of
+  // two rates, and so may be wrong by all of it.
+  static constexpr double kRate = 0.3;
+  static constexpr double kShared = 1;
+  FactorFilter<4> cpu_{{kRate, kShared, kRate, kRate}};  // read, read_shared, token, first
+  FactorFilter<3> gpu_{{kRate, kRate, kRate}};           // read, token, launch
+  FactorFilter<3> link_{{kRate, kShared, kRate}};        // copy, copy_shared, latency
 };
 
 }  // namespace tandem

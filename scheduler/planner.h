@@ -1,6 +1,6 @@
 // Decides for one layer which experts run where, so that CPU and GPU finish as early as possible.
-// Pure: the same routing, cache state, clocks and costs give the same plan. Costs are what a profile
-// says, corrected by what it learns from layers that have run.
+// Pure: the same routing, cache state, clocks and costs give the same plan. Costs are what a
+// profile says, corrected by what it learns from layers that have run.
 #pragma once
 
 #include <vector>

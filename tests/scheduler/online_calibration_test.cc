@@ -246,13 +246,13 @@ TEST_CASE("copies beside a busy CPU and alone are told apart") {
 
 TEST_CASE("the first error is taken over as far as a profile is less sure than a clock") {
   // A profile's standard deviation is 0.3, a time's 0.1: 0.09 / (0.09 + 0.01) of an error of 0.2.
-  FactorFilter<1> filter;
+  FactorFilter<1> filter({0.3});
   filter.learn({100}, 100, 120);
   CHECK(filter.factors()[0] == Approx(1.18));
 }
 
 TEST_CASE("no factor leaves its bounds, and what is expected to take no time teaches nothing") {
-  FactorFilter<2> filter;
+  FactorFilter<2> filter({0.3, 0.3});
   filter.learn({0, 0}, 0, 50);
   CHECK(filter.factors() == FactorFilter<2>::Terms{1, 1});
   for (int i = 0; i < 1000; ++i) filter.learn({50 * filter.factors()[0], 50}, 100, 1e9);
