@@ -36,10 +36,11 @@ std::string_view preset_of(const std::string& model) {
   return kOtherModels;
 }
 
-// Only the sequences from .. to - 1.
+// Only the sequences from .. to - 1, numbered from 0: which of them are measured goes by number.
 void keep_sequences(Trace* trace, int32_t from, int32_t to) {
   std::erase_if(trace->steps,
                 [&](const TraceStep& step) { return step.sequence < from || step.sequence >= to; });
+  for (TraceStep& step : trace->steps) step.sequence -= from;
 }
 
 Workload read_real(const std::string& text) {
