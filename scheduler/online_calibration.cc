@@ -21,13 +21,19 @@ Stretch stretch(double alone, double shared, double copying) {
   return {us, alone * (1 - copying / shared), copying * alone / shared};
 }
 
-// Work that takes the longer of reading and arithmetic.
+// Work that takes the longer of reading and arithmetic. Where both take nearly the same, either may
+// be the longer one in truth, and both answer for the time; else a cost that fell too low would
+// never be seen again.
 struct Roofline {
   double read = 0;
   double compute = 0;
 
   void add(double part, double read_us, double compute_us) {
-    (read_us >= compute_us ? read : compute) += part * std::max(read_us, compute_us);
+    const double us = part * std::max(read_us, compute_us);
+    const double ratio = compute_us / read_us;
+    const double share = 1 / (1 + ratio * ratio * ratio * ratio);
+    read += us * share;
+    compute += us * (1 - share);
   }
   double us() const { return read + compute; }
   double read_share() const { return us() > 0 ? read / us() : 0; }

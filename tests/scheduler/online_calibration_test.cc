@@ -198,7 +198,7 @@ TEST_CASE("a resource that did nothing keeps its costs") {
   }
   const CostFactors& factors = calibration.factors();
   CHECK(factors.gpu_read > 1.5);
-  CHECK(factors.gpu_token == 1);
+  CHECK(factors.gpu_token == Approx(1).margin(0.001));  // it takes a seventh of reading
   CHECK(factors.cpu_read == 1);
   CHECK(factors.cpu_read_shared == 1);
   CHECK(factors.cpu_token == 1);
