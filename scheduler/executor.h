@@ -29,6 +29,8 @@ class Executor {
  public:
   virtual ~Executor() = default;
   virtual int32_t n_layers() const = 0;
+  // After run(): when CPU, GPU and link end what they were given, which is what planners that
+  // calibrate learn from.
   virtual Clocks clocks() const = 0;
 
   virtual void begin_step(const Batch& batch) = 0;

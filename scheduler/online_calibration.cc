@@ -78,7 +78,8 @@ void OnlineCalibration::learn_cpu(const LayerCosts& cost, const LayerPlan& plan,
     shared.add(part, cost.cpu_read_shared, expert.count * cost.cpu_token);
   }
   if (alone.us() <= 0) return;
-  const Stretch work = stretch(alone.us(), shared.us(), end.link - plan.start.cpu);
+  const bool copies = !plan.fetches.empty() || plan.start.link > plan.start.cpu;
+  const Stretch work = stretch(alone.us(), shared.us(), copies ? end.link - plan.start.cpu : 0);
   const double of_alone = alone.read_share();
   const double of_shared = shared.read_share();
   cpu_.learn({work.by_alone * of_alone, work.by_shared * of_shared,
