@@ -77,6 +77,17 @@ int run(int argc, char** argv) {
   thinking->add_option("--machine", machine, "a machine profile to plan for");
   thinking->add_option("--policy", options.ours, "a policy's name or file");
   thinking->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* robustness = app.add_subcommand("robustness", "ours with a profile that is wrong");
+  double error = 0.3;
+  GridOptions few = options.grid;
+  few.models = {"qwen3-30b-a3b", "mixtral-8x7b", "gpt-oss-120b"};
+  few.decode = 32;
+  few.sequences = 3;
+  add_grid(robustness, &few);
+  robustness->add_option("--error", error, "of each term, a share of 1")->check(CLI::Range(0., .9));
+  robustness->add_option("--prefill", options.prefill, "prompts of so many tokens, not decoding");
+  robustness->add_option("--policy", options.ours, "ours: a policy's name or file");
+  robustness->add_option("--csv", csv, "file for the raw rows");
   CLI11_PARSE(app, argc, argv);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
   if (!csv.empty()) {
@@ -101,6 +112,10 @@ int run(int argc, char** argv) {
     options.grid.shares = hit_shares;
     options.grid.models.clear();
     hits_study(options);
+  }
+  if (robustness->parsed()) {
+    options.grid = few;
+    robustness_study(options, error);
   }
   return 0;
 }

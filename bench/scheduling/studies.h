@@ -35,4 +35,8 @@ void hits_study(const StudyOptions& options);
 // Caches that others have replayed the same traces with; a part of hits_study().
 void print_known_answers(const std::vector<Workload>& loads);
 
+// Ours with a profile each of whose terms in turn is off by `error`, a share of 1: without and with
+// calibration, beside the right profile and a static placement.
+void robustness_study(const StudyOptions& options, double error);
+
 }  // namespace tandem::bench
