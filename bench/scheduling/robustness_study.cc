@@ -77,9 +77,9 @@ void print_table(const RatioTable& table, const std::string& group,
     const double off = table.mean(group, kept(belief), "right");
     const double on = table.mean(group, learnt(belief), "right");
     const double lost = 100 * (1 - off);
-    // Of a loss that rounding could make, no share is told.
+    // Of a loss that differently broken ties could make, no share is told.
     const std::string share =
-        lost > 0.05 ? fmt::format("{:.0f} %", 100 * (1 - std::log(on) / std::log(off))) : "";
+        lost > 0.1 ? fmt::format("{:.0f} %", 100 * (1 - std::log(on) / std::log(off))) : "";
     fmt::print("| {} | {:.2f} | {:.2f} | {} |\n", belief.name, lost, 100 * (1 - on), share);
   }
 }
