@@ -37,7 +37,8 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   const std::vector<ExpertCost> experts = expert_costs(shape);
   const PlacementRule rule = placement_rule(settings.planner);
   TANDEM_CHECK(rule != nullptr, "no planner %s", settings.planner.c_str());
-  Planner planner(believed, experts, {rule, true, settings.may_split, true, settings.admission, settings.calibrate});
+  Planner planner(believed, experts,
+                  {rule, true, settings.may_split, true, settings.admission, settings.calibrate});
   const auto prefetcher = make_prefetcher(settings, believed, experts, cache, &exec.future());
 
   SimResult result;
