@@ -104,6 +104,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
   used.may_split = wanted.may_split && divisible;
   used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
   if (wanted.prefetcher == "none") used.predictor = "none";
+  used.calibrate = false;
 
   Lines lines(cached, all);
   lines.add("policy", own.name, own.name, own.description);
@@ -118,6 +119,8 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
       used.may_split == wanted.may_split ? "" : "an expert is as narrow as a block of weights");
   lines.add("admission", name_of(wanted.admission), name_of(used.admission),
             "what is fetched stays: there is no buffer to pass through");
+  lines.add("calibrate", yes_or_no(wanted.calibrate), yes_or_no(used.calibrate),
+            wanted.calibrate ? "there is no clock but the machine profile's own" : "");
   lines.add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
   lines.add("prefetcher", wanted.prefetcher, used.prefetcher, "");
   const std::string fills = std::to_string(wanted.prefetch.fills);

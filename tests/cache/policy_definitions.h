@@ -142,7 +142,8 @@ class Definition {
       if (r >= ranks) return;
       const long double uses = event.top_k + near * (ranks - event.top_k);
       const long double use = (r < event.top_k ? 1 : near) * event.top_k / uses;
-      sum += use * (mix * fast * std::pow(1 - fast, age) + (1 - mix) * slow * std::pow(1 - slow, age));
+      sum +=
+          use * (mix * fast * std::pow(1 - fast, age) + (1 - mix) * slow * std::pow(1 - slow, age));
     });
     return sum;
   }

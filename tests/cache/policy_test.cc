@@ -19,8 +19,8 @@ TEST_CASE("the names of the policies are sorted, and each one can be made where 
   const KnownFuture future(none);
   const auto names = eviction_policy_names();
   CHECK(std::is_sorted(names.begin(), names.end()));
-  for (const auto* name : {"belady", "cost-aware", "ewma", "layer-lru", "learned", "lfru", "lfu", "lru", "mrs",
-                           "static", "windowed-belady"}) {
+  for (const auto* name : {"belady", "cost-aware", "ewma", "layer-lru", "learned", "lfru", "lfu",
+                           "lru", "mrs", "static", "windowed-belady"}) {
     CHECK(std::find(names.begin(), names.end(), name) != names.end());
   }
   for (const auto name : names) {

@@ -64,7 +64,7 @@ LayerCosts believed_after(const MachineProfile& believed, int64_t capacity_bytes
                     make_eviction_policy("lru", {6, 16, nullptr, {}}));
   fill_first(&cache);
   Planner planner(CostModel(believed), experts,
-                  {place_exact, true, true, true, Admission::kAlways, true});
+                  {place_exact, true, true, true, {AdmissionRule::kAlways}, true});
   ImpactPrefetcher prefetcher(CostModel(believed), experts, cache, nullptr, {});
   LayerPlan plan;
   for (const SimStep& step : decode_steps(routes)) {
