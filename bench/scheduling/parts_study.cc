@@ -34,8 +34,9 @@ std::vector<System> all_systems(const std::string& ours) {
   add("one layer ahead", [](Settings* s) { s->prefetch.ahead = 1; });
   add("everything admitted", [](Settings* s) { s->admission = {AdmissionRule::kAlways}; });
   add("rates instead of learning", [](Settings* s) {
-    s->policy = "ewma";
-    s->policy_values = {0.25, 0.01, 0.25, 0.4};
+    const SchedulingSettings rates = from_policy("", "ewma").settings;
+    s->policy = rates.policy;
+    s->policy_values = rates.policy_values;
   });
   add("mrs evicts", [](Settings* s) { evict_by(s, "mrs"); });
   add("lru evicts", [](Settings* s) { evict_by(s, "lru"); });

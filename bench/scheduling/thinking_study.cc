@@ -234,9 +234,9 @@ void measure_tokens(const StudyOptions& options, const MachineProfile& machine) 
                        settings.pool},
                       find_eviction_policy(settings.policy)
                           ->make({shape.n_layers, shape.n_experts}, settings.policy_values));
-    Planner planner(
-        model, experts,
-        {placement_rule(settings.planner), true, settings.may_split, true, settings.admission});
+    Planner planner(model, experts,
+                    {placement_rule(settings.planner), true, settings.may_split, true,
+                     settings.admission, settings.calibrate});
     ImpactPrefetcher prefetcher(model, experts, cache,
                                 make_predictor(settings.predictor, {shape.n_layers, shape.n_experts,
                                                                     settings.prefetch.ahead}),
