@@ -119,11 +119,7 @@ void Engine::make_cache(const EngineSettings& settings) {
   cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, nullptr));
   const std::vector<ExpertCost> experts = expert_costs(model_);
   planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, cached));
-  if (cached) {
-    prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
-  } else {
-    prefetcher_ = std::make_unique<NoPrefetcher>();
-  }
+  prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
 }
 
 void Engine::make_executor(const EngineSettings& settings) {

@@ -105,6 +105,11 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
   used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
   if (wanted.prefetcher == "none") used.predictor = "none";
   used.calibrate = false;
+  if (!cached) {  // nobody to keep and nowhere to copy to: nothing is learnt or weighed either
+    used.policy = "static";
+    used.policy_values.clear();
+    used.prefetcher = "none";
+  }
 
   Lines lines(cached, all);
   lines.add("policy", own.name, own.name, own.description);

@@ -1,6 +1,7 @@
 // The engine under the same scheduling policies as the simulator.
 #include "runtime/config/embedded.h"
 #include "runtime/config/scheduling_policy.h"
+#include "runtime/engine/engine_scheduling.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
@@ -121,6 +122,18 @@ TEST_CASE("what the engine cannot honour of a policy has a line with the reason"
       CHECK(line(engine, "predictor").requested == policy.predictor);
     }
   }
+}
+
+TEST_CASE("without expert slots no policy learns and no prefetcher weighs") {
+  EngineSettings settings = cpu_settings();
+  settings.scheduling = load_scheduling_policy("tandem");
+  std::vector<EffectiveSetting> lines;
+  const SchedulingSettings without = effective_scheduling(settings, false, true, &lines);
+  CHECK(without.policy == "static");
+  CHECK(without.prefetcher == "none");
+  const SchedulingSettings with = effective_scheduling(settings, true, true, &lines);
+  CHECK(with.policy == "learned");
+  CHECK(with.prefetcher == "impact");
 }
 
 TEST_CASE("gates are reused where the policy's predictor asks for it, or a trace does") {
