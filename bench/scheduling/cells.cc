@@ -35,11 +35,12 @@ std::map<std::string, double> run_cell(const StudyOptions& options, const Worklo
 
 }  // namespace
 
-RatioTable run_cells(const StudyOptions& options, const std::vector<System>& systems) {
-  RatioTable table;
-  if (options.csv != nullptr) {
-    fmt::print(options.csv, "machine,workload,cache,prefill,system,tps,hit_rate,seconds,tokens\n");
-  }
+std::vector<std::string> cell_groups(const Workload& load, const MachineProfile& machine,
+                                     double share) {
+  return {"all", fmt::format("{:.0f} %", share * 100), machine.name, load.name};
+}
+
+void for_cells(const StudyOptions& options, const CellVisit& visit) {
   for (const Workload& load : load_workloads(options.grid)) {
     const auto steps =
         options.prefill > 0 ? prefill_steps(load.trace, options.prefill) : decode_steps(load.trace);
@@ -48,13 +49,23 @@ RatioTable run_cells(const StudyOptions& options, const std::vector<System>& sys
       for (const double share : options.grid.shares) {
         SimInput input = make_input(options.grid, load, machine, share);
         input.steps = steps;
-        table.add({"all", fmt::format("{:.0f} %", share * 100), machine.name, load.name},
-                  run_cell(options, load, systems, share, &input));
+        visit(load, machine, share, &input);
       }
       fmt::print(stderr, ".");
     }
   }
   fmt::print(stderr, "\n");
+}
+
+RatioTable run_cells(const StudyOptions& options, const std::vector<System>& systems) {
+  RatioTable table;
+  if (options.csv != nullptr) {
+    fmt::print(options.csv, "machine,workload,cache,prefill,system,tps,hit_rate,seconds,tokens\n");
+  }
+  for_cells(options, [&](const Workload& load, const MachineProfile& machine, double share,
+                         SimInput* input) {
+    table.add(cell_groups(load, machine, share), run_cell(options, load, systems, share, input));
+  });
   return table;
 }
 

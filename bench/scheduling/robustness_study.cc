@@ -8,9 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "bench/scheduling/studies.h"
-#include "bench/scheduling/systems.h"
-#include "bench/scheduling/table.h"
+#include "bench/scheduling/cells.h"
 
 namespace tandem::bench {
 namespace {
@@ -132,29 +130,19 @@ void robustness_study(const StudyOptions& options, double error) {
                "machine,workload,cache,prefill,believed,static_tps,right_tps,kept_tps,"
                "calibrated_tps\n");
   }
-  for (const Workload& load : load_workloads(options.grid)) {
-    const auto steps =
-        options.prefill > 0 ? prefill_steps(load.trace, options.prefill) : decode_steps(load.trace);
-    if (steps.empty()) continue;  // too few tokens for two prompts
-    for (const MachineProfile& machine : load_machines(options.grid)) {
-      for (const double share : options.grid.shares) {
-        SimInput input = make_input(options.grid, load, machine, share);
-        input.steps = steps;
-        input.contents = Contents::kHot;
-        input.hot = learning_rows(steps);
-        const auto speeds = simulate_cell(input, all, ours);
-        table.add({"all", fmt::format("{:.0f} %", share * 100), machine.name, load.name}, speeds);
-        if (options.csv == nullptr) continue;
-        for (const Belief& belief : all) {
-          fmt::print(options.csv, "{},{},{},{},\"{}\",{:.7g},{:.7g},{:.7g},{:.7g}\n", machine.name,
-                     load.name, share, options.prefill, belief.name, speeds.at("static"),
-                     speeds.at("right"), speeds.at(kept(belief)), speeds.at(learnt(belief)));
-        }
-      }
-      fmt::print(stderr, ".");
+  for_cells(options, [&](const Workload& load, const MachineProfile& machine, double share,
+                         SimInput* input) {
+    input->contents = Contents::kHot;
+    input->hot = learning_rows(input->steps);
+    const auto speeds = simulate_cell(*input, all, ours);
+    table.add(cell_groups(load, machine, share), speeds);
+    if (options.csv == nullptr) return;
+    for (const Belief& belief : all) {
+      fmt::print(options.csv, "{},{},{},{},\"{}\",{:.7g},{:.7g},{:.7g},{:.7g}\n", machine.name,
+                 load.name, share, options.prefill, belief.name, speeds.at("static"),
+                 speeds.at("right"), speeds.at(kept(belief)), speeds.at(learnt(belief)));
     }
-  }
-  fmt::print(stderr, "\n");
+  });
   if (table.groups().empty()) return;
   print_table(table, "all", all);
   print_worst(table, all);
