@@ -119,6 +119,9 @@ int run(const RunOptions& options) {
   const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);
   Engine engine(model, machine, options.model.engine_settings());
   check_fits(prompt, engine);
+  if (!options.save_hot_set.empty() && engine.n_slots() == 0) {
+    throw ConfigError("--save-hot-set: there are no expert slots, so no policy values experts");
+  }
   std::vector<EffectiveSetting> effective = options.model.effective(engine, machine);
   if (!options.hot_set.empty()) effective.push_back(start_with_hot_set(options.hot_set, &engine));
   const SamplingSettings sampling = options.sampling.settings();

@@ -1,3 +1,4 @@
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <string>
@@ -130,6 +131,10 @@ TEST_CASE("run starts with the hot set of an earlier run, and writes the same te
       tandem({"run", "-m", family_model("qwen3moe-f32"), "-p", "a", "-n", "1", "--hot-set", path});
   CHECK(other.exit_code != 0);
   CHECK(contains(other.err, path));
+  const Outcome nothing = tandem(story({"-n", "1", "--save-hot-set", dir / "none.toml"}));
+  CHECK(nothing.exit_code == 2);
+  CHECK(contains(nothing.err, "no expert slots"));
+  CHECK_FALSE(std::filesystem::exists(dir / "none.toml"));
   // Of the same model with other routers it is refused as well.
   std::string text = read_file(path);
   const size_t hash = text.find("router_hash = \"") + 15;
