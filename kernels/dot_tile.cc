@@ -3,63 +3,65 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/packed.h"
 #include "kernels/simd.h"
 
 namespace tandem {
 namespace {
 
-// Columns whose products are summed before they join the element's running sum. Part of the
-// numbers: changing it changes results. A multiple of every block size.
-constexpr int64_t kColChunk = 512;
-
-// Tokens per inner pass: with four rows of weights their columns (34 KiB at most with the
-// chunk above) stay about L1-sized. Has no influence on results.
-constexpr int64_t kTokenBlock = 9;
-
-// Rows that dot_blocks takes at a time, so that few memory streams run at once.
-constexpr int64_t kRowGroup = 4;
-
 constexpr int64_t kTaskBytes = 64 * 1024;
 
-void dot_one_token(const SimdOps& ops, const WeightView& w, const std::byte* rows, int64_t stride,
-                   int64_t n_rows, const float* x, float* out) {
-  for (int64_t r = 0; r < n_rows; r += kRowGroup) {
-    const int64_t group = std::min(kRowGroup, n_rows - r);
-    const std::byte* src = rows + r * stride;
-    for (int64_t c = 0; c < w.cols; c += kColChunk) {
-      const int64_t width = std::min(kColChunk, w.cols - c);
-      ops.dot_blocks(w.type, src + dtype_bytes(w.type, c), stride, group, x + c, width, out + r);
-    }
+// Of a group that is packed on the way, cut where dot_packed may be. Has no influence on results.
+constexpr int64_t kChunkBytes = 32 * 1024;
+constexpr int64_t kCutCols = 256;
+
+struct Tokens {
+  const std::byte* x[kTokenTile];
+  int64_t n;
+};
+
+// The tokens in shares that the inner loop holds in registers, as equal as they can be.
+void dot_group(const SimdOps& ops, const WeightView& w, const std::byte* group, int64_t first_col,
+               int64_t n_cols, const Tokens& tokens, float* out) {
+  const int64_t shares = (tokens.n + ops.max_tokens - 1) / ops.max_tokens;
+  for (int64_t i = 0; i < shares; ++i) {
+    const int64_t first = tokens.n * i / shares;
+    const int64_t n = tokens.n * (i + 1) / shares - first;
+    ops.dot_packed(w.type, group, w.cols, first_col, n_cols, tokens.x + first, n,
+                   out + first * kRowTile, kRowTile);
+  }
+}
+
+void dot_unpacked(const SimdOps& ops, const WeightView& w, int64_t first_row, int64_t n_rows,
+                  const Tokens& tokens, float* out) {
+  alignas(64) std::byte chunk[kChunkBytes];
+  const PackedBlock block = packed_block(w.type);
+  const int64_t step = kChunkBytes / block.group_bytes() * block.cols / kCutCols * kCutCols;
+  for (int64_t c = 0; c < w.cols; c += step) {
+    const int64_t width = std::min(step, w.cols - c);
+    pack_group(w, first_row, n_rows, c, width, chunk);
+    dot_group(ops, w, chunk, c, width, tokens, out);
   }
 }
 
 }  // namespace
 
 void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
-              FunctionRef<const float*(int64_t token)> x_of, int64_t n_tokens, float* out) {
-  TANDEM_CHECK(n_rows <= kRowTile && n_tokens <= kTokenTile, "%lld rows, %lld tokens",
-               static_cast<long long>(n_rows), static_cast<long long>(n_tokens));
+              FunctionRef<const std::byte*(int64_t token)> x_of, int64_t n_tokens, float* out) {
+  TANDEM_CHECK(n_rows <= kRowTile && n_tokens <= kTokenTile && first_row % kGroupRows == 0,
+               "%lld rows from %lld, %lld tokens", static_cast<long long>(n_rows),
+               static_cast<long long>(first_row), static_cast<long long>(n_tokens));
   const SimdOps& ops = simd();
-  const int64_t stride = w.row_stride();
-  const std::byte* rows = w.data + first_row * stride;
+  Tokens tokens;
+  tokens.n = n_tokens;
+  for (int64_t t = 0; t < n_tokens; ++t) tokens.x[t] = x_of(t);
   std::fill_n(out, n_tokens * kRowTile, 0.0F);
-  if (n_tokens == 1 && ops.dot_blocks != nullptr) {
-    dot_one_token(ops, w, rows, stride, n_rows, x_of(0), out);
-    return;
-  }
-
-  alignas(64) float weights[kRowTile * kColChunk];
-  const float* x[kTokenTile];
-  for (int64_t c = 0; c < w.cols; c += kColChunk) {
-    const int64_t width = std::min(kColChunk, w.cols - c);
-    const int64_t offset = dtype_bytes(w.type, c);
-    for (int64_t r = 0; r < n_rows; ++r) {
-      ops.dequantize(w.type, rows + r * stride + offset, weights + r * kColChunk, width);
-    }
-    for (int64_t t = 0; t < n_tokens; ++t) x[t] = x_of(t) + c;
-    for (int64_t t = 0; t < n_tokens; t += kTokenBlock) {
-      ops.dot(weights, kColChunk, n_rows, x + t, std::min(kTokenBlock, n_tokens - t), width,
-              out + t * kRowTile, kRowTile);
+  for (int64_t r = 0; r < n_rows; r += kGroupRows) {
+    if (w.layout == Layout::kPacked) {
+      const std::byte* group = w.data + (first_row + r) / kGroupRows * w.run_stride();
+      dot_group(ops, w, group, 0, w.cols, tokens, out + r);
+    } else {
+      dot_unpacked(ops, w, first_row + r, std::min(kGroupRows, n_rows - r), tokens, out + r);
     }
   }
 }

@@ -1,5 +1,5 @@
 // Dot products of a tile of weight rows with a tile of tokens: the one loop under dense.cc and
-// expert_ffn.cc. Runs on the calling thread, about 70 KiB of stack, no allocation.
+// expert_ffn.cc. Runs on the calling thread, about 40 KiB of stack, no allocation.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,12 @@ inline constexpr int64_t kRowTile = 32;
 inline constexpr int64_t kTokenTile = 128;
 
 // out[t, r] = W[first_row + r, :] . x_of(t), r in [0, n_rows), t in [0, n_tokens).
-// n_rows <= kRowTile; n_tokens <= kTokenTile; x_of(t): [w.cols] f32; out: [n_tokens, kRowTile].
-// The order of additions for an element depends on w.cols and on nothing else.
+// first_row: a multiple of kGroupRows; n_rows <= kRowTile; n_tokens <= kTokenTile; x_of(t): a row
+// of w.cols activations as pack_x(x_kind(w.type)) leaves it; out: [n_tokens, kRowTile], written
+// beyond n_rows up to whole groups. The order of additions for an element depends on w.cols and on
+// nothing else, packed weights or not.
 void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
-              FunctionRef<const float*(int64_t token)> x_of, int64_t n_tokens, float* out);
+              FunctionRef<const std::byte*(int64_t token)> x_of, int64_t n_tokens, float* out);
 
 // Rows that make a task worth handing out: a multiple of kRowTile.
 int64_t rows_per_task(const WeightView& w, int64_t n_tokens);

@@ -26,6 +26,14 @@ struct DTypeInfo {
   int block_bytes;   // bytes of a block
 };
 
+// Activations as dot products with weights of a type take them.
+enum class XKind : uint8_t {
+  kFloat,  // f32: the row itself; for f32 and f16 weights
+  kBf16,   // rounded to bf16; for bf16
+  kQ8,     // int8 in blocks of 32, scale = largest magnitude / 127 (blocks below 1e-36 are zeros);
+           // for q8_0, q4_0, q5_0
+  kQ8K,    // the same in blocks of 256; for q4_K, q5_K, q6_K
+};
 // nullptr for a type id that no kernel here reads.
 const DTypeInfo* dtype_info(uint32_t gguf_type_id);
 const DTypeInfo& dtype_info(DType type);

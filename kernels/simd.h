@@ -1,6 +1,6 @@
 // The inner loops that exist once per instruction set, as a table of functions. Internal to
-// kernels/ and its tests. simd_avx2.cc includes this file, so it holds no inline function: one
-// compiled there could be linked into code that runs on older CPUs.
+// kernels/ and its tests. The files compiled for one instruction set include this file, so it holds
+// no inline function: one compiled there could be linked into code that runs on older CPUs.
 #pragma once
 
 #include <cstddef>
@@ -24,23 +24,46 @@ struct SimdOps {
   void (*dot)(const float* w, int64_t w_stride, int64_t n_rows, const float* const* x,
               int64_t n_tokens, int64_t n, float* out, int64_t out_stride);
 
-  // The same for one token, bit for bit, straight from blocks: out[r] += W[r, :] . x.
-  // rows: n weights each, row_bytes apart. nullptr where dequantize and dot are as good.
-  void (*dot_blocks)(DType type, const std::byte* rows, int64_t row_bytes, int64_t n_rows,
-                     const float* x, int64_t n, float* out);
-
   // acc[c] = acc[c] * decay + sum_j p[j] * v[j * v_stride + c], j in [0, n_keys), c in [0, n).
   void (*weighted_sum)(const float* p, int64_t n_keys, const float* v, int64_t v_stride,
                        float decay, int64_t n, float* acc);
+
+  // Sixteen rows, `stride` bytes apart, of n_blocks blocks each, into a group (packed.h): the
+  // block's dwords, and before (scale_bytes = 0) or behind them its lone f16 scale, if any (>= 0).
+  void (*pack_blocks)(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
+                      int64_t n_blocks, std::byte* to);
+
+  // As pack_x() in packed.h; nullptr where activations are f32 for every type of weights.
+  void (*pack_x)(XKind kind, const float* x, int64_t cols, std::byte* to);
+
+  // out[t * out_stride + r] += W[r, first_col … + n_cols] . x[t], r in [0, 16): one group's blocks
+  // of these columns at `group`, packed rows of activations of `cols` columns. The order of
+  // additions for an element depends on the columns only, not on how they are cut into calls, at
+  // multiples of 256.
+  // n_tokens <= max_tokens.
+  void (*dot_packed)(DType type, const std::byte* group, int64_t cols, int64_t first_col,
+                     int64_t n_cols, const std::byte* const* x, int64_t n_tokens, float* out,
+                     int64_t out_stride);
+  int64_t max_tokens;
+
+  // gate[i] = silu(gate[i]) * up[i], i in [0, n); silu(v) = v / (1 + exp(-v)).
+  void (*silu_mul)(float* gate, const float* up, int64_t n);
 };
 
 extern const SimdOps kScalarOps;
-extern const SimdOps kAvx2Ops;  // defined on x86-64 only
+// Defined on x86-64 only. What is null in the latter two is as in kAvx2Ops.
+extern const SimdOps kAvx2Ops;
+extern const SimdOps kAvx512Ops;
+extern const SimdOps kAvx512Bf16Ops;
 
-// The table in use, chosen once, at first use, for the whole process: "avx2" (AVX2 + FMA + F16C)
-// where the CPU has it, else "scalar". The environment variable TANDEM_ISA set to one of these
-// names forces it; empty is as good as unset; any other value, or one that this CPU cannot run,
-// ends the process with a line on stderr. Any thread.
+// The table in use, chosen once, at first use, for the whole process, the best that the CPU runs:
+//   "avx512-bf16"  the following and its BF16 extension (Zen 4, Cooper Lake, Sapphire Rapids)
+//   "avx512"       F, BW, DQ, VL and VNNI (Ice Lake)
+//   "avx2"         AVX2, FMA and F16C
+//   "scalar"       the reference: plain C++, activations not rounded
+// The environment variable TANDEM_ISA set to one of these names forces it; empty is as good as
+// unset; any other value, or one that this CPU cannot run, ends the process with a line on stderr.
+// Any thread.
 const SimdOps& simd();
 
 // nullptr when the name is unknown, not built, or not runnable on this CPU.

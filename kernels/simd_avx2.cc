@@ -1,10 +1,78 @@
 // AVX2 + FMA + F16C. The only file compiled for them: it includes nothing that could emit a
 // shared inline function, and everything but the table has internal linkage.
-#include "kernels/simd.h"
 #include "kernels/simd_avx2_blocks.h"
+#include "kernels/simd_packed.h"
 
 namespace tandem {
 namespace {
+
+struct Avx2Lanes {
+  static constexpr int kLanes = 8;
+  static constexpr int kMaxTokens = 4;
+  using Int = __m256i;
+  using Float = __m256;
+
+  static Int zero() { return _mm256_setzero_si256(); }
+  static Float zero_float() { return _mm256_setzero_ps(); }
+  static Float set_float(float v) { return _mm256_set1_ps(v); }
+  static Int line(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static Int bcast(const uint8_t* p) {
+    int v = 0;
+    __builtin_memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+  }
+  static Float bcast_float(const uint8_t* p) {
+    float v = 0;
+    __builtin_memcpy(&v, p, sizeof v);
+    return _mm256_set1_ps(v);
+  }
+  static Float load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
+
+  static Int and_bits(Int v, uint32_t mask) {
+    return _mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(mask)));
+  }
+  static Int or_bits(Int a, Int b) { return _mm256_or_si256(a, b); }
+  static Int shl(Int v, int n) { return _mm256_slli_epi32(v, n); }
+  static Int shr(Int v, int n) { return _mm256_srli_epi32(v, n); }
+  static Int sar(Int v, int n) { return _mm256_srai_epi32(v, n); }
+  static Int even_bytes_s16(Int v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
+  static Int odd_bytes_s16(Int v) { return _mm256_srai_epi16(v, 8); }
+
+  // Pairs of products are added in 16 bits: weights of up to 6 bits cannot overflow them.
+  static Int dot_u8(Int acc, Int w, Int x) {
+    const __m256i pairs = _mm256_maddubs_epi16(w, x);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  // |w| times x with w's sign: at most 2 * 128 * 127 in 16 bits.
+  static Int start_s8(Int /*minus*/) { return zero(); }
+  static Int weights_s8(Int line) { return line; }
+  static Int dot_s8(Int acc, Int w, Int x) {
+    return dot_u8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+  }
+  static Int dot_i16(Int acc, Int a, Int b) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+  }
+  static Float dot_bf16(Float acc, Int w, Int x) {
+    acc = fma(as_float(_mm256_slli_epi32(w, 16)), as_float(_mm256_slli_epi32(x, 16)), acc);
+    return fma(as_float(and_bits(w, 0xFFFF0000U)), as_float(and_bits(x, 0xFFFF0000U)), acc);
+  }
+
+  static Float to_float(Int v) { return _mm256_cvtepi32_ps(v); }
+  static Float as_float(Int v) { return _mm256_castsi256_ps(v); }
+  static Float half_of(Int v) {
+    const __m256i words = _mm256_packus_epi32(and_bits(v, 0xFFFF), _mm256_setzero_si256());
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(words, 0xD8)));
+  }
+  static Float halves(const uint8_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  static Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
+};
 
 constexpr int64_t kRowGroup = 4;  // rows of an inner loop: four sums fill one vector
 
@@ -164,101 +232,6 @@ void dot_avx2(const float* w, int64_t w_stride, int64_t n_rows, const float* con
   }
 }
 
-// Starts fetching the block that stands kRowGroup rows below: with one token the loop waits for
-// memory, and rows are too short for the hardware's prefetchers. The address may lie behind the
-// matrix, where a prefetch does nothing.
-template <class Format>
-[[gnu::always_inline]] inline void prefetch_below(const uint8_t* block, int64_t row_bytes) {
-  const uintptr_t below =
-      reinterpret_cast<uintptr_t>(block) + static_cast<uintptr_t>(kRowGroup * row_bytes);
-  for (uintptr_t line = 0; line < Format::kBytes; line += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(below + line), _MM_HINT_T0);
-  }
-}
-
-// acc[r] += a block of each row . x, the rows taking turns by parts.
-template <class Format>
-[[gnu::always_inline]] inline void dot_block(const Format* block, int n_rows, const float* x,
-                                             __m256* acc) {
-#pragma GCC unroll 4
-  for (int p = 0; p < Format::kElems / Format::kPart; ++p) {
-#pragma GCC unroll 4
-    for (int r = 0; r < n_rows; ++r) {
-      block[r].part(
-          p, [&](int i, __m256 w) __attribute__((always_inline)) {
-            acc[r] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + i), acc[r]);
-          });
-    }
-  }
-}
-
-template <class Format, int kRows>
-void dot_blocks_rows(const uint8_t* rows, int64_t row_bytes, const float* x, int64_t n,
-                     float* out) {
-  __m256 acc[kRows];
-  for (__m256& sum : acc) sum = _mm256_setzero_ps();
-  int64_t c = 0;
-  for (; c + Format::kElems <= n; c += Format::kElems, rows += Format::kBytes) {
-    if constexpr (kRows == 4) {
-#pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) prefetch_below<Format>(rows + r * row_bytes, row_bytes);
-      const Format block[4] = {Format(rows), Format(rows + row_bytes), Format(rows + 2 * row_bytes),
-                               Format(rows + 3 * row_bytes)};
-      dot_block(block, 4, x + c, acc);
-    } else {
-      const Format block(rows);
-      dot_block(&block, 1, x + c, acc);
-    }
-  }
-  if constexpr (Format::kElems == 8) {
-    if (c < n) {
-      const __m256 column = _mm256_maskload_ps(x + c, tail_mask(n - c));
-      for (int r = 0; r < kRows; ++r) {
-        const __m256 weights = decode_tail<Format>(rows + r * row_bytes, n - c);
-        acc[r] = _mm256_fmadd_ps(weights, column, acc[r]);
-      }
-    }
-  }
-  add_sums<kRows>(acc, out);
-}
-
-template <class Format>
-void dot_blocks_as(const uint8_t* rows, int64_t row_bytes, int64_t n_rows, const float* x,
-                   int64_t n, float* out) {
-  int64_t r = 0;
-  for (; r + 4 <= n_rows; r += 4) {
-    dot_blocks_rows<Format, 4>(rows + r * row_bytes, row_bytes, x, n, out + r);
-  }
-  for (; r < n_rows; ++r) {
-    dot_blocks_rows<Format, 1>(rows + r * row_bytes, row_bytes, x, n, out + r);
-  }
-}
-
-void dot_blocks_avx2(DType type, const std::byte* rows, int64_t row_bytes, int64_t n_rows,
-                     const float* x, int64_t n, float* out) {
-  const uint8_t* bytes = as_bytes(rows);
-  switch (type) {
-    case DType::kF32:
-      return dot_blocks_as<BlockF32>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kF16:
-      return dot_blocks_as<BlockF16>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kBF16:
-      return dot_blocks_as<BlockBF16>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kQ4_0:
-      return dot_blocks_as<BlockQ40>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kQ5_0:
-      return dot_blocks_as<BlockQ50>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kQ8_0:
-      return dot_blocks_as<BlockQ80>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kQ4_K:
-      return dot_blocks_as<BlockQ4K>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kQ5_K:
-      return dot_blocks_as<BlockQ5K>(bytes, row_bytes, n_rows, x, n, out);
-    case DType::kQ6_K:
-      return dot_blocks_as<BlockQ6K>(bytes, row_bytes, n_rows, x, n, out);
-  }
-}
-
 void weighted_sum_avx2(const float* p, int64_t n_keys, const float* v, int64_t v_stride,
                        float decay, int64_t n, float* acc) {
   const __m256 shrink = _mm256_set1_ps(decay);
@@ -289,9 +262,146 @@ void weighted_sum_avx2(const float* p, int64_t n_keys, const float* v, int64_t v
   }
 }
 
+// One row's dword at a time into its line: the stores are the limit, and wider shuffles do not save
+// them with eight lanes.
+void pack_blocks_avx2(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
+                      int64_t n_blocks, std::byte* to) {
+  const int block = dwords * 4 + (scale_bytes >= 0 ? 2 : 0);
+  const uint8_t* from = as_bytes(rows);
+  uint8_t* dst = reinterpret_cast<uint8_t*>(to);
+  uint8_t* lines = dst + (scale_bytes == 0 ? 32 : 0);
+  uint8_t* scales = dst + (scale_bytes == 0 ? 0 : dwords * kLineBytes);
+  for (int64_t b = 0; b < n_blocks; ++b, from += block, lines += block * 16, scales += block * 16) {
+    for (int r = 0; r < 16; ++r) {
+      const uint8_t* row = from + r * stride;
+      const uint8_t* src = row + (scale_bytes == 0 ? 2 : 0);
+      for (int i = 0; i < dwords; ++i) {
+        __builtin_memcpy(lines + i * kLineBytes + r * 4, src + i * 4, 4);
+      }
+      if (scale_bytes >= 0) __builtin_memcpy(scales + r * 2, row + scale_bytes, 2);
+    }
+  }
+}
+
+int sum_of(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
+}
+
+// Sixteen int8 and their sum from sixteen floats times inverse.
+int quantize16(const float* x, __m256 inverse, uint8_t* to) {
+  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), inverse));
+  const __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse));
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  return sum_of(_mm256_add_epi32(a, b));
+}
+
+// The scale of n values, a multiple of 8, and what to multiply them with; NaN where one of them is
+// not finite.
+float scale_of(const float* x, int n, __m256* inverse) {
+  __m256 most = _mm256_setzero_ps();
+  __m256 sound = _mm256_setzero_ps();  // 0 times anything finite is 0
+  const __m256 sign = _mm256_set1_ps(-0.0F);
+  for (int i = 0; i < n; i += 8) {
+    const __m256 v = _mm256_loadu_ps(x + i);
+    most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
+    sound = _mm256_fmadd_ps(v, _mm256_setzero_ps(), sound);
+  }
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+  m = _mm_max_ps(m, _mm_shuffle_ps(m, m, 0x4E));
+  const float largest = _mm_cvtss_f32(_mm_max_ps(m, _mm_shuffle_ps(m, m, 0xB1)));
+  const bool finite = _mm256_movemask_ps(_mm256_cmp_ps(sound, sound, _CMP_UNORD_Q)) == 0;
+  const bool zero = largest < kLeastMagnitude;
+  *inverse = _mm256_set1_ps(finite && !zero ? 127.0F / largest : 0.0F);
+  if (!finite) return __builtin_nanf("");
+  return zero ? 0.0F : largest / 127.0F;
+}
+
+int place_of(int i) { return (i & ~3) | (i & 1) << 1 | (i >> 1 & 1); }  // 0 2 1 3
+
+template <class T>
+void put(uint8_t* to, int64_t index, T value) {
+  __builtin_memcpy(to + index * static_cast<int64_t>(sizeof value), &value, sizeof value);
+}
+
+// To nearest even; NaN stays NaN. An odd number is followed by a zero.
+void round_to_bf16(const float* x, int64_t n, uint8_t* to) {
+  for (int64_t i = 0; i < n + (n & 1); ++i) {
+    uint32_t bits = 0;
+    if (i < n) __builtin_memcpy(&bits, x + i, sizeof bits);
+    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+    const uint32_t rounded = nan ? 0x7FC00000 : bits + 0x7FFF + (bits >> 16 & 1);
+    put(to, i, static_cast<uint16_t>(rounded >> 16));
+  }
+}
+
+void pack_x_avx2(XKind kind, const float* x, int64_t cols, std::byte* row) {
+  uint8_t* to = reinterpret_cast<uint8_t*>(row);
+  if (kind == XKind::kBf16) return round_to_bf16(x, cols, to);
+  const int n = kind == XKind::kQ8 ? 32 : 256;
+  uint8_t* d = to + cols;
+  uint8_t* sums = d + cols / n * 4;
+  uint8_t* fine = sums + cols / 32 * 2;
+  for (int64_t b = 0; b < cols / n; ++b, x += n, to += n) {
+    __m256 inverse;
+    put(d, b, scale_of(x, n, &inverse));
+    if (kind == XKind::kQ8) {
+      put(sums, b, -(quantize16(x, inverse, to) + quantize16(x + 16, inverse, to + 16)));
+      continue;
+    }
+    for (int i = 0; i < 8; ++i) {
+      const int first = quantize16(x + i * 32, inverse, to + i * 32);
+      const int second = quantize16(x + i * 32 + 16, inverse, to + i * 32 + 16);
+      put(sums, b * 8 + place_of(i), static_cast<int16_t>(first + second));
+      put(fine, b * 16 + place_of(2 * i), static_cast<int16_t>(first));
+      put(fine, b * 16 + place_of(2 * i + 1), static_cast<int16_t>(second));
+    }
+  }
+}
+
+// As in simd_avx512.cc.
+__m256 exp_of(__m256 v) {
+  v = _mm256_min_ps(_mm256_set1_ps(104.0F), _mm256_max_ps(_mm256_set1_ps(-104.0F), v));
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(v, _mm256_set1_ps(1.44269504F)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375F), v);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4F), r);
+  __m256 p = _mm256_set1_ps(1.9875691500e-4F);
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3F));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3F));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2F));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1F));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1F));
+  p = _mm256_fmadd_ps(_mm256_mul_ps(p, r), r, _mm256_add_ps(r, _mm256_set1_ps(1.0F)));
+  // 2^n in two factors: n is beyond the exponents of one near the ends of the range.
+  const __m256i whole = _mm256_cvtps_epi32(n);
+  const __m256i half = _mm256_srai_epi32(whole, 1);
+  const auto power = [](__m256i e) __attribute__((always_inline)) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23));
+  };
+  return _mm256_mul_ps(_mm256_mul_ps(p, power(half)), power(_mm256_sub_epi32(whole, half)));
+}
+
+void silu_mul_avx2(float* gate, const float* up, int64_t n) {
+  for (int64_t i = 0; i < n; i += 8) {
+    const __m256i some = tail_mask(n - i < 8 ? n - i : 8);
+    const __m256 g = _mm256_maskload_ps(gate + i, some);
+    const __m256 below =
+        _mm256_add_ps(_mm256_set1_ps(1.0F), exp_of(_mm256_sub_ps(_mm256_setzero_ps(), g)));
+    const __m256 y = _mm256_mul_ps(_mm256_div_ps(g, below), _mm256_maskload_ps(up + i, some));
+    _mm256_maskstore_ps(gate + i, some, y);
+  }
+}
+
 }  // namespace
 
-const SimdOps kAvx2Ops = {"avx2",   dequantize_avx2, store_f16_avx2,
-                          dot_avx2, dot_blocks_avx2, weighted_sum_avx2};
+const SimdOps kAvx2Ops = {"avx2",       dequantize_avx2,          store_f16_avx2,
+                          dot_avx2,     weighted_sum_avx2,        pack_blocks_avx2,
+                          pack_x_avx2,  dot_packed_on<Avx2Lanes>, Avx2Lanes::kMaxTokens,
+                          silu_mul_avx2};
 
 }  // namespace tandem

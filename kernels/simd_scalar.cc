@@ -1,6 +1,9 @@
-// The reference: the published formulas in plain C++, one rounding per operation.
+// The reference: the published formulas in plain C++, one rounding per operation, and activations
+// as they are.
+#include <cmath>
 #include <cstring>
 
+#include "kernels/float_dot.h"
 #include "kernels/simd.h"
 
 namespace tandem {
@@ -179,9 +182,32 @@ void weighted_sum_scalar(const float* p, int64_t n_keys, const float* v, int64_t
   }
 }
 
+void pack_blocks_scalar(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
+                        int64_t n_blocks, std::byte* to) {
+  const int block = dwords * 4 + (scale_bytes >= 0 ? 2 : 0);
+  std::byte* lines = to + (scale_bytes == 0 ? 32 : 0);
+  std::byte* scales = to + (scale_bytes == 0 ? 0 : dwords * 64);
+  for (int r = 0; r < 16; ++r) {
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      const std::byte* from = rows + r * stride + b * block;
+      const int64_t at = b * block * 16;
+      for (int i = 0; i < dwords; ++i) {
+        const std::byte* dword = from + (scale_bytes == 0 ? 2 : 0) + i * 4;
+        std::memcpy(lines + at + i * 64 + r * 4, dword, 4);
+      }
+      if (scale_bytes >= 0) std::memcpy(scales + at + r * 2, from + scale_bytes, 2);
+    }
+  }
+}
+
+void silu_mul_scalar(float* gate, const float* up, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
+}
+
 }  // namespace
 
-const SimdOps kScalarOps = {"scalar",   dequantize_scalar, store_f16_scalar,
-                            dot_scalar, nullptr,           weighted_sum_scalar};
+const SimdOps kScalarOps = {
+    "scalar",           dequantize_scalar, store_f16_scalar, dot_scalar,      weighted_sum_scalar,
+    pack_blocks_scalar, nullptr,           dot_packed_float, kMaxFloatTokens, silu_mul_scalar};
 
 }  // namespace tandem

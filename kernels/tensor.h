@@ -8,21 +8,32 @@
 
 namespace tandem {
 
-// A weight matrix as GGUF stores it: `rows` output features, each a run of `cols` weights in
-// blocks of `type`, any alignment. y = W x has W.rows elements.
+enum class Layout : uint8_t {
+  kRows,    // as GGUF stores a matrix: one row behind the other
+  kPacked,  // groups of kGroupRows rows, as packed.h says; whole groups only
+};
+inline constexpr int64_t kGroupRows = 16;
+
+// A weight matrix: `rows` output features, each a run of `cols` weights in blocks of `type`, any
+// alignment. y = W x has W.rows elements.
 struct WeightView {
   DType type = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
   const std::byte* data = nullptr;
-  int64_t stride_bytes = 0;  // from row to row; 0: rows back to back
+  int64_t stride_bytes = 0;  // from run to run; 0: back to back
+  Layout layout = Layout::kRows;
 
   explicit operator bool() const { return data != nullptr; }
   int64_t row_bytes() const { return dtype_bytes(type, cols); }
-  int64_t row_stride() const { return stride_bytes > 0 ? stride_bytes : row_bytes(); }
   int64_t bytes() const { return row_bytes() * rows; }
-  // From the first byte to the last one, with what lies between rows.
-  int64_t span_bytes() const { return rows > 0 ? row_stride() * (rows - 1) + row_bytes() : 0; }
+  // What lies in one piece whatever the stride: a row, or a group of packed rows.
+  int64_t run_rows() const { return layout == Layout::kPacked ? kGroupRows : 1; }
+  int64_t run_bytes() const { return row_bytes() * run_rows(); }
+  int64_t runs() const { return rows / run_rows(); }
+  int64_t run_stride() const { return stride_bytes > 0 ? stride_bytes : run_bytes(); }
+  // From the first byte to the last one, with what lies between runs.
+  int64_t span_bytes() const { return rows > 0 ? run_stride() * (runs() - 1) + run_bytes() : 0; }
 };
 
 }  // namespace tandem

@@ -104,8 +104,7 @@ void add_sizes(CLI::App* app, const char* flags, const char* what, std::vector<i
 void bench(const BenchOptions& options) {
   const std::vector<BenchTest> tests = list_tests(options);
   Progress progress;
-  progress.show("loading " + options.model.model_text());
-  const Model model = options.model.load_model();
+  const Model model = options.model.load_model(&progress);
   const MachineProfile machine = options.model.machine();
   BenchPrinter printer(options.output);
   for (const BenchTest& test : tests) {

@@ -152,8 +152,7 @@ void turn(Conversation& conversation, const std::string& line, const InterruptGu
 
 int chat(const ChatOptions& options) {
   Progress progress;
-  progress.show("loading " + options.model.model_text());
-  const Model model = options.model.load_model();
+  const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const ChatFamily family = chat_family(options, model.file());
   const MachineProfile machine = options.model.machine();

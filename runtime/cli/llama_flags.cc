@@ -12,11 +12,14 @@ struct LlamaFlag {
 constexpr std::string_view kVram = "what the GPU holds follows from --vram";
 constexpr std::string_view kOneGpu = "there is one GPU and one sequence";
 constexpr std::string_view kMapped = "weights are always mapped from the file";
+constexpr std::string_view kRepacked =
+    "weights are repacked at load where memory allows; --no-repack turns it off";
 
 constexpr LlamaFlag kFlags[] = {
     {"-ctk", "--cache-type-k", ""},
     {"-ctv", "--cache-type-v", ""},
     {"-sys", "--system-prompt", ""},
+    {"-nr", "--no-repack", ""},
     {"-ngl", "--n-gpu-layers", kVram},
     {"", "--gpu-layers", kVram},
     {"-ncmoe", "--n-cpu-moe", kVram},
@@ -31,6 +34,7 @@ constexpr LlamaFlag kFlags[] = {
     {"-ub", "--ubatch-size", "-b sets the batch"},
     {"-tb", "--threads-batch", "-t holds for prompts, too"},
     {"-fa", "--flash-attn", "there is one way to compute attention"},
+    {"-rtr", "--run-time-repack", kRepacked},
     {"", "--mlock", kMapped},
     {"", "--no-mmap", kMapped},
     {"-mmp", "--mmap", kMapped},

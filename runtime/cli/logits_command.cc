@@ -60,8 +60,7 @@ std::vector<float> all_logits(Engine& engine, std::span<const int32_t> ids, Prog
 void logits(const LogitsOptions& options) {
   check_writable(options.out);
   Progress progress;
-  progress.show("loading " + options.model.model_text());
-  const Model model = options.model.load_model();
+  const Model model = options.model.load_model(&progress);
   const int64_t vocab = model.config().n_vocab;
   const std::vector<int32_t> ids = parse_token_list(options.tokens, vocab);
   if (ids.empty()) throw ConfigError("--tokens is empty");

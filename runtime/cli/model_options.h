@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/cli/progress.h"
 #include "runtime/config/scheduling_policy.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
@@ -28,7 +29,8 @@ class ModelOptions {
 
   // The file of -m, or the built-in demo model.
   GgufFile open_model() const;
-  Model load_model() const;
+  // Says so on `progress`. Packs the weights unless --no-repack or too little memory forbids it.
+  Model load_model(Progress* progress) const;
   Tokenizer load_tokenizer(const GgufFile& file) const;
   // Also checks that tokenizer and weights agree on the vocabulary.
   Tokenizer load_tokenizer(const Model& model) const;
@@ -44,6 +46,7 @@ class ModelOptions {
 
   std::string model_path;
   bool check_tensors = false;
+  bool no_repack = false;
   bool allow_unknown_pretokenizer = false;
   std::string config_path;
   std::string machine_name;
@@ -61,6 +64,7 @@ class ModelOptions {
 
  private:
   void add_placement(CLI::App* app);
+  PackScope pack_scope() const;
 };
 
 }  // namespace tandem

@@ -60,8 +60,7 @@ int run(const PerplexityOptions& options) {
   settings.max_logits = settings.n_batch;
   const std::string text = read_text(options.file);
   Progress progress;
-  progress.show("loading " + options.model.model_text());
-  const Model model = options.model.load_model();
+  const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();
   Engine engine(model, machine, settings);

@@ -112,8 +112,7 @@ EffectiveSetting start_with_hot_set(const std::string& path, Engine* engine) {
 int run(const RunOptions& options) {
   if (!options.save_hot_set.empty()) check_writable(options.save_hot_set);
   Progress progress;
-  progress.show("loading " + options.model.model_text());
-  const Model model = options.model.load_model();
+  const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();
   const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);

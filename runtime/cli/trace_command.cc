@@ -141,8 +141,7 @@ void report(const TraceOptions& options, const Trace& trace, int64_t file_bytes,
 int trace(const TraceOptions& options) {
   check_writable(options.out);
   Progress progress;
-  progress.show("loading " + options.model.model_text());
-  const Model model = options.model.load_model();
+  const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const Prompts prompts = read_prompts(options, tokenizer);
   TraceRecorder recorder(make_header(model));

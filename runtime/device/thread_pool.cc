@@ -9,6 +9,30 @@
 #include "runtime/error.h"
 
 namespace tandem {
+namespace {
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Looks at `value` for some 20 us while it is (or, with `equal` false, is not) `expected`, and
+// returns it. Long enough for what comes between two regions of a layer, short enough to leave the
+// core to others while nothing is computed.
+uint32_t wait_while(const std::atomic<uint32_t>& value, uint32_t expected, bool equal) {
+  constexpr int kLooks = 1000;
+  uint32_t now = value.load(std::memory_order_acquire);
+  for (int i = 0; i < kLooks && (now == expected) == equal; ++i) {
+    relax();
+    now = value.load(std::memory_order_acquire);
+  }
+  return now;
+}
+
+}  // namespace
 
 ThreadPool::ThreadPool(int n_threads) {
   if (n_threads > 1) workers_.reserve(static_cast<size_t>(n_threads) - 1);
@@ -27,11 +51,9 @@ ThreadPool::ThreadPool(int n_threads) {
 ThreadPool::~ThreadPool() { join(); }
 
 void ThreadPool::join() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  start_.notify_all();
+  stop_ = true;
+  region_.fetch_add(1, std::memory_order_release);
+  region_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -40,18 +62,17 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
     serial_for(n_tasks, task);
     return;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    task_ = &task;
-    n_tasks_ = n_tasks;
-    next_.store(0, std::memory_order_relaxed);
-    busy_ = static_cast<int>(workers_.size());
-    ++region_;
-  }
-  start_.notify_all();
+  task_ = &task;
+  n_tasks_ = n_tasks;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  region_.fetch_add(1, std::memory_order_release);
+  region_.notify_all();
   drain(task, n_tasks);
-  std::unique_lock lock(mutex_);
-  done_.wait(lock, [this] { return busy_ == 0; });
+  for (uint32_t busy = wait_while(busy_, 0, false); busy != 0;) {
+    busy_.wait(busy, std::memory_order_acquire);
+    busy = busy_.load(std::memory_order_acquire);
+  }
 }
 
 void ThreadPool::drain(Task task, int64_t n_tasks) {
@@ -62,18 +83,14 @@ void ThreadPool::drain(Task task, int64_t n_tasks) {
 }
 
 void ThreadPool::work() {
-  uint64_t seen = 0;
-  std::unique_lock lock(mutex_);
+  uint32_t seen = 0;
   while (true) {
-    start_.wait(lock, [&] { return stop_ || region_ != seen; });
+    if (wait_while(region_, seen, true) == seen) region_.wait(seen, std::memory_order_acquire);
+    // Not more than one region can have begun: each waits for all workers.
+    seen = region_.load(std::memory_order_acquire);
     if (stop_) return;
-    seen = region_;
-    const Task task = *task_;
-    const int64_t n_tasks = n_tasks_;
-    lock.unlock();
-    drain(task, n_tasks);
-    lock.lock();
-    if (--busy_ == 0) done_.notify_one();
+    drain(*task_, n_tasks_);
+    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
 }
 

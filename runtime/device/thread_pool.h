@@ -1,16 +1,16 @@
 // Worker threads for CPU kernels. One pool per engine; run() is called by one thread at a time and
-// takes part in the work itself, so a pool of n threads starts n - 1 workers. Workers sleep
-// between regions. run() does not allocate.
+// takes part in the work itself, so a pool of n threads starts n - 1 workers. Between regions
+// workers look out for the next one for some microseconds, since a layer has several, and then
+// sleep. run() does not allocate.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
 
 #include "kernels/parallel.h"
+#include "kernels/workspace.h"
 
 namespace tandem {
 
@@ -26,22 +26,24 @@ class ThreadPool {
   // The contract of ParallelFor. Tasks must not throw.
   void run(int64_t n_tasks, Task task);
   void operator()(int64_t n_tasks, Task task) { run(n_tasks, task); }
+  // For the kernels that run here, one at a time.
+  Workspace& workspace() { return workspace_; }
 
  private:
   void work();
   void join();
   void drain(Task task, int64_t n_tasks);
 
-  std::mutex mutex_;
-  std::condition_variable start_;
-  std::condition_variable done_;
-  const Task* task_ = nullptr;  // guarded by mutex_
-  int64_t n_tasks_ = 0;         // guarded by mutex_
-  uint64_t region_ = 0;         // guarded by mutex_
-  int busy_ = 0;                // guarded by mutex_: workers inside the current region
-  bool stop_ = false;           // guarded by mutex_
+  // Written by run() before it counts region_ up, read by workers after they saw that.
+  const Task* task_ = nullptr;
+  int64_t n_tasks_ = 0;
+  bool stop_ = false;
+  // 32 bits each: what a futex can wait for.
+  std::atomic<uint32_t> region_{0};
+  std::atomic<uint32_t> busy_{0};  // workers inside the current region
   std::atomic<int64_t> next_{0};
   std::vector<std::thread> workers_;
+  Workspace workspace_;
 };
 
 // Cores that this process may use; the default of -t.

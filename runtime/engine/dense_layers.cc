@@ -119,7 +119,8 @@ void DenseLayers::matmul_kernel(const char* name, const WeightView& w, const Dev
                                     matmul_flops(w, n), [&](const KernelScope& scope) {
                                       matmul(scope.read(w), values(scope, bias),
                                              scope.read_as<float>(x, n * w.cols), w.cols, n,
-                                             scope.write_as<float>(y, n * w.rows), w.rows, pool_);
+                                             scope.write_as<float>(y, n * w.rows), w.rows,
+                                             pool_.workspace(), pool_);
                                     }});
 }
 
@@ -248,9 +249,10 @@ void DenseLayers::shared_expert(int64_t index) {
          const ExpertCall call{
              {scope.read(shared.ffn.gate), scope.read(shared.ffn.up), scope.read(shared.ffn.down)},
              std::span(shared_rows_).first(static_cast<size_t>(n_))};
-         expert_ffn({&call, 1}, scope.read_as<float>(normed_, n_ * d), d,
+         expert_ffn({&call, 1}, scope.read_as<float>(normed_, n_ * d), n_, d,
                     scope.write_as<float>(residual_, n_ * d),
-                    scope.write_as<float>(shared_hidden_, n_ * config_.shared_ff), pool_);
+                    scope.write_as<float>(shared_hidden_, n_ * config_.shared_ff),
+                    pool_.workspace(), pool_);
        }});
 }
 

@@ -61,13 +61,14 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) 
     const bool whole = host.bytes() == host.span_bytes();
     state.ready = whole ? device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes())
                         : device_.copy_rows_to_device(Stream::kCopy, at, host.data,
-                                                      {host.rows, host.row_bytes(),
-                                                       device.row_stride(), host.row_stride()});
+                                                      {host.runs(), host.run_bytes(),
+                                                       device.run_stride(), host.run_stride()});
   }
 }
 
 void ExpertSlots::drop_host_pages(ExpertKey key) const {
   const ExpertWeights& expert = host_weights(model_, key);
+  if (expert.gate.layout == Layout::kPacked) return;  // the only copy
   for (const WeightView& host : {expert.gate, expert.up, expert.down}) {
     model_.file().advise_dont_need({host.data, static_cast<size_t>(host.bytes())});
   }

@@ -27,7 +27,8 @@ class ExpertSlots {
 
   // Enqueues the copy of an expert's intermediate values [begin, end) into a slot.
   void fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end);
-  // Who is in a slot needs no second copy in this process: gives the pages of the mapped file back.
+  // Who is in a slot needs no second copy in this process: gives the pages of the mapped file back,
+  // where weights are mapped.
   // The page cache keeps them, so an expert that is evicted comes back for the price of page
   // faults. Call when the CPU has read the expert for the last time in this step.
   void drop_host_pages(ExpertKey key) const;

@@ -222,9 +222,10 @@ void HybridExecutor::launch_gpu(const LayerPlan& plan,
            calls_.push_back(
                {{scope.read(at.gate), scope.read(at.up), scope.read(at.down)}, rows_of(*expert)});
          }
-         expert_ffn(calls_, scope.read_as<float>(dense_.normed(), n * d), d,
+         expert_ffn(calls_, scope.read_as<float>(dense_.normed(), n * d), n, d,
                     scope.write_as<float>(dense_.residual(), n * d),
-                    scope.write_as<float>(gpu_hidden_, gpu_hidden_bytes_ / kFloat), pool_);
+                    scope.write_as<float>(gpu_hidden_, gpu_hidden_bytes_ / kFloat),
+                    pool_.workspace(), pool_);
        }});
   for (const PlannedExpert* expert : experts) slots_.used(expert->slot, done);
 }
@@ -253,7 +254,8 @@ void HybridExecutor::run_cpu(const LayerPlan& plan) {
   }
   if (calls_.empty()) return;
   std::fill(cpu_out_.begin(), cpu_out_.begin() + dense_.n_tokens() * d, 0.0F);
-  expert_ffn(calls_, dense_.expert_input(), d, cpu_out_.data(), cpu_hidden_.data(), pool_);
+  expert_ffn(calls_, dense_.expert_input(), dense_.n_tokens(), d, cpu_out_.data(),
+             cpu_hidden_.data(), pool_.workspace(), pool_);
   const double copying_us = device_.stream_now_us(Stream::kCopy) - device_.host_now_us();
   device_.host_busy(cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us));
   dense_.add_from_host(cpu_out_.data());

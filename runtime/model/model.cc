@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "runtime/error.h"
 #include "runtime/model/byte_reader.h"
+#include "runtime/model/pack_model.h"
 
 namespace tandem {
 namespace {
@@ -192,6 +193,14 @@ Model Model::load(GgufFile file) {
   }
   if (!w.rope_factors.empty()) c.rope.freq_factors = w.rope_factors.data();
   return model;
+}
+
+int64_t Model::packable_bytes(PackScope scope) const { return packed_bytes_of(weights_, scope); }
+
+void Model::pack(PackScope scope, ParallelFor parallel,
+                 const std::function<void(int64_t)>& progress) {
+  TANDEM_CHECK(!packed(), "a model is packed once");
+  packed_ = pack_weights(&weights_, *file_, scope, parallel, progress);
 }
 
 void Model::check_finite(int64_t layer) const {

@@ -1,15 +1,19 @@
-// A model ready to run: configuration and weights. Matrices are views into the mapped file;
-// vectors (norms, biases) are small and owned as f32. Immutable after loading; any thread may read.
+// A model ready to run: configuration and weights. Matrices are views into the mapped file, or
+// packed copies; vectors (norms, biases) are small and owned as f32. Immutable after loading; any
+// thread may read.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/expert_ffn.h"
+#include "kernels/parallel.h"
 #include "kernels/tensor.h"
 #include "runtime/model/gguf_file.h"
+#include "runtime/model/host_memory.h"
 #include "runtime/model/model_config.h"
 
 namespace tandem {
@@ -44,6 +48,11 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
 };
 
+enum class PackScope : uint8_t {
+  kAll,      // every matrix but the embedding, whose rows are looked up
+  kExperts,  // routed experts only: a GPU has the others
+};
+
 class Model {
  public:
   // FileError for a missing tensor, a wrong shape or a type that no kernel reads; each names the
@@ -53,6 +62,13 @@ class Model {
   const GgufFile& file() const { return *file_; }
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return weights_; }
+
+  // Moves matrices into memory in the layout that CPU kernels read (kernels/packed.h), a layer at a
+  // time, and gives back the file's pages: the model is in memory once. Before an engine uses it.
+  // MemoryError when there is no address space; nothing has changed then. progress: bytes done.
+  void pack(PackScope scope, ParallelFor parallel, const std::function<void(int64_t)>& progress);
+  int64_t packable_bytes(PackScope scope) const;
+  bool packed() const { return packed_.size() > 0; }
 
   // Reads every block's scales. FileError naming the first tensor with one that is not finite.
   // layer < 0: all tensors, otherwise those of one layer.
@@ -64,6 +80,7 @@ class Model {
   std::unique_ptr<GgufFile> file_;
   ModelConfig config_;
   ModelWeights weights_;
+  HostRegion packed_;  // what weights_ points into after pack()
 };
 
 }  // namespace tandem

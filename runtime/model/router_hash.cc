@@ -3,7 +3,9 @@
 #include <array>
 #include <bit>
 #include <span>
+#include <vector>
 
+#include "kernels/packed.h"
 #include "runtime/model/sha256.h"
 
 namespace tandem {
@@ -18,7 +20,15 @@ std::string router_hash(const Model& model) {
                                         static_cast<uint64_t>(router.rows),
                                         static_cast<uint64_t>(router.cols)};
     hash.add(std::as_bytes(std::span(shape)));
-    hash.add({router.data, static_cast<size_t>(router.bytes())});
+    if (router.layout == Layout::kRows) {
+      hash.add({router.data, static_cast<size_t>(router.bytes())});
+      continue;
+    }
+    std::vector<std::byte> row(static_cast<size_t>(router.row_bytes()));
+    for (int64_t r = 0; r < router.rows; ++r) {
+      unpack_row(router, r, row.data());
+      hash.add(row);
+    }
   }
   return hash.hex();
 }

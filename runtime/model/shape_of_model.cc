@@ -42,6 +42,8 @@ ExpertCuts::ExpertCuts(const Model& model) {
     const DTypeInfo& type = dtype_info(layer.experts.front().down.type);
     block_ = std::max<int64_t>(block_, type.block_elems);
   }
+  // Whole groups of rows, so that packed weights can be cut there too.
+  if (model.config().expert_ff % kGroupRows == 0) block_ = std::max(block_, kGroupRows);
   blocks_ = model.config().expert_ff / block_;
   pieces_ = static_cast<int32_t>(std::min(blocks_, kMostPieces));
 }

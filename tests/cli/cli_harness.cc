@@ -168,6 +168,19 @@ Outcome Process::wait() {
   return outcome_;
 }
 
+ReferenceArithmetic::ReferenceArithmetic() {
+  if (const char* isa = std::getenv("TANDEM_ISA")) before_ = isa;
+  setenv("TANDEM_ISA", "scalar", 1);
+}
+
+ReferenceArithmetic::~ReferenceArithmetic() {
+  if (before_) {
+    setenv("TANDEM_ISA", before_->c_str(), 1);
+  } else {
+    unsetenv("TANDEM_ISA");
+  }
+}
+
 Outcome tandem(const std::vector<std::string>& arguments, const Invocation& how) {
   return Process(arguments, how).wait();
 }

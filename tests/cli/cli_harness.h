@@ -37,6 +37,18 @@ struct Outcome {
 // std::runtime_error when the program cannot start or does not end within two minutes.
 Outcome tandem(const std::vector<std::string>& arguments, const Invocation& how = {});
 
+// While it lives, programs start with the reference's arithmetic: activations are not rounded.
+class ReferenceArithmetic {
+ public:
+  ReferenceArithmetic();
+  ~ReferenceArithmetic();
+  ReferenceArithmetic(const ReferenceArithmetic&) = delete;
+  ReferenceArithmetic& operator=(const ReferenceArithmetic&) = delete;
+
+ private:
+  std::optional<std::string> before_;
+};
+
 // A started program, for those that run side by side.
 class Process {
  public:

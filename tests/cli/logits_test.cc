@@ -51,6 +51,7 @@ TEST_CASE("logits writes an .npy file that NumPy's format describes") {
 }
 
 TEST_CASE("logits agree with the golden values of the demo model") {
+  const ReferenceArithmetic reference;
   const Npy npy = logits({"--tokens", kStory, "-ctk", "f32", "-ctv", "f32"});
   const auto golden =
       nlohmann::json::parse(read_file(source_file("demo/golden.json")))["Q8_0"]["top10"];

@@ -69,6 +69,7 @@ TEST_CASE("perplexity of the demo's held-out text is that of a model which can r
 }
 
 TEST_CASE("perplexity does not depend on the batch size or the device") {
+  const ReferenceArithmetic reference;
   const TempDir dir;
   write_file(dir / "text.txt", heldout(1500));
   const auto value = [&](std::vector<std::string> more) {

@@ -114,6 +114,7 @@ constexpr const char* kTwoPrompts =
 }  // namespace
 
 TEST_CASE("the trace of the demo's prompt has the golden routing") {
+  const ReferenceArithmetic reference;
   const TraceFile file = record("Once upon a time\n", {"-n", "0"}).file;
   const auto golden = nlohmann::json::parse(read_file(source_file("demo/golden.json")))["Q8_0"];
   const auto& routing = golden["routing_prompt"];
@@ -211,6 +212,7 @@ TEST_CASE("the recall that trace reports is that of the guesses in its file") {
 }
 
 TEST_CASE("device and batch size do not change what is recorded") {
+  const ReferenceArithmetic reference;
   const TraceFile cpu = record(kTwoPrompts, {"-n", "24", "--ignore-eos"}).file;
   for (const std::vector<std::string>& more :
        {std::vector<std::string>{"--device", "sim", "--vram", "9"},

@@ -9,6 +9,7 @@
 #include "tests/engine/recording_prefetcher.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -22,6 +23,7 @@ std::vector<EngineSettings> both_devices() { return {cpu_settings(), sim_setting
 }  // namespace
 
 TEST_CASE("the demo model continues its golden prompt with the golden tokens") {
+  const Unrounded unrounded;
   const Model model = demo();
   const nlohmann::json expected = golden();
   for (const EngineSettings& settings : both_devices()) {
@@ -37,6 +39,7 @@ TEST_CASE("the demo model continues its golden prompt with the golden tokens") {
 // point; an f16 cache adds up to 2^-11 of each key and value. Measured on one machine: 5.7e-6 with
 // f32, 7.4e-4 with f16.
 TEST_CASE("the demo model's ten likeliest tokens have the golden logits") {
+  const Unrounded unrounded;
   const Model model = demo();
   const nlohmann::json expected = golden();
   const auto prompt = expected["prompt_ids"].get<std::vector<int32_t>>();
@@ -59,6 +62,7 @@ TEST_CASE("the demo model's ten likeliest tokens have the golden logits") {
 }
 
 TEST_CASE("the demo model routes its golden prompt through the golden experts") {
+  const Unrounded unrounded;
   const Model model = demo();
   const nlohmann::json expected = golden();
   const auto prompt = expected["prompt_ids"].get<std::vector<int32_t>>();
@@ -71,6 +75,7 @@ TEST_CASE("the demo model routes its golden prompt through the golden experts") 
 
 // The float64 reference gives 40.191 over 62 chunks of 256 tokens.
 TEST_CASE("the held-out perplexity is the float64 reference's", "[perplexity]") {
+  const Unrounded unrounded;
   const Model model = demo();
   EngineSettings settings = cpu_settings();
   settings.n_ctx = 256;

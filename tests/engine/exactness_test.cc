@@ -3,6 +3,7 @@
 #include "runtime/text/tokenizer.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -39,6 +40,7 @@ Outcome outcome(const Model& model, const EngineSettings& settings,
 
 TEST_CASE(
     "batch size, cache size and policy change logits by rounding at most, and no greedy token") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const std::vector<int32_t> ids = prompt(model);
   const Outcome reference = outcome(model, cpu_settings(), ids);
@@ -86,6 +88,7 @@ TEST_CASE("the number of threads does not change one bit") {
 }
 
 TEST_CASE("a rewound sequence goes on as if the rest had never been") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const std::vector<int32_t> ids = prompt(model);
   Engine fresh(model, test_machine(), sim_settings(40));

@@ -4,6 +4,7 @@
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
 #include "tests/support/npy.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -55,6 +56,7 @@ EngineSettings with_f32_cache(EngineSettings settings) {
 }  // namespace
 
 TEST_CASE("every family's logits agree with transformers to 1e-4 at every position") {
+  const Unrounded unrounded;
   for (const std::string& name : kModels) {
     const Case c(name);
     INFO(name);
@@ -66,6 +68,7 @@ TEST_CASE("every family's logits agree with transformers to 1e-4 at every positi
 }
 
 TEST_CASE("every family routes each token as transformers does") {
+  const Unrounded unrounded;
   for (const std::string& name : kModels) {
     const Case c(name);
     INFO(name);
@@ -78,6 +81,7 @@ TEST_CASE("every family routes each token as transformers does") {
 }
 
 TEST_CASE("every family continues greedily as transformers does") {
+  const Unrounded unrounded;
   for (const std::string& name : kModels) {
     const Case c(name);
     INFO(name);
@@ -93,6 +97,7 @@ TEST_CASE("every family continues greedily as transformers does") {
 // it averages out, and attention repeats it in every layer. Measured: up to 1.6e-3. The least
 // visible wrong formula tried when the fixtures were made is off by 6.7e-2.
 TEST_CASE("a KV cache in f16 stays within 5e-3 of transformers") {
+  const Unrounded unrounded;
   for (const std::string& name : kModels) {
     const Case c(name);
     INFO(name);

@@ -12,6 +12,7 @@
 #include "tests/engine/float64_layer.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -106,6 +107,7 @@ TEST_CASE("a gate reused in its own layer says exactly what the layer routes") {
 }
 
 TEST_CASE("the first layer's guesses are those of float64 arithmetic on the model's tensors") {
+  const Unrounded unrounded;
   for (const std::string& path : {kFamilies + "qwen3moe-f32.gguf", kDemoModel}) {
     INFO(path);
     const Model model = Model::load(GgufFile::open(path));
@@ -172,6 +174,7 @@ TEST_CASE("gates that are reused change no bit of a result on the CPU") {
 }
 
 TEST_CASE("guesses, right or random, change results by rounding at most, and no greedy token") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const std::vector<int32_t> prompt = some_tokens(model, 60);
   NoPrefetcher nothing;

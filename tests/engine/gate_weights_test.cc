@@ -5,6 +5,7 @@
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -38,6 +39,7 @@ std::vector<float> run_with_mask(const Model& model, const std::vector<int32_t>&
 }  // namespace
 
 TEST_CASE("gate weights stay with their experts under every mix of hits and misses") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const std::vector<int32_t> tokens{4093};  // one token: 4 experts with four different weights
   for (const int32_t layer : {0, 3, 5}) {
@@ -50,6 +52,7 @@ TEST_CASE("gate weights stay with their experts under every mix of hits and miss
 }
 
 TEST_CASE("gate weights stay with their experts when several tokens share some of them") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const std::vector<int32_t> tokens{4093, 3384, 794, 258, 535, 438, 307, 258};
   const std::vector<float> expected = run_with_mask(model, tokens, 2, 0);
@@ -61,6 +64,7 @@ TEST_CASE("gate weights stay with their experts when several tokens share some o
 
 // The test must be able to fail: the four weights differ, so a swap would show.
 TEST_CASE("the gate weights of the test above differ enough to notice a swap") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   StepHarness harness(model, 4);
   const std::vector<int32_t> tokens{4093};

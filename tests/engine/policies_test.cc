@@ -5,6 +5,7 @@
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -48,6 +49,7 @@ const std::vector<int32_t> kPrompt{4093, 3384, 794, 258, 535, 438, 307, 258, 794
 }  // namespace
 
 TEST_CASE("every policy changes logits by rounding at most, and no greedy token") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   Engine cpu(model, test_machine(), cpu_settings());
   const std::vector<int32_t> answer = greedy(cpu, kPrompt, 40);

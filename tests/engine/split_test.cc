@@ -5,6 +5,7 @@
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
@@ -68,6 +69,7 @@ std::vector<Division> all_divisions(int32_t pieces) {
 }  // namespace
 
 TEST_CASE("an expert gives the same however it is divided between CPU and GPU") {
+  const Unrounded unrounded;
   const Model model = Model::load(GgufFile::open(kDemoModel));
   REQUIRE(ExpertCuts(model).pieces() == 2);
   const std::vector<int32_t> tokens{4093, 3384, 794, 258, 535, 438, 307, 258};
@@ -83,6 +85,7 @@ TEST_CASE("an expert gives the same however it is divided between CPU and GPU") 
 }
 
 TEST_CASE("experts of every family can be divided at every piece") {
+  const Unrounded unrounded;
   const std::map<std::string, int32_t> pieces{
       {"llama-f16", 0}, {"olmoe-k-quants", 0}, {"olmoe-q8_0-clip", 0}, {"qwen3moe-f32", 8}};
   for (const auto& [name, least] : pieces) {

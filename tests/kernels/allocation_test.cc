@@ -31,16 +31,18 @@ TEST_CASE("no kernel allocates memory") {
   const ExpertRow rows[] = {{0, 1.0F}, {4, 1.0F}};
   const ExpertCall calls[] = {{{w.view(), w.view(), w.view()}, rows}};
 
+  Workspace scratch;
+  scratch.at_least(64 * 1024);
   const int64_t before = test::allocation_count.load();
   for (const int64_t n : {1, 5}) {
     rms_norm(x.data(), d, x.data(), 1e-6F, n, d, y.data(), d);
-    matmul(w.view(), nullptr, x.data(), d, n, y.data(), d, serial_for);
+    matmul(w.view(), nullptr, x.data(), d, n, y.data(), d, scratch, serial_for);
     rope_table(rope, 0, n, table.data());
     rope_apply(RopeStyle::kHalves, table.data(), 64, n, 4, 64, y.data(), d);
     kv_append(cache, x.data(), x.data(), 0, n);
     attention(cache, x.data(), 4, 0.125F, 0, n, y.data(), serial_for);
   }
-  expert_ffn(calls, x.data(), d, y.data(), hidden.data(), serial_for);
+  expert_ffn(calls, x.data(), 5, d, y.data(), hidden.data(), scratch, serial_for);
   const int64_t after = test::allocation_count.load();
   CHECK(after == before);
   CHECK((before > 0) == test::kCountsAllocations);

@@ -12,6 +12,7 @@ namespace tandem {
 namespace {
 
 using testing::all_isas;
+using testing::as_seen_by;
 using testing::Dot;
 using testing::IsaScope;
 using testing::kAllTypes;
@@ -30,11 +31,13 @@ void check_matmul(const WeightView& w, const std::vector<float>& weights, const 
   const int64_t y_stride = w.rows + pad;
   const std::vector<float> x = random_floats(rng, n * x_stride);
   std::vector<float> y(static_cast<size_t>(n * y_stride), -7.0F);
-  matmul(w, bias, x.data(), x_stride, n, y.data(), y_stride, serial_for);
+  Workspace scratch;
+  matmul(w, bias, x.data(), x_stride, n, y.data(), y_stride, scratch, serial_for);
   for (int64_t t = 0; t < n; ++t) {
     const float* row = y.data() + t * y_stride;
+    const std::vector<float> seen = as_seen_by(w.type, x.data() + t * x_stride, w.cols);
     for (int64_t r = 0; r < w.rows; ++r) {
-      const Dot dot = reference_dot(weights.data() + r * w.cols, x.data() + t * x_stride, w.cols);
+      const Dot dot = reference_dot(weights.data() + r * w.cols, seen.data(), w.cols);
       const double b = bias != nullptr ? static_cast<double>(bias[r]) : 0.0;
       const double limit = kTolerance * (dot.magnitude + std::abs(b));
       INFO("token " << t << " row " << r);
@@ -79,11 +82,12 @@ TEST_CASE("a token's product has the same bits in every batch split and on any t
       const int64_t rows = 70;
       const RandomWeights w(rng, type, rows, cols, 1);
       const std::vector<float> x = random_floats(rng, n * cols);
+      Workspace scratch;
       const auto run = [&](int64_t batch, ParallelFor parallel) {
         std::vector<float> y(static_cast<size_t>(n * rows));
         for (int64_t t = 0; t < n; t += batch) {
           matmul(w.view(), nullptr, x.data() + t * cols, cols, std::min(batch, n - t),
-                 y.data() + t * rows, rows, parallel);
+                 y.data() + t * rows, rows, scratch, parallel);
         }
         return y;
       };
@@ -110,13 +114,14 @@ TEST_CASE("a row's product has the same bits whichever rows stand around it") {
       const std::vector<float> x = random_floats(rng, 3 * cols);
       for (const int64_t n : {1, 3}) {
         std::vector<float> whole(static_cast<size_t>(n * 39));
-        matmul(w.view(), nullptr, x.data(), cols, n, whole.data(), 39, serial_for);
+        Workspace scratch;
+        matmul(w.view(), nullptr, x.data(), cols, n, whole.data(), 39, scratch, serial_for);
         for (int64_t r = 0; r < 39; ++r) {
           WeightView row = w.view();
           row.data += r * row.row_bytes();
           row.rows = 1;
           std::vector<float> y(static_cast<size_t>(n));
-          matmul(row, nullptr, x.data(), cols, n, y.data(), 1, serial_for);
+          matmul(row, nullptr, x.data(), cols, n, y.data(), 1, scratch, serial_for);
           for (int64_t t = 0; t < n; ++t) {
             INFO(ops->name << " " << dtype_info(type).name << " row " << r);
             REQUIRE(y[static_cast<size_t>(t)] == whole[static_cast<size_t>(t * 39 + r)]);

@@ -13,6 +13,7 @@ namespace tandem {
 namespace {
 
 using testing::all_isas;
+using testing::as_seen_by;
 using testing::IsaScope;
 using testing::random_floats;
 using testing::RandomWeights;
@@ -28,32 +29,51 @@ struct Expert {
   ExpertWeights weights() const { return {gate.view(), up.view(), down.view()}; }
 };
 
-// weight * down(silu(gate x) * up x) in float64.
-std::vector<double> reference(const Expert& expert, const float* x, double weight) {
+// silu(gate x) * up x in float64, x as the kernel sees it.
+std::vector<double> hidden_reference(const Expert& expert, const float* x) {
   const int64_t d = expert.gate.view().cols;
-  const int64_t ff = expert.gate.view().rows;
   const std::vector<float> gate = expert.gate.dequantized();
   const std::vector<float> up = expert.up.dequantized();
-  const std::vector<float> down = expert.down.dequantized();
+  const std::vector<float> x_gate = as_seen_by(expert.gate.view().type, x, d);
+  const std::vector<float> x_up = as_seen_by(expert.up.view().type, x, d);
   std::vector<double> hidden;
-  for (int64_t f = 0; f < ff; ++f) {
-    const double g = reference_dot(gate.data() + f * d, x, d).sum;
-    hidden.push_back(g / (1.0 + std::exp(-g)) * reference_dot(up.data() + f * d, x, d).sum);
+  for (int64_t f = 0; f < expert.gate.view().rows; ++f) {
+    const double g = reference_dot(gate.data() + f * d, x_gate.data(), d).sum;
+    hidden.push_back(g / (1.0 + std::exp(-g)) *
+                     reference_dot(up.data() + f * d, x_up.data(), d).sum);
   }
-  std::vector<double> out(static_cast<size_t>(d));
-  for (size_t r = 0; r < out.size(); ++r) {
-    for (size_t f = 0; f < hidden.size(); ++f) {
-      out[r] += weight * static_cast<double>(down[r * hidden.size() + f]) * hidden[f];
-    }
+  return hidden;
+}
+
+// weight * down(hidden) in float64, hidden as the kernel sees it.
+std::vector<double> output_reference(const Expert& expert, const float* hidden, double weight) {
+  const int64_t ff = expert.down.view().cols;
+  const std::vector<float> down = expert.down.dequantized();
+  const std::vector<float> seen = as_seen_by(expert.down.view().type, hidden, ff);
+  std::vector<double> out;
+  for (int64_t r = 0; r < expert.down.view().rows; ++r) {
+    out.push_back(weight * reference_dot(down.data() + r * ff, seen.data(), ff).sum);
   }
   return out;
 }
 
+struct Result {
+  std::vector<float> y;
+  std::vector<float> hidden;
+};
+
+Result run_all(const std::vector<ExpertCall>& calls, const std::vector<float>& x, int64_t d,
+               std::vector<float> y, ParallelFor parallel) {
+  std::vector<float> hidden(static_cast<size_t>(expert_ffn_hidden_floats(calls)));
+  Workspace scratch;
+  expert_ffn(calls, x.data(), static_cast<int64_t>(x.size()) / d, d, y.data(), hidden.data(),
+             scratch, parallel);
+  return {std::move(y), std::move(hidden)};
+}
+
 std::vector<float> run(const std::vector<ExpertCall>& calls, const std::vector<float>& x, int64_t d,
                        std::vector<float> y, ParallelFor parallel) {
-  std::vector<float> hidden(static_cast<size_t>(expert_ffn_hidden_floats(calls)));
-  expert_ffn(calls, x.data(), d, y.data(), hidden.data(), parallel);
-  return y;
+  return run_all(calls, x, d, std::move(y), parallel).y;
 }
 
 double max_abs(const std::vector<double>& values) {
@@ -95,17 +115,28 @@ struct Layer {
     return out;
   }
 
-  std::vector<double> expected() const {
+  // Holds hidden values against float64, and what comes out against float64 on these.
+  void check(const std::vector<ExpertCall>& in_order, const Result& result) const {
     std::vector<double> out(y.begin(), y.end());
-    for (size_t e = 0; e < rows.size(); ++e) {
-      for (const ExpertRow& use : rows[e]) {
-        const auto term =
-            reference(experts[e], x.data() + use.row * d, static_cast<double>(use.weight));
-        for (size_t c = 0; c < term.size(); ++c)
+    const float* hidden = result.hidden.data();
+    for (const ExpertCall& call : in_order) {
+      const auto e =
+          static_cast<size_t>(std::find_if(experts.begin(), experts.end(),
+                                           [&](const Expert& one) {
+                                             return one.gate.view().data == call.weights.gate.data;
+                                           }) -
+                              experts.begin());
+      for (const ExpertRow& use : call.rows) {
+        const std::vector<double> want = hidden_reference(experts[e], x.data() + use.row * d);
+        check_close({hidden, hidden + want.size()}, want);
+        const auto term = output_reference(experts[e], hidden, static_cast<double>(use.weight));
+        for (size_t c = 0; c < term.size(); ++c) {
           out[static_cast<size_t>(use.row * d) + c] += term[c];
+        }
+        hidden += want.size();
       }
     }
-    return out;
+    check_close(result.y, out);
   }
 };
 
@@ -125,7 +156,8 @@ TEST_CASE("expert_ffn matches float64 with several experts on a token") {
     for (const Case& c : cases) {
       INFO(ops->name << " " << dtype_info(c.type).name << " d " << c.d << " ff " << c.ff);
       const Layer layer(c.type, c.down_type, c.d, c.ff);
-      check_close(run(layer.calls(), layer.x, c.d, layer.y, serial_for), layer.expected());
+      const std::vector<ExpertCall> calls = layer.calls();
+      layer.check(calls, run_all(calls, layer.x, c.d, layer.y, serial_for));
     }
   }
 }
@@ -134,7 +166,7 @@ TEST_CASE("the order of experts parts no row from its weight") {
   const Layer layer(DType::kQ8_0, DType::kQ8_0, 64, 64);
   std::vector<ExpertCall> calls = layer.calls();
   std::reverse(calls.begin(), calls.end());
-  check_close(run(calls, layer.x, 64, layer.y, serial_for), layer.expected());
+  layer.check(calls, run_all(calls, layer.x, 64, layer.y, serial_for));
 }
 
 TEST_CASE("expert_ffn has the same bits on any threads") {
@@ -180,11 +212,20 @@ TEST_CASE("parts of an expert add up to the whole, wherever it is cut between bl
       const std::vector<ExpertRow> rows{{0, 1.0F}, {2, 1.0F}};
       for (int64_t cut = 0; cut <= c.ff; cut += c.block) {
         std::vector<float> y(x.size());
+        std::vector<std::vector<float>> hidden(rows.size());
         for (const auto& [begin, end] : {std::pair{int64_t{0}, cut}, {cut, c.ff}}) {
-          y = run({{expert_part(expert.weights(), begin, end), rows}}, x, c.d, y, serial_for);
+          const Result part =
+              run_all({{expert_part(expert.weights(), begin, end), rows}}, x, c.d, y, serial_for);
+          y = part.y;
+          for (size_t i = 0; i < rows.size(); ++i) {
+            const auto from = part.hidden.begin() + static_cast<int64_t>(i) * (end - begin);
+            hidden[i].insert(hidden[i].end(), from, from + (end - begin));
+          }
         }
-        for (const ExpertRow& row : rows) {
-          const std::vector<double> want = reference(expert, x.data() + row.row * c.d, 1.0);
+        for (size_t n = 0; n < rows.size(); ++n) {
+          const ExpertRow& row = rows[n];
+          check_close(hidden[n], hidden_reference(expert, x.data() + row.row * c.d));
+          const std::vector<double> want = output_reference(expert, hidden[n].data(), 1.0);
           for (size_t i = 0; i < want.size(); ++i) {
             const double got = y[static_cast<size_t>(row.row * c.d) + i];
             CHECK(std::abs(got - want[i]) <= 1e-5 * max_abs(want));

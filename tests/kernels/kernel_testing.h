@@ -1,6 +1,7 @@
 // What the kernel tests share: random weights, float64 references, and every way to run a kernel.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/packed.h"
 #include "kernels/parallel.h"
 #include "kernels/quant.h"
 #include "kernels/simd.h"
@@ -23,7 +25,7 @@ inline const std::vector<DType> kAllTypes = {DType::kF32,  DType::kF16,  DType::
 // The instruction sets that this machine can run.
 inline std::vector<const SimdOps*> all_isas() {
   std::vector<const SimdOps*> out;
-  for (const char* name : {"scalar", "avx2"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "avx512-bf16"}) {
     if (const SimdOps* ops = find_simd(name)) out.push_back(ops);
   }
   return out;
@@ -128,6 +130,34 @@ class RandomWeights {
   std::vector<std::byte> bytes_;
   WeightView view_;
 };
+
+// Activations as a product with weights of a type sees them: rounded by the rule that packed.h
+// states, in plain float64 here. [n] f32 values, n a multiple of the block.
+inline std::vector<float> as_seen_by(DType type, const float* x, int64_t n) {
+  std::vector<float> out(x, x + n);
+  const XKind kind = x_kind(type);
+  if (kind == XKind::kFloat) return out;
+  if (kind == XKind::kBf16) {
+    for (float& v : out) {
+      int exponent = 0;
+      const float mantissa = std::frexp(v, &exponent);  // eight bits of it stay
+      v = std::ldexp(std::nearbyint(mantissa * 256.0F), exponent - 8);
+    }
+    return out;
+  }
+  const int64_t block = kind == XKind::kQ8 ? 32 : 256;
+  for (int64_t b = 0; b < n; b += block) {
+    float largest = 0;
+    for (int64_t i = b; i < b + block; ++i) largest = std::max(largest, std::abs(x[i]));
+    if (largest == 0) continue;
+    const float inverse = 127.0F / largest;
+    for (int64_t i = b; i < b + block; ++i) {
+      out[static_cast<size_t>(i)] = static_cast<float>(
+          static_cast<double>(std::nearbyint(x[i] * inverse)) * static_cast<double>(largest) / 127);
+    }
+  }
+  return out;
+}
 
 // sum a[i] b[i] in float64, and sum |a[i] b[i]|, in whose units float32 errors are bounded.
 struct Dot {

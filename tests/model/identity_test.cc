@@ -74,7 +74,7 @@ TEST_CASE("the shape of a model has its file's bytes and weights") {
   CHECK(shape.top_k == 1);
   CHECK(shape.expert_bytes == std::vector<int64_t>{3 * 16 * 8 * 4});
   CHECK(shape.expert_params == 3 * 16 * 8);
-  CHECK(shape.split_pieces == 16);
+  CHECK(shape.split_pieces == 1);                              // cut between groups of 16 rows
   CHECK(shape.attention.params == 4 * 8 * 8 + 2 * 8 + 2 * 8);  // matrices, router, norms
   CHECK(shape.attention.bytes == 4 * shape.attention.params);
   CHECK(shape.shared_expert.bytes == 0);

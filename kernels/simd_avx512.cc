@@ -1,0 +1,268 @@
+// AVX-512 with VNNI: packed dot products and what surrounds them. The rest is AVX2's.
+// Compiled twice: simd_avx512_bf16.cc includes this file with the BF16 extension switched on.
+#include <immintrin.h>
+
+#include "kernels/simd_packed.h"
+
+namespace tandem {
+namespace {
+
+struct Avx512Lanes {
+  static constexpr int kLanes = 16;
+  static constexpr int kMaxTokens = 12;
+  using Int = __m512i;
+  using Float = __m512;
+
+  static Int zero() { return _mm512_setzero_si512(); }
+  static Float zero_float() { return _mm512_setzero_ps(); }
+  static Float set_float(float v) { return _mm512_set1_ps(v); }
+  static Int line(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static Int bcast(const uint8_t* p) {
+    int v = 0;
+    __builtin_memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+  }
+  static Float bcast_float(const uint8_t* p) {
+    float v = 0;
+    __builtin_memcpy(&v, p, sizeof v);
+    return _mm512_set1_ps(v);
+  }
+  static Float load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+
+  static Int and_bits(Int v, uint32_t mask) {
+    return _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(mask)));
+  }
+  static Int or_bits(Int a, Int b) { return _mm512_or_si512(a, b); }
+  static Int shl(Int v, int n) { return _mm512_slli_epi32(v, static_cast<unsigned>(n)); }
+  static Int shr(Int v, int n) { return _mm512_srli_epi32(v, static_cast<unsigned>(n)); }
+  static Int sar(Int v, int n) { return _mm512_srai_epi32(v, static_cast<unsigned>(n)); }
+  static Int even_bytes_s16(Int v) { return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8); }
+  static Int odd_bytes_s16(Int v) { return _mm512_srai_epi16(v, 8); }
+
+  static Int dot_u8(Int acc, Int w, Int x) { return _mm512_dpbusd_epi32(acc, w, x); }
+  // vpdpbusd wants w unsigned: 128 is added to each, and taken off the sum at its start.
+  static Int start_s8(Int minus) { return _mm512_slli_epi32(minus, 7); }
+  static Int weights_s8(Int line) {
+    return _mm512_xor_si512(line, _mm512_set1_epi32(static_cast<int>(0x80808080U)));
+  }
+  static Int dot_s8(Int acc, Int w, Int x) { return _mm512_dpbusd_epi32(acc, w, x); }
+  static Int dot_i16(Int acc, Int a, Int b) { return _mm512_dpwssd_epi32(acc, a, b); }
+  static Float dot_bf16(Float acc, Int w, Int x) {
+#ifdef __AVX512BF16__
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+#else
+    acc = fma(as_float(_mm512_slli_epi32(w, 16)), as_float(_mm512_slli_epi32(x, 16)), acc);
+    return fma(as_float(and_bits(w, 0xFFFF0000U)), as_float(and_bits(x, 0xFFFF0000U)), acc);
+#endif
+  }
+
+  static Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
+  static Float as_float(Int v) { return _mm512_castsi512_ps(v); }
+  static Float half_of(Int v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+  static Float halves(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static Float fnma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c); }
+};
+
+// v[i] is column i of what was row i: sixteen dwords of sixteen rows change places.
+void transpose16(__m512i* v) {
+  __m512i a[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  __m512i b[16];  // b[4 i + j]: dword j of each quarter, of rows 4 i … 4 i + 3
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+    b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x44);   // quarters 0 1
+    const __m512i high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xEE);  // quarters 2 3
+    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x44);
+    const __m512i high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xEE);
+    v[j] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+    v[4 + j] = _mm512_shuffle_i32x4(low01, low23, 0xDD);
+    v[8 + j] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+    v[12 + j] = _mm512_shuffle_i32x4(high01, high23, 0xDD);
+  }
+}
+
+// Dwords [first, first + n) of each row's run, n <= 16, to n lines.
+void transpose_dwords(const uint8_t* rows, int64_t stride, int n, uint8_t* to) {
+  const __mmask16 some = static_cast<__mmask16>((1U << n) - 1);
+  __m512i v[16];
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) v[r] = _mm512_maskz_loadu_epi32(some, rows + r * stride);
+  transpose16(v);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    if (i < n) _mm512_storeu_si512(to + i * kLineBytes, v[i]);
+  }
+}
+
+void pack_blocks_avx512(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
+                        int64_t n_blocks, std::byte* to) {
+  const auto* from = reinterpret_cast<const uint8_t*>(rows);
+  auto* dst = reinterpret_cast<uint8_t*>(to);
+  if (scale_bytes < 0 && dwords == 1) {  // float formats: a block is a dword
+    for (int64_t i = 0; i < n_blocks; i += 16) {
+      const int64_t n = n_blocks - i < 16 ? n_blocks - i : 16;
+      transpose_dwords(from + i * 4, stride, static_cast<int>(n), dst + i * kLineBytes);
+    }
+    return;
+  }
+  const int block = dwords * 4 + (scale_bytes >= 0 ? 2 : 0);
+  for (int64_t b = 0; b < n_blocks; ++b, from += block) {
+    uint8_t* lines = dst + (scale_bytes == 0 ? 32 : 0);
+    const uint8_t* src = from + (scale_bytes == 0 ? 2 : 0);
+    for (int i = 0; i < dwords; i += 16) {
+      const int n = dwords - i < 16 ? dwords - i : 16;
+      transpose_dwords(src + i * 4, stride, n, lines + i * kLineBytes);
+    }
+    if (scale_bytes >= 0) {
+      uint8_t* scales = dst + (scale_bytes == 0 ? 0 : dwords * kLineBytes);
+      for (int r = 0; r < 16; ++r) {
+        __builtin_memcpy(scales + r * 2, from + r * stride + scale_bytes, 2);
+      }
+    }
+    dst += block * 16;
+  }
+}
+
+// Sixteen int8 and their sum from sixteen floats times inverse.
+int quantize16(const float* x, __m512 inverse, uint8_t* to) {
+  const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inverse));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(q));
+  return _mm512_reduce_add_epi32(q);
+}
+
+// The scale of n values, a multiple of 16, and what to multiply them with; NaN where one of them is
+// not finite.
+float scale_of(const float* x, int n, __m512* inverse) {
+  __m512 most = _mm512_setzero_ps();
+  __m512 sound = _mm512_setzero_ps();  // 0 times anything finite is 0
+  for (int i = 0; i < n; i += 16) {
+    const __m512 v = _mm512_loadu_ps(x + i);
+    most = _mm512_max_ps(most, _mm512_abs_ps(v));
+    sound = _mm512_fmadd_ps(v, _mm512_setzero_ps(), sound);
+  }
+  const float largest = _mm512_reduce_max_ps(most);
+  const bool finite = _mm512_cmp_ps_mask(sound, sound, _CMP_UNORD_Q) == 0;
+  const bool zero = largest < kLeastMagnitude;
+  *inverse = _mm512_set1_ps(finite && !zero ? 127.0F / largest : 0.0F);
+  if (!finite) return __builtin_nanf("");
+  return zero ? 0.0F : largest / 127.0F;
+}
+
+int place_of(int i) { return (i & ~3) | (i & 1) << 1 | (i >> 1 & 1); }  // 0 2 1 3
+
+// To nearest even; NaN stays NaN. An odd number is followed by a zero.
+void round_to_bf16(const float* x, int64_t n, uint8_t* to) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 some =
+        n - i >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << (n - i)) - 1);
+    const __m512 v = _mm512_maskz_loadu_ps(some, x + i);
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i rounded =
+        _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), nan, _mm512_set1_epi32(0x7FC00000));
+    const __m256i words = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    const int64_t left = n - i + (n & 1);
+    const __mmask16 stored =
+        left >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << left) - 1);
+    _mm256_mask_storeu_epi16(to + i * 2, stored, words);
+  }
+}
+
+template <class T>
+void put(uint8_t* to, int64_t index, T value) {
+  __builtin_memcpy(to + index * static_cast<int64_t>(sizeof value), &value, sizeof value);
+}
+
+void pack_x_avx512(XKind kind, const float* x, int64_t cols, std::byte* row) {
+  auto* to = reinterpret_cast<uint8_t*>(row);
+  if (kind == XKind::kBf16) return round_to_bf16(x, cols, to);
+  const int n = kind == XKind::kQ8 ? 32 : 256;
+  uint8_t* d = to + cols;
+  uint8_t* sums = d + cols / n * 4;
+  uint8_t* fine = sums + cols / 32 * 2;
+  for (int64_t b = 0; b < cols / n; ++b, x += n, to += n) {
+    __m512 inverse;
+    put(d, b, scale_of(x, n, &inverse));
+    if (kind == XKind::kQ8) {
+      put(sums, b, -(quantize16(x, inverse, to) + quantize16(x + 16, inverse, to + 16)));
+      continue;
+    }
+    for (int i = 0; i < 8; ++i) {
+      const int first = quantize16(x + i * 32, inverse, to + i * 32);
+      const int second = quantize16(x + i * 32 + 16, inverse, to + i * 32 + 16);
+      put(sums, b * 8 + place_of(i), static_cast<int16_t>(first + second));
+      put(fine, b * 16 + place_of(2 * i), static_cast<int16_t>(first));
+      put(fine, b * 16 + place_of(2 * i + 1), static_cast<int16_t>(second));
+    }
+  }
+}
+
+// e^v by 2^n times a polynomial of the rest (Cephes' expf), n and the rest from v / ln 2. Relative
+// error below 2e-7; 0 and inf beyond the range of f32, NaN stays NaN.
+__m512 exp_of(__m512 v) {
+  v = _mm512_min_ps(_mm512_set1_ps(104.0F), _mm512_max_ps(_mm512_set1_ps(-104.0F), v));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(v, _mm512_set1_ps(1.44269504F)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375F), v);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4F), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4F);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1F));
+  p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0F)));
+  return _mm512_scalef_ps(p, n);
+}
+
+void silu_mul_avx512(float* gate, const float* up, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 some =
+        n - i >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << (n - i)) - 1);
+    const __m512 g = _mm512_maskz_loadu_ps(some, gate + i);
+    const __m512 one = _mm512_set1_ps(1.0F);
+    const __m512 below = _mm512_add_ps(one, exp_of(_mm512_sub_ps(_mm512_setzero_ps(), g)));
+    const __m512 y = _mm512_mul_ps(_mm512_div_ps(g, below), _mm512_maskz_loadu_ps(some, up + i));
+    _mm512_mask_storeu_ps(gate + i, some, y);
+  }
+}
+
+}  // namespace
+
+#ifdef __AVX512BF16__
+const SimdOps kAvx512Bf16Ops = {
+    "avx512-bf16",
+#else
+const SimdOps kAvx512Ops = {
+    "avx512",
+#endif
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    pack_blocks_avx512,
+    pack_x_avx512,
+    dot_packed_on<Avx512Lanes>,
+    Avx512Lanes::kMaxTokens,
+    silu_mul_avx512,
+};
+
+}  // namespace tandem

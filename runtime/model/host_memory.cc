@@ -1,0 +1,77 @@
+#include "runtime/model/host_memory.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "runtime/error.h"
+#include "runtime/words.h"
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+// The number behind a file's first word `key`, or the whole file where it is empty; -1: none.
+int64_t number_in(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  std::string word;
+  int64_t number = 0;
+  if (key.empty()) return file >> number ? number : -1;
+  while (file >> word) {
+    if (word == key) return file >> number ? number : -1;
+  }
+  return -1;
+}
+
+}  // namespace
+
+HostRegion::HostRegion(int64_t bytes) {
+  const int64_t size = std::max<int64_t>(bytes, 1) + kHugePage;
+  void* at = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) {
+    throw MemoryError(
+        fmt::format("cannot allocate {} of host memory for weights", bytes_text(bytes)));
+  }
+  mapping_ = {static_cast<std::byte*>(at), static_cast<size_t>(size)};
+  const auto address = reinterpret_cast<uintptr_t>(at);
+  const uintptr_t skip = (kHugePage - address % kHugePage) % kHugePage;
+  bytes_ = mapping_.subspan(skip, static_cast<size_t>(bytes));
+  // May fail silently: it changes speed, not content.
+  madvise(bytes_.data(), bytes_.size(), MADV_HUGEPAGE);
+}
+
+HostRegion::HostRegion(HostRegion&& other) noexcept
+    : mapping_(std::exchange(other.mapping_, {})), bytes_(std::exchange(other.bytes_, {})) {}
+
+HostRegion& HostRegion::operator=(HostRegion&& other) noexcept {
+  std::swap(mapping_, other.mapping_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+HostRegion::~HostRegion() {
+  if (!mapping_.empty()) munmap(mapping_.data(), mapping_.size());
+}
+
+int64_t available_host_bytes() {
+  int64_t bytes = std::numeric_limits<int64_t>::max();
+  const int64_t kib = number_in("/proc/meminfo", "MemAvailable:");
+  if (kib >= 0) bytes = kib * 1024;
+  // Version 2, as a container sees its own group. "max" is no number.
+  const int64_t limit = number_in("/sys/fs/cgroup/memory.max", "");
+  const int64_t used = number_in("/sys/fs/cgroup/memory.current", "");
+  const int64_t files = number_in("/sys/fs/cgroup/memory.stat", "file");
+  if (limit >= 0 && used >= 0) {
+    bytes = std::min(bytes, std::max<int64_t>(limit - used + std::max<int64_t>(files, 0), 0));
+  }
+  return bytes;
+}
+
+}  // namespace tandem

@@ -1,0 +1,26 @@
+// A model's matrices in the layout that CPU kernels read (kernels/packed.h), copied out of the
+// mapped file while the file's pages are given back: the model is in memory once.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "kernels/tensor.h"
+#include "runtime/model/gguf_file.h"
+#include "runtime/model/host_memory.h"
+#include "runtime/model/model.h"
+
+namespace tandem {
+
+// Bytes that packing takes. Matrices that make no whole groups stay as they are.
+int64_t packed_bytes_of(const ModelWeights& weights, PackScope scope);
+
+// Moves the views to packed copies, one layer after the other, and gives back the file's pages.
+// Returns the memory that they point into. MemoryError when there is none; weights are then as
+// before. progress: bytes done, of packed_bytes_of().
+HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope scope,
+                        ParallelFor parallel, const std::function<void(int64_t)>& progress);
+
+}  // namespace tandem

@@ -1,0 +1,95 @@
+// What rounding activations to int8 or bf16 costs, on every instruction set of this machine.
+// Everything else that is compared with exact arithmetic runs unrounded
+// (tests/support/unrounded.h).
+#include <fstream>
+#include <iterator>
+
+#include "kernels/simd.h"
+#include "runtime/engine/perplexity.h"
+#include "runtime/text/tokenizer.h"
+#include "tests/engine/engine_testing.h"
+#include "tests/support/catch.h"
+#include "tests/support/unrounded.h"
+
+namespace tandem::test {
+namespace {
+
+std::vector<const SimdOps*> rounding_isas() {
+  std::vector<const SimdOps*> all;
+  for (const char* name : {"avx2", "avx512", "avx512-bf16"}) {
+    if (const SimdOps* ops = find_simd(name)) all.push_back(ops);
+  }
+  return all;
+}
+
+class IsaScope {
+ public:
+  explicit IsaScope(const SimdOps* ops) { override_simd(ops); }
+  ~IsaScope() { override_simd(nullptr); }
+  IsaScope(const IsaScope&) = delete;
+  IsaScope& operator=(const IsaScope&) = delete;
+};
+
+Model demo(bool packed) {
+  Model model = Model::load(GgufFile::open(kDemoModel));
+  if (packed) model.pack(PackScope::kAll, serial_for, [](int64_t) {});
+  return model;
+}
+
+double heldout_perplexity(const Model& model, size_t characters) {
+  EngineSettings settings = cpu_settings();
+  settings.n_ctx = 256;
+  settings.max_logits = settings.n_batch;
+  Engine engine(model, test_machine(), settings);
+  const Tokenizer tokenizer = Tokenizer::from_gguf(model.file());
+  std::ifstream in(TANDEM_SOURCE_DIR "/demo/heldout.txt", std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  text.resize(std::min(text.size(), characters));
+  return perplexity(engine, tokenizer, tokenizer.encode(text, true, false), 256).value;
+}
+
+}  // namespace
+
+// The whole text: the float64 reference's 40.191 (demo_model_test.cc).
+TEST_CASE("perplexity with rounded activations differs from the float reference by under 0.2 %",
+          "[perplexity]") {
+  for (const SimdOps* ops : rounding_isas()) {
+    const IsaScope isa(ops);
+    INFO(ops->name);
+    CHECK(std::abs(heldout_perplexity(demo(true), std::string::npos) - 40.191) <= 0.002 * 40.191);
+  }
+}
+
+TEST_CASE("packed weights change no bit of a result") {
+  const std::vector<int32_t> tokens{4093, 3384, 794, 258, 535, 438, 307, 258, 11, 271};
+  const Model file = demo(false);
+  const Model packed = demo(true);
+  REQUIRE(packed.packed());
+  std::vector<const SimdOps*> isas = rounding_isas();
+  isas.push_back(&kScalarOps);
+  for (const SimdOps* ops : isas) {
+    const IsaScope isa(ops);
+    INFO(ops->name);
+    for (const int64_t batch : {1, 4, 64}) {
+      EngineSettings settings = cpu_settings();
+      settings.n_batch = batch;
+      CHECK(all_logits(packed, settings, tokens) == all_logits(file, settings, tokens));
+    }
+  }
+}
+
+TEST_CASE("packed experts are copied to a GPU, whole and in pieces, as they are computed on") {
+  const Unrounded unrounded;
+  const std::vector<int32_t> tokens{4093, 3384, 794, 258, 535, 438, 307, 258, 11, 271};
+  Model packed = Model::load(GgufFile::open(kDemoModel));
+  packed.pack(PackScope::kExperts, serial_for, [](int64_t) {});
+  const std::vector<float> expected = all_logits(demo(false), cpu_settings(), tokens);
+  for (const int32_t slots : {5, 40, 192}) {
+    EngineSettings settings = sim_settings(slots);
+    settings.n_batch = 3;
+    INFO("slots " << slots);
+    CHECK(relative_error(all_logits(packed, settings, tokens), expected) <= 1e-4);
+  }
+}
+
+}  // namespace tandem::test
