@@ -20,15 +20,25 @@ struct Tokens {
   int64_t n;
 };
 
+// Groups of packed weights: n of them, stride bytes apart, and what is read after them.
+struct Groups {
+  const std::byte* at;
+  int64_t n;
+  int64_t stride;
+  const std::byte* next;
+};
+
 // The tokens in shares that the inner loop holds in registers, as equal as they can be.
-void dot_group(const SimdOps& ops, const WeightView& w, const std::byte* group, int64_t first_col,
-               int64_t n_cols, const Tokens& tokens, float* out) {
-  const int64_t shares = (tokens.n + ops.max_tokens - 1) / ops.max_tokens;
+void dot_groups(const SimdOps& ops, const WeightView& w, const Groups& groups, int64_t first_col,
+                int64_t n_cols, const Tokens& tokens, float* out) {
+  const int64_t most = ops.dot_tile(x_kind(w.type)).tokens;
+  const int64_t shares = (tokens.n + most - 1) / most;
   for (int64_t i = 0; i < shares; ++i) {
     const int64_t first = tokens.n * i / shares;
     const int64_t n = tokens.n * (i + 1) / shares - first;
-    ops.dot_packed(w.type, group, w.cols, first_col, n_cols, tokens.x + first, n,
-                   out + first * kRowTile, kRowTile);
+    ops.dot_packed(w.type, groups.at, groups.n, groups.stride,
+                   i + 1 < shares ? groups.at : groups.next, w.cols, first_col, n_cols,
+                   tokens.x + first, n, out + first * kRowTile, kRowTile);
   }
 }
 
@@ -40,14 +50,15 @@ void dot_unpacked(const SimdOps& ops, const WeightView& w, int64_t first_row, in
   for (int64_t c = 0; c < w.cols; c += step) {
     const int64_t width = std::min(step, w.cols - c);
     pack_group(w, first_row, n_rows, c, width, chunk);
-    dot_group(ops, w, chunk, c, width, tokens, out);
+    dot_groups(ops, w, {chunk, 1, 0, chunk}, c, width, tokens, out);
   }
 }
 
 }  // namespace
 
 void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
-              FunctionRef<const std::byte*(int64_t token)> x_of, int64_t n_tokens, float* out) {
+              FunctionRef<const std::byte*(int64_t token)> x_of, int64_t n_tokens, float* out,
+              const std::byte* next) {
   TANDEM_CHECK(n_rows <= kRowTile && n_tokens <= kTokenTile && first_row % kGroupRows == 0,
                "%lld rows from %lld, %lld tokens", static_cast<long long>(n_rows),
                static_cast<long long>(first_row), static_cast<long long>(n_tokens));
@@ -56,13 +67,21 @@ void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
   tokens.n = n_tokens;
   for (int64_t t = 0; t < n_tokens; ++t) tokens.x[t] = x_of(t);
   std::fill_n(out, n_tokens * kRowTile, 0.0F);
-  for (int64_t r = 0; r < n_rows; r += kGroupRows) {
-    if (w.layout == Layout::kPacked) {
-      const std::byte* group = w.data + (first_row + r) / kGroupRows * w.run_stride();
-      dot_group(ops, w, group, 0, w.cols, tokens, out + r);
-    } else {
+  if (w.layout == Layout::kRows) {
+    for (int64_t r = 0; r < n_rows; r += kGroupRows) {
       dot_unpacked(ops, w, first_row + r, std::min(kGroupRows, n_rows - r), tokens, out + r);
     }
+    return;
+  }
+  const int64_t n_groups = n_rows / kGroupRows;
+  const int64_t at_once = ops.dot_tile(x_kind(w.type)).groups;
+  for (int64_t g = 0; g < n_groups;) {
+    const int64_t n = std::min(at_once, n_groups - g);
+    const std::byte* at = group_of(w, first_row + g * kGroupRows);
+    const bool last = g + n == n_groups && next != nullptr;
+    const Groups groups{at, n, w.run_stride(), last ? next : at + n * w.run_stride()};
+    dot_groups(ops, w, groups, 0, w.cols, tokens, out + g * kGroupRows);
+    g += n;
   }
 }
 

@@ -39,7 +39,7 @@ void check_shapes(const ExpertWeights& w, const ExpertWeights& first, int64_t d)
 
 // hidden[i, row …] = silu(gate . x[rows[i]]) * (up . x[rows[i]]); hidden: [rows.size(), ff].
 void hidden_tile(const PackedRows& x_gate, const PackedRows& x_up, const ExpertCall& call,
-                 int64_t row, float* hidden) {
+                 int64_t row, float* hidden, const std::byte* next) {
   alignas(64) float gate[kTokenTile * kRowTile];
   alignas(64) float up[kTokenTile * kRowTile];
   const int64_t ff = call.weights.gate.rows;
@@ -50,9 +50,10 @@ void hidden_tile(const PackedRows& x_gate, const PackedRows& x_up, const ExpertC
     const auto row_of = [&](int64_t t) { return call.rows[static_cast<size_t>(first + t)].row; };
     dot_tile(
         call.weights.gate, row, n_rows, [&](int64_t t) { return x_gate.row(row_of(t)); }, n_tokens,
-        gate);
+        gate, group_of(call.weights.up, row));
     dot_tile(
-        call.weights.up, row, n_rows, [&](int64_t t) { return x_up.row(row_of(t)); }, n_tokens, up);
+        call.weights.up, row, n_rows, [&](int64_t t) { return x_up.row(row_of(t)); }, n_tokens, up,
+        next);
     simd().silu_mul(gate, up, n_tokens * kRowTile);
     for (int64_t t = 0; t < n_tokens; ++t) {
       std::copy_n(gate + t * kRowTile, n_rows, hidden + (first + t) * ff + row);
@@ -61,8 +62,8 @@ void hidden_tile(const PackedRows& x_gate, const PackedRows& x_up, const ExpertC
 }
 
 // y[rows[i], row …] += weight * (down . hidden[i]); hidden: [rows.size()] packed rows.
-void output_tile(const ExpertCall& call, const std::byte* hidden, int64_t row, int64_t d,
-                 float* y) {
+void output_tile(const ExpertCall& call, const std::byte* hidden, int64_t row, int64_t d, float* y,
+                 const std::byte* next) {
   const int64_t stride = hidden_row_bytes(call);
   alignas(64) float out[kTokenTile * kRowTile];
   const int64_t n_rows = std::min(kRowTile, d - row);
@@ -70,7 +71,7 @@ void output_tile(const ExpertCall& call, const std::byte* hidden, int64_t row, i
   for (int64_t first = 0; first < n; first += kTokenTile) {
     const int64_t n_tokens = std::min(kTokenTile, n - first);
     const auto x_of = [&](int64_t t) { return hidden + (first + t) * stride; };
-    dot_tile(call.weights.down, row, n_rows, x_of, n_tokens, out);
+    dot_tile(call.weights.down, row, n_rows, x_of, n_tokens, out, next);
     for (int64_t t = 0; t < n_tokens; ++t) {
       const ExpertRow& use = call.rows[static_cast<size_t>(first + t)];
       float* dst = y + use.row * d + row;
@@ -164,9 +165,14 @@ void expert_ffn(std::span<const ExpertCall> calls, const float* x, int64_t n, in
       up_kind == gate_kind ? x_gate : PackedRows(up_kind, x, d, n, d, room + gate_bytes, parallel);
   const auto hidden_task = [&](int64_t index) {
     float* call_hidden = hidden;
-    for (const ExpertCall& call : calls) {
+    for (size_t i = 0; i < calls.size(); ++i) {
+      const ExpertCall& call = calls[i];
       if (index < tiles_of(call)) {
-        return hidden_tile(x_gate, x_up, call, index * kRowTile, call_hidden);
+        // Tasks are mostly handed out in their order.
+        const bool last = index + 1 == tiles_of(call);
+        const ExpertCall& next_call = calls[last ? std::min(i + 1, calls.size() - 1) : i];
+        const std::byte* next = group_of(next_call.weights.gate, last ? 0 : (index + 1) * kRowTile);
+        return hidden_tile(x_gate, x_up, call, index * kRowTile, call_hidden, next);
       }
       index -= tiles_of(call);
       call_hidden += hidden_floats(call);
@@ -176,14 +182,20 @@ void expert_ffn(std::span<const ExpertCall> calls, const float* x, int64_t n, in
 
   std::byte* packed_hidden = room + gate_bytes + up_bytes;
   pack_hidden(calls, hidden, packed_hidden, parallel);
+  const int64_t output_tiles = (d + kRowTile - 1) / kRowTile;
   const auto output_task = [&](int64_t index) {
     const std::byte* call_hidden = packed_hidden;
-    for (const ExpertCall& call : calls) {
-      output_tile(call, call_hidden, index * kRowTile, d, y);
+    for (size_t i = 0; i < calls.size(); ++i) {
+      const ExpertCall& call = calls[i];
+      const bool last = i + 1 == calls.size();
+      const std::byte* next =
+          group_of(calls[last ? 0 : i + 1].weights.down,
+                   std::min(index + (last ? 1 : 0), output_tiles - 1) * kRowTile);
+      output_tile(call, call_hidden, index * kRowTile, d, y, next);
       call_hidden += row_count(call) * hidden_row_bytes(call);
     }
   };
-  parallel((d + kRowTile - 1) / kRowTile, output_task);
+  parallel(output_tiles, output_task);
 }
 
 }  // namespace tandem

@@ -10,6 +10,11 @@
 
 namespace tandem {
 
+struct DotTile {
+  int groups;
+  int tokens;
+};
+
 struct SimdOps {
   const char* name;
 
@@ -36,15 +41,17 @@ struct SimdOps {
   // As pack_x() in packed.h; nullptr where activations are f32 for every type of weights.
   void (*pack_x)(XKind kind, const float* x, int64_t cols, std::byte* to);
 
-  // out[t * out_stride + r] += W[r, first_col … + n_cols] . x[t], r in [0, 16): one group's blocks
-  // of these columns at `group`, packed rows of activations of `cols` columns. The order of
-  // additions for an element depends on the columns only, not on how they are cut into calls, at
-  // multiples of 256.
-  // n_tokens <= max_tokens.
-  void (*dot_packed)(DType type, const std::byte* group, int64_t cols, int64_t first_col,
-                     int64_t n_cols, const std::byte* const* x, int64_t n_tokens, float* out,
-                     int64_t out_stride);
-  int64_t max_tokens;
+  // out[t * out_stride + r] += W[r, first_col … + n_cols] . x[t], r in [0, 16 * n_groups): the
+  // blocks of these columns of groups that begin at `group`, group_stride bytes apart; packed rows
+  // of activations of `cols` columns. The order of additions for an element depends on the columns
+  // only, not on how they are cut into calls, at multiples of 256.
+  // n_groups and n_tokens are at most those of dot_tile(). next: where the caller reads weights
+  // after these, fetched ahead.
+  void (*dot_packed)(DType type, const std::byte* group, int64_t n_groups, int64_t group_stride,
+                     const std::byte* next, int64_t cols, int64_t first_col, int64_t n_cols,
+                     const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride);
+  // What one call of it takes at most, by the kind of activations.
+  DotTile (*dot_tile)(XKind kind);
 
   // gate[i] = silu(gate[i]) * up[i], i in [0, n); silu(v) = v / (1 + exp(-v)).
   void (*silu_mul)(float* gate, const float* up, int64_t n);

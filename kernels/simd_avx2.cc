@@ -8,7 +8,9 @@ namespace {
 
 struct Avx2Lanes {
   static constexpr int kLanes = 8;
-  static constexpr int kMaxTokens = 4;
+  static constexpr int kTokens = 4;
+  static constexpr int kFloatGroups = 1;
+  static constexpr int kFloatTokens = 4;
   using Int = __m256i;
   using Float = __m256;
 
@@ -401,7 +403,7 @@ void silu_mul_avx2(float* gate, const float* up, int64_t n) {
 
 const SimdOps kAvx2Ops = {"avx2",       dequantize_avx2,          store_f16_avx2,
                           dot_avx2,     weighted_sum_avx2,        pack_blocks_avx2,
-                          pack_x_avx2,  dot_packed_on<Avx2Lanes>, Avx2Lanes::kMaxTokens,
+                          pack_x_avx2,  dot_packed_on<Avx2Lanes>, tile_on<Avx2Lanes>,
                           silu_mul_avx2};
 
 }  // namespace tandem

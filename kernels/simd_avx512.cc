@@ -9,7 +9,9 @@ namespace {
 
 struct Avx512Lanes {
   static constexpr int kLanes = 16;
-  static constexpr int kMaxTokens = 12;
+  static constexpr int kTokens = 12;
+  static constexpr int kFloatGroups = 2;
+  static constexpr int kFloatTokens = 6;
   using Int = __m512i;
   using Float = __m512;
 
@@ -261,7 +263,7 @@ const SimdOps kAvx512Ops = {
     pack_blocks_avx512,
     pack_x_avx512,
     dot_packed_on<Avx512Lanes>,
-    Avx512Lanes::kMaxTokens,
+    tile_on<Avx512Lanes>,
     silu_mul_avx512,
 };
 

@@ -200,6 +200,8 @@ void pack_blocks_scalar(const std::byte* rows, int64_t stride, int dwords, int s
   }
 }
 
+DotTile float_tile(XKind /*kind*/) { return {1, kMaxFloatTokens}; }
+
 void silu_mul_scalar(float* gate, const float* up, int64_t n) {
   for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
 }
@@ -207,7 +209,7 @@ void silu_mul_scalar(float* gate, const float* up, int64_t n) {
 }  // namespace
 
 const SimdOps kScalarOps = {
-    "scalar",           dequantize_scalar, store_f16_scalar, dot_scalar,      weighted_sum_scalar,
-    pack_blocks_scalar, nullptr,           dot_packed_float, kMaxFloatTokens, silu_mul_scalar};
+    "scalar",           dequantize_scalar, store_f16_scalar, dot_scalar, weighted_sum_scalar,
+    pack_blocks_scalar, nullptr,           dot_packed_float, float_tile, silu_mul_scalar};
 
 }  // namespace tandem

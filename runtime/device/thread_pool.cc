@@ -75,10 +75,16 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
   }
 }
 
+// Runs of tasks, shorter and shorter ones: kernels lay out neighbouring tasks side by side in
+// memory, and a thread that was held up holds up the others by one of the last ones only.
 void ThreadPool::drain(Task task, int64_t n_tasks) {
-  for (int64_t i = next_.fetch_add(1, std::memory_order_relaxed); i < n_tasks;
-       i = next_.fetch_add(1, std::memory_order_relaxed)) {
-    task(i);
+  const auto shares = static_cast<int64_t>(2 * (workers_.size() + 1));
+  int64_t first = next_.load(std::memory_order_relaxed);
+  while (first < n_tasks) {
+    const int64_t n = (n_tasks - first + shares - 1) / shares;
+    if (!next_.compare_exchange_weak(first, first + n, std::memory_order_relaxed)) continue;
+    for (int64_t i = first; i < first + n; ++i) task(i);
+    first = next_.load(std::memory_order_relaxed);
   }
 }
 
