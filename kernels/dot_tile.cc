@@ -66,7 +66,8 @@ void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
   Tokens tokens;
   tokens.n = n_tokens;
   for (int64_t t = 0; t < n_tokens; ++t) tokens.x[t] = x_of(t);
-  std::fill_n(out, n_tokens * kRowTile, 0.0F);
+  const int64_t cleared = (n_rows + kGroupRows - 1) / kGroupRows * kGroupRows;
+  for (int64_t t = 0; t < n_tokens; ++t) std::fill_n(out + t * kRowTile, cleared, 0.0F);
   if (w.layout == Layout::kRows) {
     for (int64_t r = 0; r < n_rows; r += kGroupRows) {
       dot_unpacked(ops, w, first_row + r, std::min(kGroupRows, n_rows - r), tokens, out + r);

@@ -14,11 +14,10 @@ inline constexpr int64_t kTokenTile = 128;
 
 // out[t, r] = W[first_row + r, :] . x_of(t), r in [0, n_rows), t in [0, n_tokens).
 // first_row: a multiple of kGroupRows; n_rows <= kRowTile; n_tokens <= kTokenTile; x_of(t): a row
-// of w.cols activations as pack_x(x_kind(w.type)) leaves it; out: [n_tokens, kRowTile], written
-// beyond n_rows up to whole groups. The order of additions for an element depends on w.cols and on
-// nothing else, packed weights or not.
-// next: packed weights that the caller reads after these, if not those of the rows that follow;
-// fetched ahead.
+// of w.cols activations as pack_x(x_kind(w.type)) leaves it; out: [n_tokens, n_rows], rows kRowTile
+// apart, written beyond n_rows up to whole groups. The order of additions for an element depends on
+// w.cols and on nothing else, packed weights or not. next: packed weights that the caller reads
+// after these, if not those of the rows that follow; fetched ahead.
 void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
               FunctionRef<const std::byte*(int64_t token)> x_of, int64_t n_tokens, float* out,
               const std::byte* next = nullptr);

@@ -48,12 +48,18 @@ void hidden_tile(const PackedRows& x_gate, const PackedRows& x_up, const ExpertC
   for (int64_t first = 0; first < n; first += kTokenTile) {
     const int64_t n_tokens = std::min(kTokenTile, n - first);
     const auto row_of = [&](int64_t t) { return call.rows[static_cast<size_t>(first + t)].row; };
-    dot_tile(
-        call.weights.gate, row, n_rows, [&](int64_t t) { return x_gate.row(row_of(t)); }, n_tokens,
-        gate, group_of(call.weights.up, row));
-    dot_tile(
-        call.weights.up, row, n_rows, [&](int64_t t) { return x_up.row(row_of(t)); }, n_tokens, up,
-        next);
+    // Group by group: packed side by side, gate and up are one run of memory.
+    for (int64_t r = 0; r < n_rows; r += kGroupRows) {
+      const int64_t some = std::min(kGroupRows, n_rows - r);
+      const std::byte* after =
+          r + some < n_rows ? group_of(call.weights.gate, row + r + some) : next;
+      dot_tile(
+          call.weights.gate, row + r, some, [&](int64_t t) { return x_gate.row(row_of(t)); },
+          n_tokens, gate + r, group_of(call.weights.up, row + r));
+      dot_tile(
+          call.weights.up, row + r, some, [&](int64_t t) { return x_up.row(row_of(t)); }, n_tokens,
+          up + r, after);
+    }
     simd().silu_mul(gate, up, n_tokens * kRowTile);
     for (int64_t t = 0; t < n_tokens; ++t) {
       std::copy_n(gate + t * kRowTile, n_rows, hidden + (first + t) * ff + row);

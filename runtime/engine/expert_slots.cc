@@ -15,6 +15,19 @@ const ExpertWeights& host_weights(const Model& model, ExpertKey key) {
       .experts[static_cast<size_t>(key.expert.value)];
 }
 
+// Whether the groups of gate and up stand side by side (pack_model.h); in a slot they do so too.
+bool take_turns(const ExpertWeights& w) {
+  return w.up.data == w.gate.data + w.gate.run_bytes() &&
+         w.gate.stride_bytes == 2 * w.gate.run_bytes();
+}
+
+// Gate and up that take turns, as one matrix.
+WeightView both(WeightView gate) {
+  gate.rows *= 2;
+  gate.stride_bytes = 0;
+  return gate;
+}
+
 }  // namespace
 
 std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model) {
@@ -55,15 +68,23 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) 
   device_.wait(Stream::kCopy, state.last_use);
   const ExpertWeights from = expert_part(host_weights(model_, key), begin, end);
   const ExpertWeights to = expert_part(weights(key, slot), begin, end);
-  for (const auto& [host, device] :
-       {std::pair{from.gate, to.gate}, std::pair{from.up, to.up}, std::pair{from.down, to.down}}) {
-    const DeviceAddr at{const_cast<std::byte*>(device.data)};
-    const bool whole = host.bytes() == host.span_bytes();
-    state.ready = whole ? device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes())
-                        : device_.copy_rows_to_device(Stream::kCopy, at, host.data,
-                                                      {host.runs(), host.run_bytes(),
-                                                       device.run_stride(), host.run_stride()});
+  if (take_turns(from)) {
+    state.ready = copy(both(from.gate), both(to.gate));
+  } else {
+    copy(from.gate, to.gate);
+    state.ready = copy(from.up, to.up);
   }
+  state.ready = copy(from.down, to.down);
+}
+
+Timepoint ExpertSlots::copy(const WeightView& host, const WeightView& device) {
+  const DeviceAddr at{const_cast<std::byte*>(device.data)};
+  if (host.bytes() == host.span_bytes()) {
+    return device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes());
+  }
+  return device_.copy_rows_to_device(
+      Stream::kCopy, at, host.data,
+      {host.runs(), host.run_bytes(), device.run_stride(), host.run_stride()});
 }
 
 void ExpertSlots::drop_host_pages(ExpertKey key) const {
@@ -77,8 +98,9 @@ void ExpertSlots::drop_host_pages(ExpertKey key) const {
 ExpertWeights ExpertSlots::weights(ExpertKey key, SlotId slot) const {
   ExpertWeights view = host_weights(model_, key);
   const DeviceAddr gate = address(slot);
-  const DeviceAddr up = gate + aligned(view.gate.bytes());
-  const DeviceAddr down = up + aligned(view.up.bytes());
+  const DeviceAddr behind = gate + aligned(view.gate.bytes());
+  const DeviceAddr down = behind + aligned(view.up.bytes());
+  const DeviceAddr up = take_turns(view) ? gate + view.gate.run_bytes() : behind;
   view.gate.data = gate.at;
   view.up.data = up.at;
   view.down.data = down.at;

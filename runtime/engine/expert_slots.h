@@ -39,6 +39,7 @@ class ExpertSlots {
 
  private:
   DeviceAddr address(SlotId slot) const;
+  Timepoint copy(const WeightView& host, const WeightView& device);
 
   struct State {
     Timepoint ready;

@@ -12,57 +12,89 @@ namespace {
 constexpr int64_t kLine = 64;            // matrices start on a cache line
 constexpr int64_t kTaskBytes = 1 << 20;  // about
 
-int64_t room_for(const WeightView& w) {
-  return can_pack(w) ? (w.bytes() + kLine - 1) / kLine * kLine : 0;
+// A matrix, or gate and up of an expert with their groups taking turns: what one task reads is then
+// one run of memory.
+struct Unit {
+  WeightView* first = nullptr;
+  WeightView* second = nullptr;
+};
+
+int64_t room_for(const Unit& unit) {
+  const int64_t bytes = unit.first->bytes() + (unit.second != nullptr ? unit.second->bytes() : 0);
+  return (bytes + kLine - 1) / kLine * kLine;
 }
 
-void add_expert(ExpertWeights* expert, std::vector<WeightView*>* out) {
-  for (WeightView* w : {&expert->gate, &expert->up, &expert->down}) out->push_back(w);
+void add_matrix(WeightView* w, std::vector<Unit>* out) {
+  if (*w && can_pack(*w)) out->push_back({w, nullptr});
 }
 
-void add_layer(LayerWeights* layer, PackScope scope, std::vector<WeightView*>* out) {
+void add_expert(ExpertWeights* expert, std::vector<Unit>* out) {
+  const bool alike = expert->gate.type == expert->up.type;
+  if (alike && can_pack(expert->gate)) {
+    out->push_back({&expert->gate, &expert->up});
+  } else {
+    add_matrix(&expert->gate, out);
+    add_matrix(&expert->up, out);
+  }
+  add_matrix(&expert->down, out);
+}
+
+void add_layer(LayerWeights* layer, PackScope scope, std::vector<Unit>* out) {
   for (ExpertWeights& expert : layer->experts) add_expert(&expert, out);
   if (scope == PackScope::kExperts) return;
   for (WeightView* w : {&layer->wq, &layer->wk, &layer->wv, &layer->wo, &layer->router}) {
-    out->push_back(w);
+    add_matrix(w, out);
   }
   if (!layer->shared) return;
   add_expert(&layer->shared->ffn, out);
-  if (layer->shared->gate_in) out->push_back(&layer->shared->gate_in);
+  add_matrix(&layer->shared->gate_in, out);
 }
 
 // What is packed together, and then given back: a layer, or the output matrix.
-std::vector<std::vector<WeightView*>> stages(ModelWeights* weights, PackScope scope) {
-  std::vector<std::vector<WeightView*>> all;
+std::vector<std::vector<Unit>> stages(ModelWeights* weights, PackScope scope) {
+  std::vector<std::vector<Unit>> all;
   for (LayerWeights& layer : weights->layers) add_layer(&layer, scope, &all.emplace_back());
-  if (scope == PackScope::kAll) all.push_back({&weights->output});
-  for (std::vector<WeightView*>& stage : all) {
-    std::erase_if(stage, [](const WeightView* w) { return !can_pack(*w); });
-  }
+  if (scope == PackScope::kAll) add_matrix(&weights->output, &all.emplace_back());
   return all;
 }
 
-// A run of groups of one matrix.
+// Some groups of one matrix.
 struct Job {
   WeightView from;
-  std::byte* to;
+  WeightView to;  // packed
+  std::byte* at;  // where the packed matrix begins
   int64_t first_group;
   int64_t n_groups;
 };
 
 void run_job(const Job& job) {
-  const int64_t group_bytes = job.from.row_bytes() * kGroupRows;
   for (int64_t g = job.first_group; g < job.first_group + job.n_groups; ++g) {
-    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols, job.to + g * group_bytes);
+    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols,
+               job.at + g * job.to.run_stride());
   }
 }
 
-void add_jobs(const WeightView& from, std::byte* to, std::vector<Job>* jobs) {
-  const int64_t groups = from.rows / kGroupRows;
-  const int64_t step = std::max<int64_t>(kTaskBytes / (from.row_bytes() * kGroupRows), 1);
+// Turns the view to a packed copy at `at`, its groups stride_bytes apart (0: back to back), and
+// adds what has to be done for that.
+void place(WeightView* w, std::byte* at, int64_t stride_bytes, std::vector<Job>* jobs) {
+  const WeightView from = *w;
+  w->data = at;
+  w->layout = Layout::kPacked;
+  w->stride_bytes = stride_bytes;
+  const int64_t groups = w->runs();
+  const int64_t step = std::max<int64_t>(kTaskBytes / w->run_bytes(), 1);
   for (int64_t g = 0; g < groups; g += step) {
-    jobs->push_back({from, to, g, std::min(step, groups - g)});
+    jobs->push_back({from, *w, at, g, std::min(step, groups - g)});
   }
+}
+
+// Returns the room that it takes.
+int64_t place(const Unit& unit, std::byte* at, std::vector<Job>* jobs) {
+  const int64_t room = room_for(unit);
+  const int64_t run = unit.first->row_bytes() * kGroupRows;
+  place(unit.first, at, unit.second != nullptr ? 2 * run : 0, jobs);
+  if (unit.second != nullptr) place(unit.second, at + run, 2 * run, jobs);
+  return room;
 }
 
 }  // namespace
@@ -71,7 +103,7 @@ int64_t packed_bytes_of(const ModelWeights& weights, PackScope scope) {
   int64_t bytes = 0;
   ModelWeights copy = weights;
   for (const auto& stage : stages(&copy, scope)) {
-    for (const WeightView* w : stage) bytes += room_for(*w);
+    for (const Unit& unit : stage) bytes += room_for(unit);
   }
   return bytes;
 }
@@ -81,15 +113,9 @@ HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope s
   HostRegion region(packed_bytes_of(*weights, scope));
   std::byte* to = region.data();
   std::vector<Job> jobs;
-  for (const std::vector<WeightView*>& stage : stages(weights, scope)) {
+  for (const std::vector<Unit>& stage : stages(weights, scope)) {
     jobs.clear();
-    for (WeightView* w : stage) {
-      const WeightView from = *w;
-      add_jobs(from, to, &jobs);
-      w->data = to;
-      w->layout = Layout::kPacked;
-      to += room_for(from);
-    }
+    for (const Unit& unit : stage) to += place(unit, to, &jobs);
     parallel(static_cast<int64_t>(jobs.size()),
              [&](int64_t i) { run_job(jobs[static_cast<size_t>(i)]); });
     for (const Job& job : jobs) {
