@@ -15,6 +15,9 @@ constexpr int64_t kTaskBytes = 64 * 1024;
 constexpr int64_t kChunkBytes = 32 * 1024;
 constexpr int64_t kCutCols = 256;
 
+// Of packed activations of all tokens: a part of an L2 cache. Has no influence on results.
+constexpr int64_t kTokenBytes = 256 * 1024;
+
 struct Tokens {
   const std::byte* x[kTokenTile];
   int64_t n;
@@ -54,6 +57,29 @@ void dot_unpacked(const SimdOps& ops, const WeightView& w, int64_t first_row, in
   }
 }
 
+// All groups of the tile by some columns, then by the next: what the tokens hold of these stays in
+// the L2 cache.
+void dot_packed_tile(const SimdOps& ops, const WeightView& w, int64_t first_row, int64_t n_groups,
+                     const Tokens& tokens, float* out, const std::byte* next) {
+  const PackedBlock block = packed_block(w.type);
+  const int64_t at_once = ops.dot_tile(x_kind(w.type)).groups;
+  const int64_t step =
+      std::max(kCutCols, kTokenBytes / tokens.n / kCutCols * kCutCols);  // a byte each, or more
+  for (int64_t c = 0; c < w.cols; c += step) {
+    const int64_t width = std::min(step, w.cols - c);
+    const bool last_columns = c + width == w.cols;
+    for (int64_t g = 0; g < n_groups;) {
+      const int64_t n = std::min(at_once, n_groups - g);
+      const std::byte* at = group_of(w, first_row + g * kGroupRows);
+      const bool last = last_columns && g + n == n_groups && next != nullptr;
+      const Groups groups{at + c / block.cols * block.group_bytes(), n, w.run_stride(),
+                          last ? next : at + n * w.run_stride()};
+      dot_groups(ops, w, groups, c, width, tokens, out + g * kGroupRows);
+      g += n;
+    }
+  }
+}
+
 }  // namespace
 
 void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
@@ -74,16 +100,7 @@ void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
     }
     return;
   }
-  const int64_t n_groups = n_rows / kGroupRows;
-  const int64_t at_once = ops.dot_tile(x_kind(w.type)).groups;
-  for (int64_t g = 0; g < n_groups;) {
-    const int64_t n = std::min(at_once, n_groups - g);
-    const std::byte* at = group_of(w, first_row + g * kGroupRows);
-    const bool last = g + n == n_groups && next != nullptr;
-    const Groups groups{at, n, w.run_stride(), last ? next : at + n * w.run_stride()};
-    dot_groups(ops, w, groups, 0, w.cols, tokens, out + g * kGroupRows);
-    g += n;
-  }
+  dot_packed_tile(ops, w, first_row, n_rows / kGroupRows, tokens, out, next);
 }
 
 int64_t rows_per_task(const WeightView& w, int64_t n_tokens) {
