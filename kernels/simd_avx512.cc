@@ -1,5 +1,10 @@
 // AVX-512 with VNNI: packed dot products and what surrounds them. The rest is AVX2's.
 // Compiled twice: simd_avx512_bf16.cc includes this file with the BF16 extension switched on.
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's avx512fintrin.h starts "undefined" vectors with themselves (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "kernels/simd_packed.h"

@@ -604,13 +604,23 @@ void dot_packed_tokens(const PackedArgs& a) {
   }
 }
 
+// Sanitizers make each vector operation many: builds with them take minutes and gigabytes for the
+// larger tiles, and what is checked is the same code.
+#ifdef TANDEM_SMALL_TILES
+constexpr int kMostTokens = 2;
+#else
+constexpr int kMostTokens = 16;
+#endif
+constexpr int at_most(int tokens) { return tokens < kMostTokens ? tokens : kMostTokens; }
+
 // What one call holds in registers. Float formats have nothing to unpack, and are limited by loads
 // of columns, which two groups share; the others sum integers and floats, and unpack for more
 // tokens.
 template <class L>
 constexpr DotTile tile_on(XKind kind) {
   const bool floats = kind == XKind::kFloat || kind == XKind::kBf16;
-  return floats ? DotTile{L::kFloatGroups, L::kFloatTokens} : DotTile{1, L::kTokens};
+  return floats ? DotTile{L::kFloatGroups, at_most(L::kFloatTokens)}
+                : DotTile{1, at_most(L::kTokens)};
 }
 
 template <class L, class Format, class Single, int G, int T>
