@@ -238,7 +238,9 @@ std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
                            ""};
   if (!engine.model().packed()) {
     weights.effective = "as in the file";
-    if (!no_repack) {
+    if (packable == 0) {
+      weights.reason = "no matrix makes whole groups of 16 rows";
+    } else if (!no_repack) {
       weights.reason = fmt::format("packing takes {} of memory, {} are available",
                                    bytes_text(packable), bytes_text(available_host_bytes()));
     }

@@ -211,6 +211,25 @@ TEST_CASE("run writes whole UTF-8 characters only, at every moment") {
   CHECK(characters.size() > 1);  // "é" of the prompt and others
 }
 
+TEST_CASE("weights are packed unless --no-repack says otherwise, and the text is the same") {
+  const std::vector<std::string> story{"run", "-p", "Once upon a time", "-n", "24", "--temp", "0"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = story;
+    all.insert(all.end(), more.begin(), more.end());
+    return tandem(all);
+  };
+  const Outcome packed = with({});
+  const Outcome mapped = with({"--no-repack"});
+  const Outcome by_llamas_name = with({"-nr"});
+  CHECK(packed.exit_code == 0);
+  CHECK(contains(packed.err, "packed for the CPU"));
+  CHECK_FALSE(contains(mapped.err, "packed for the CPU"));
+  CHECK(contains(mapped.err, "as in the file"));
+  CHECK(contains(by_llamas_name.err, "as in the file"));
+  CHECK(packed.out == mapped.out);
+  CHECK(packed.out == by_llamas_name.out);
+}
+
 TEST_CASE("run -n 0 reads the prompt and writes nothing") {
   const Outcome run = tandem(story({"-n", "0"}));
   CHECK(run.exit_code == 0);
