@@ -293,8 +293,12 @@ int sum_of(__m256i v) {
 
 // Sixteen int8 and their sum from sixteen floats times inverse.
 int quantize16(const float* x, __m256 inverse, uint8_t* to) {
-  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), inverse));
-  const __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse));
+  // NaN becomes 127: it has no int8, and its block's scale says so.
+  const __m256 most = _mm256_set1_ps(127.0F);
+  const __m256i a =
+      _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), most));
+  const __m256i b =
+      _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse), most));
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
   const __m128i bytes =
       _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));

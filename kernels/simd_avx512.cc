@@ -148,7 +148,9 @@ void pack_blocks_avx512(const std::byte* rows, int64_t stride, int dwords, int s
 
 // Sixteen int8 and their sum from sixteen floats times inverse.
 int quantize16(const float* x, __m512 inverse, uint8_t* to) {
-  const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inverse));
+  const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x), inverse);
+  // NaN becomes 127: it has no int8, and its block's scale says so.
+  const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(127.0F)));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(q));
   return _mm512_reduce_add_epi32(q);
 }

@@ -175,6 +175,22 @@ struct PackedF16 {
   }
 };
 
+// The line of an odd column, behind which rows of f32 activations end.
+template <class L>
+struct OddF16 {
+  static constexpr int kCols = 1;
+  static constexpr int kBytes = 64;
+  static constexpr XKind kX = XKind::kFloat;
+  template <int G, int T>
+  [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
+                                         typename L::Float (&acc)[G][T]) {
+    each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
+      const typename L::Float w = L::half_of(L::line(block.at + g * block.stride + lane * 4));
+      acc[g][t] = L::fma(w, L::bcast_float(x[t].q), acc[g][t]);
+    });
+  }
+};
+
 template <class L, int kLines>
 struct PackedBf16 {
   static constexpr int kCols = 2 * kLines;
@@ -577,8 +593,9 @@ template <class L, class Format, int G, int T>
   return col;
 }
 
-// Single: what is left of float formats at the end; the same as Format for the others.
-template <class L, class Format, class Single, int G, int T>
+// Single: what is left of float formats at the end; the same as Format for the others. Last: the
+// line of an odd column.
+template <class L, class Format, class Single, class Last, int G, int T>
 void dot_packed_tokens(const PackedArgs& a) {
   for (int lane = 0; lane < 16; lane += L::kLanes) {
     XBlock x[T];
@@ -595,9 +612,9 @@ void dot_packed_tokens(const PackedArgs& a) {
     Block block{a.group, a.group_stride, a.group + bytes, a.next - (a.group + bytes), lane == 0};
     const int64_t done = dot_blocks<L, Format, G, T>(&block, lane, a.n_cols, x, acc);
     if constexpr (Format::kCols != Single::kCols) {
-      // An odd column of f16 and bf16 stands in a line of its own.
-      const int64_t left = (a.n_cols - done + Single::kCols - 1) / Single::kCols * Single::kCols;
-      dot_blocks<L, Single, G, T>(&block, lane, left, x, acc);
+      const int64_t left = a.n_cols - done;
+      const int64_t odd = left - dot_blocks<L, Single, G, T>(&block, lane, left, x, acc);
+      if (odd > 0) dot_blocks<L, Last, G, T>(&block, lane, Last::kCols, x, acc);
     }
     each<G, T>([&](int g, int t)
                    __attribute__((always_inline)) { L::store(out(g, t), acc[g][t]); });
@@ -623,19 +640,20 @@ constexpr DotTile tile_on(XKind kind) {
                 : DotTile{1, at_most(L::kTokens)};
 }
 
-template <class L, class Format, class Single, int G, int T>
+template <class L, class Format, class Single, class Last, int G, int T>
 void dot_packed_groups(const PackedArgs& args, int64_t n_tokens) {
-  if (n_tokens == T) return dot_packed_tokens<L, Format, Single, G, T>(args);
-  if constexpr (T > 1) dot_packed_groups<L, Format, Single, G, T - 1>(args, n_tokens);
+  if (n_tokens == T) return dot_packed_tokens<L, Format, Single, Last, G, T>(args);
+  if constexpr (T > 1) dot_packed_groups<L, Format, Single, Last, G, T - 1>(args, n_tokens);
 }
 
-template <class L, class Format, class Single = Format>
+template <class L, class Format, class Single = Format, class Last = Single>
 void dot_packed_format(const PackedArgs& args, int64_t n_groups, int64_t n_tokens) {
   constexpr DotTile kTile = tile_on<L>(Format::kX);
   if constexpr (kTile.groups > 1) {
-    if (n_groups == 1) return dot_packed_groups<L, Format, Single, 1, kTile.tokens>(args, n_tokens);
+    if (n_groups == 1)
+      return dot_packed_groups<L, Format, Single, Last, 1, kTile.tokens>(args, n_tokens);
   }
-  dot_packed_groups<L, Format, Single, kTile.groups, kTile.tokens>(args, n_tokens);
+  dot_packed_groups<L, Format, Single, Last, kTile.groups, kTile.tokens>(args, n_tokens);
 }
 
 template <class L>
@@ -655,7 +673,8 @@ void dot_packed_on(DType type, const std::byte* group, int64_t n_groups, int64_t
     case DType::kF32:
       return dot_packed_format<L, PackedF32<L, 8>, PackedF32<L, 1>>(args, n_groups, n_tokens);
     case DType::kF16:
-      return dot_packed_format<L, PackedF16<L, 8>, PackedF16<L, 1>>(args, n_groups, n_tokens);
+      return dot_packed_format<L, PackedF16<L, 8>, PackedF16<L, 1>, OddF16<L>>(args, n_groups,
+                                                                               n_tokens);
     case DType::kBF16:
       return dot_packed_format<L, PackedBf16<L, 8>, PackedBf16<L, 1>>(args, n_groups, n_tokens);
     case DType::kQ4_0:

@@ -151,6 +151,23 @@ TEST_CASE("a value that is not finite shows in every product of its row, whateve
   }
 }
 
+TEST_CASE("what stands behind a row of an odd number of columns has no part in its product") {
+  std::mt19937 rng(57);
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+      const RandomWeights w(rng, type, 16, 33);
+      std::vector<float> x = random_floats(rng, 34);
+      x[33] = kNan;
+      std::vector<float> y(16);
+      Workspace scratch;
+      matmul(w.view(), nullptr, x.data(), 33, 1, y.data(), 16, scratch, serial_for);
+      INFO(ops->name << " " << dtype_info(type).name);
+      for (const float v : y) CHECK(std::isfinite(v));
+    }
+  }
+}
+
 TEST_CASE("extreme activations lose no more than their rounding") {
   std::mt19937 rng(56);
   for (const SimdOps* ops : all_isas()) {
