@@ -60,8 +60,8 @@ void hidden_tile(const PackedRows& x_gate, const PackedRows& x_up, const ExpertC
           call.weights.up, row + r, some, [&](int64_t t) { return x_up.row(row_of(t)); }, n_tokens,
           up + r, after);
     }
-    simd().silu_mul(gate, up, n_tokens * kRowTile);
     for (int64_t t = 0; t < n_tokens; ++t) {
+      simd().silu_mul(gate + t * kRowTile, up + t * kRowTile, n_rows);
       std::copy_n(gate + t * kRowTile, n_rows, hidden + (first + t) * ff + row);
     }
   }
@@ -123,8 +123,7 @@ WeightView column_range(WeightView w, int64_t begin, int64_t end) {
   return w;
 }
 
-// What cuts between rows of gate and up must be a multiple of. A block of a packed down matrix is
-// never wider than two columns or narrower than a group.
+// What cuts must be a multiple of where any of the matrices is packed: the rows of a group.
 int64_t cut_rows(const ExpertWeights& w) {
   return std::max({w.gate.run_rows(), w.up.run_rows(), w.down.run_rows()});
 }

@@ -6,7 +6,7 @@
 // scale beside them; the 16 rows' scales stand where the scale stood. Nothing is recoded: a group
 // has exactly the bytes of its rows, and any kernel can go back to the blocks of GGUF.
 //
-// Weights arrive packed (Layout::kPacked, from pack()) or as the file has them; then kernels pack
+// Weights arrive packed (Layout::kPacked) or as the file has them; then kernels pack
 // a group at a time into scratch, with rows that are missing as zeros, and results are the same.
 #pragma once
 

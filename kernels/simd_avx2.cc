@@ -1,5 +1,5 @@
-// AVX2 + FMA + F16C. The only file compiled for them: it includes nothing that could emit a
-// shared inline function, and everything but the table has internal linkage.
+// AVX2 + FMA + F16C. Compiled for them: it includes nothing that could emit a shared inline
+// function, and everything but the table has internal linkage.
 #include "kernels/simd_avx2_blocks.h"
 #include "kernels/simd_packed.h"
 

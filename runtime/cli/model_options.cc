@@ -233,11 +233,11 @@ std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
     all.push_back(
         {"vram", vram, bytes_text(info.vram_bytes), vram_mib < 0 ? "the machine profile's" : ""});
   }
-  const int64_t packable = engine.model().packable_bytes(pack_scope());
   EffectiveSetting weights{"weights", no_repack ? "as in the file" : "auto", "packed for the CPU",
                            ""};
   if (!engine.model().packed()) {
     weights.effective = "as in the file";
+    const int64_t packable = engine.model().packable_bytes(pack_scope());
     if (packable == 0) {
       weights.reason = "no matrix makes whole groups of 16 rows";
     } else if (!no_repack) {

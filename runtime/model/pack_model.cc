@@ -1,7 +1,5 @@
 #include "runtime/model/pack_model.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 
 #include "kernels/packed.h"
@@ -61,16 +59,15 @@ std::vector<std::vector<Unit>> stages(ModelWeights* weights, PackScope scope) {
 // Some groups of one matrix.
 struct Job {
   WeightView from;
-  WeightView to;  // packed
-  std::byte* at;  // where the packed matrix begins
+  std::byte* to;   // the packed matrix, whose groups are
+  int64_t stride;  // bytes apart
   int64_t first_group;
   int64_t n_groups;
 };
 
 void run_job(const Job& job) {
   for (int64_t g = job.first_group; g < job.first_group + job.n_groups; ++g) {
-    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols,
-               job.at + g * job.to.run_stride());
+    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols, job.to + g * job.stride);
   }
 }
 
@@ -84,7 +81,7 @@ void place(WeightView* w, std::byte* at, int64_t stride_bytes, std::vector<Job>*
   const int64_t groups = w->runs();
   const int64_t step = std::max<int64_t>(kTaskBytes / w->run_bytes(), 1);
   for (int64_t g = 0; g < groups; g += step) {
-    jobs->push_back({from, *w, at, g, std::min(step, groups - g)});
+    jobs->push_back({from, at, w->run_stride(), g, std::min(step, groups - g)});
   }
 }
 

@@ -8,27 +8,20 @@
 #include "runtime/engine/perplexity.h"
 #include "runtime/text/tokenizer.h"
 #include "tests/engine/engine_testing.h"
+#include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
 #include "tests/support/unrounded.h"
 
 namespace tandem::test {
 namespace {
 
+using testing::IsaScope;
+
 std::vector<const SimdOps*> rounding_isas() {
-  std::vector<const SimdOps*> all;
-  for (const char* name : {"avx2", "avx512", "avx512-bf16"}) {
-    if (const SimdOps* ops = find_simd(name)) all.push_back(ops);
-  }
+  std::vector<const SimdOps*> all = testing::all_isas();
+  std::erase_if(all, [](const SimdOps* ops) { return ops->pack_x == nullptr; });
   return all;
 }
-
-class IsaScope {
- public:
-  explicit IsaScope(const SimdOps* ops) { override_simd(ops); }
-  ~IsaScope() { override_simd(nullptr); }
-  IsaScope(const IsaScope&) = delete;
-  IsaScope& operator=(const IsaScope&) = delete;
-};
 
 Model demo(bool packed) {
   Model model = Model::load(GgufFile::open(kDemoModel));
@@ -65,9 +58,7 @@ TEST_CASE("packed weights change no bit of a result") {
   const Model file = demo(false);
   const Model packed = demo(true);
   REQUIRE(packed.packed());
-  std::vector<const SimdOps*> isas = rounding_isas();
-  isas.push_back(&kScalarOps);
-  for (const SimdOps* ops : isas) {
+  for (const SimdOps* ops : testing::all_isas()) {
     const IsaScope isa(ops);
     INFO(ops->name);
     for (const int64_t batch : {1, 4, 64}) {
