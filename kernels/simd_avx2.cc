@@ -1,6 +1,7 @@
 // AVX2 + FMA + F16C. Compiled for them: it includes nothing that could emit a shared inline
 // function, and everything but the table has internal linkage.
 #include "kernels/simd_avx2_blocks.h"
+#include "kernels/simd_pack_x.h"
 #include "kernels/simd_packed.h"
 
 namespace tandem {
@@ -291,83 +292,52 @@ int sum_of(__m256i v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
-// Sixteen int8 and their sum from sixteen floats times inverse.
-int quantize16(const float* x, __m256 inverse, uint8_t* to) {
-  // NaN becomes 127: it has no int8, and its block's scale says so.
-  const __m256 most = _mm256_set1_ps(127.0F);
-  const __m256i a =
-      _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), most));
-  const __m256i b =
-      _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse), most));
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
-  const __m128i bytes =
-      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-  return sum_of(_mm256_add_epi32(a, b));
-}
-
-// The scale of n values, a multiple of 8, and what to multiply them with; NaN where one of them is
-// not finite.
-float scale_of(const float* x, int n, __m256* inverse) {
-  __m256 most = _mm256_setzero_ps();
-  __m256 sound = _mm256_setzero_ps();  // 0 times anything finite is 0
-  const __m256 sign = _mm256_set1_ps(-0.0F);
-  for (int i = 0; i < n; i += 8) {
-    const __m256 v = _mm256_loadu_ps(x + i);
-    most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
-    sound = _mm256_fmadd_ps(v, _mm256_setzero_ps(), sound);
+struct PackX {
+  // Sixteen int8 and their sum from sixteen floats times inverse.
+  static int quantize16(const float* x, float factor, uint8_t* to) {
+    const __m256 inverse = _mm256_set1_ps(factor);
+    // NaN becomes 127: it has no int8, and its block's scale says so.
+    const __m256 most = _mm256_set1_ps(127.0F);
+    const __m256i a =
+        _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), most));
+    const __m256i b =
+        _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse), most));
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    return sum_of(_mm256_add_epi32(a, b));
   }
-  __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
-  m = _mm_max_ps(m, _mm_shuffle_ps(m, m, 0x4E));
-  const float largest = _mm_cvtss_f32(_mm_max_ps(m, _mm_shuffle_ps(m, m, 0xB1)));
-  const bool finite = _mm256_movemask_ps(_mm256_cmp_ps(sound, sound, _CMP_UNORD_Q)) == 0;
-  const bool zero = largest < kLeastMagnitude;
-  *inverse = _mm256_set1_ps(finite && !zero ? 127.0F / largest : 0.0F);
-  if (!finite) return __builtin_nanf("");
-  return zero ? 0.0F : largest / 127.0F;
-}
 
-int place_of(int i) { return (i & ~3) | (i & 1) << 1 | (i >> 1 & 1); }  // 0 2 1 3
-
-template <class T>
-void put(uint8_t* to, int64_t index, T value) {
-  __builtin_memcpy(to + index * static_cast<int64_t>(sizeof value), &value, sizeof value);
-}
-
-// To nearest even; NaN stays NaN. An odd number is followed by a zero.
-void round_to_bf16(const float* x, int64_t n, uint8_t* to) {
-  for (int64_t i = 0; i < n + (n & 1); ++i) {
-    uint32_t bits = 0;
-    if (i < n) __builtin_memcpy(&bits, x + i, sizeof bits);
-    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
-    const uint32_t rounded = nan ? 0x7FC00000 : bits + 0x7FFF + (bits >> 16 & 1);
-    put(to, i, static_cast<uint16_t>(rounded >> 16));
-  }
-}
-
-void pack_x_avx2(XKind kind, const float* x, int64_t cols, std::byte* row) {
-  uint8_t* to = reinterpret_cast<uint8_t*>(row);
-  if (kind == XKind::kBf16) return round_to_bf16(x, cols, to);
-  const int n = kind == XKind::kQ8 ? 32 : 256;
-  uint8_t* d = to + cols;
-  uint8_t* sums = d + cols / n * 4;
-  uint8_t* fine = sums + cols / 32 * 2;
-  for (int64_t b = 0; b < cols / n; ++b, x += n, to += n) {
-    __m256 inverse;
-    put(d, b, scale_of(x, n, &inverse));
-    if (kind == XKind::kQ8) {
-      put(sums, b, -(quantize16(x, inverse, to) + quantize16(x + 16, inverse, to + 16)));
-      continue;
+  // The scale of n values, a multiple of 8, and what to multiply them with; NaN where one of them
+  // is not finite.
+  static XScale scale_of(const float* x, int n) {
+    __m256 most = _mm256_setzero_ps();
+    __m256 sound = _mm256_setzero_ps();  // 0 times anything finite is 0
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    for (int i = 0; i < n; i += 8) {
+      const __m256 v = _mm256_loadu_ps(x + i);
+      most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
+      sound = _mm256_fmadd_ps(v, _mm256_setzero_ps(), sound);
     }
-    for (int i = 0; i < 8; ++i) {
-      const int first = quantize16(x + i * 32, inverse, to + i * 32);
-      const int second = quantize16(x + i * 32 + 16, inverse, to + i * 32 + 16);
-      put(sums, b * 8 + place_of(i), static_cast<int16_t>(first + second));
-      put(fine, b * 16 + place_of(2 * i), static_cast<int16_t>(first));
-      put(fine, b * 16 + place_of(2 * i + 1), static_cast<int16_t>(second));
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    m = _mm_max_ps(m, _mm_shuffle_ps(m, m, 0x4E));
+    const float largest = _mm_cvtss_f32(_mm_max_ps(m, _mm_shuffle_ps(m, m, 0xB1)));
+    const bool finite = _mm256_movemask_ps(_mm256_cmp_ps(sound, sound, _CMP_UNORD_Q)) == 0;
+    return x_scale(largest, finite);
+  }
+
+  // To nearest even; NaN stays NaN. An odd number is followed by a zero.
+  static void round_to_bf16(const float* x, int64_t n, uint8_t* to) {
+    for (int64_t i = 0; i < n + (n & 1); ++i) {
+      uint32_t bits = 0;
+      if (i < n) __builtin_memcpy(&bits, x + i, sizeof bits);
+      const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+      const uint32_t rounded = nan ? 0x7FC00000 : bits + 0x7FFF + (bits >> 16 & 1);
+      put(to, i, static_cast<uint16_t>(rounded >> 16));
     }
   }
-}
+};
 
 // As in simd_avx512.cc.
 __m256 exp_of(__m256 v) {
@@ -405,9 +375,9 @@ void silu_mul_avx2(float* gate, const float* up, int64_t n) {
 
 }  // namespace
 
-const SimdOps kAvx2Ops = {"avx2",       dequantize_avx2,          store_f16_avx2,
-                          dot_avx2,     weighted_sum_avx2,        pack_blocks_avx2,
-                          pack_x_avx2,  dot_packed_on<Avx2Lanes>, tile_on<Avx2Lanes>,
+const SimdOps kAvx2Ops = {"avx2",           dequantize_avx2,          store_f16_avx2,
+                          dot_avx2,         weighted_sum_avx2,        pack_blocks_avx2,
+                          pack_x_on<PackX>, dot_packed_on<Avx2Lanes>, tile_on<Avx2Lanes>,
                           silu_mul_avx2};
 
 }  // namespace tandem

@@ -7,6 +7,7 @@
 #endif
 #include <immintrin.h>
 
+#include "kernels/simd_pack_x.h"
 #include "kernels/simd_packed.h"
 
 namespace tandem {
@@ -146,83 +147,52 @@ void pack_blocks_avx512(const std::byte* rows, int64_t stride, int dwords, int s
   }
 }
 
-// Sixteen int8 and their sum from sixteen floats times inverse.
-int quantize16(const float* x, __m512 inverse, uint8_t* to) {
-  const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x), inverse);
-  // NaN becomes 127: it has no int8, and its block's scale says so.
-  const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(127.0F)));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(q));
-  return _mm512_reduce_add_epi32(q);
-}
-
-// The scale of n values, a multiple of 16, and what to multiply them with; NaN where one of them is
-// not finite.
-float scale_of(const float* x, int n, __m512* inverse) {
-  __m512 most = _mm512_setzero_ps();
-  __m512 sound = _mm512_setzero_ps();  // 0 times anything finite is 0
-  for (int i = 0; i < n; i += 16) {
-    const __m512 v = _mm512_loadu_ps(x + i);
-    most = _mm512_max_ps(most, _mm512_abs_ps(v));
-    sound = _mm512_fmadd_ps(v, _mm512_setzero_ps(), sound);
+struct PackX {
+  // Sixteen int8 and their sum from sixteen floats times inverse.
+  static int quantize16(const float* x, float factor, uint8_t* to) {
+    const __m512 inverse = _mm512_set1_ps(factor);
+    const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x), inverse);
+    // NaN becomes 127: it has no int8, and its block's scale says so.
+    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(127.0F)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(q));
+    return _mm512_reduce_add_epi32(q);
   }
-  const float largest = _mm512_reduce_max_ps(most);
-  const bool finite = _mm512_cmp_ps_mask(sound, sound, _CMP_UNORD_Q) == 0;
-  const bool zero = largest < kLeastMagnitude;
-  *inverse = _mm512_set1_ps(finite && !zero ? 127.0F / largest : 0.0F);
-  if (!finite) return __builtin_nanf("");
-  return zero ? 0.0F : largest / 127.0F;
-}
 
-int place_of(int i) { return (i & ~3) | (i & 1) << 1 | (i >> 1 & 1); }  // 0 2 1 3
-
-// To nearest even; NaN stays NaN. An odd number is followed by a zero.
-void round_to_bf16(const float* x, int64_t n, uint8_t* to) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 some =
-        n - i >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << (n - i)) - 1);
-    const __m512 v = _mm512_maskz_loadu_ps(some, x + i);
-    const __m512i bits = _mm512_castps_si512(v);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    const __m512i rounded =
-        _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), nan, _mm512_set1_epi32(0x7FC00000));
-    const __m256i words = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-    const int64_t left = n - i + (n & 1);
-    const __mmask16 stored =
-        left >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << left) - 1);
-    _mm256_mask_storeu_epi16(to + i * 2, stored, words);
-  }
-}
-
-template <class T>
-void put(uint8_t* to, int64_t index, T value) {
-  __builtin_memcpy(to + index * static_cast<int64_t>(sizeof value), &value, sizeof value);
-}
-
-void pack_x_avx512(XKind kind, const float* x, int64_t cols, std::byte* row) {
-  auto* to = reinterpret_cast<uint8_t*>(row);
-  if (kind == XKind::kBf16) return round_to_bf16(x, cols, to);
-  const int n = kind == XKind::kQ8 ? 32 : 256;
-  uint8_t* d = to + cols;
-  uint8_t* sums = d + cols / n * 4;
-  uint8_t* fine = sums + cols / 32 * 2;
-  for (int64_t b = 0; b < cols / n; ++b, x += n, to += n) {
-    __m512 inverse;
-    put(d, b, scale_of(x, n, &inverse));
-    if (kind == XKind::kQ8) {
-      put(sums, b, -(quantize16(x, inverse, to) + quantize16(x + 16, inverse, to + 16)));
-      continue;
+  // The scale of n values, a multiple of 16, and what to multiply them with; NaN where one of them
+  // is not finite.
+  static XScale scale_of(const float* x, int n) {
+    __m512 most = _mm512_setzero_ps();
+    __m512 sound = _mm512_setzero_ps();  // 0 times anything finite is 0
+    for (int i = 0; i < n; i += 16) {
+      const __m512 v = _mm512_loadu_ps(x + i);
+      most = _mm512_max_ps(most, _mm512_abs_ps(v));
+      sound = _mm512_fmadd_ps(v, _mm512_setzero_ps(), sound);
     }
-    for (int i = 0; i < 8; ++i) {
-      const int first = quantize16(x + i * 32, inverse, to + i * 32);
-      const int second = quantize16(x + i * 32 + 16, inverse, to + i * 32 + 16);
-      put(sums, b * 8 + place_of(i), static_cast<int16_t>(first + second));
-      put(fine, b * 16 + place_of(2 * i), static_cast<int16_t>(first));
-      put(fine, b * 16 + place_of(2 * i + 1), static_cast<int16_t>(second));
+    const float largest = _mm512_reduce_max_ps(most);
+    const bool finite = _mm512_cmp_ps_mask(sound, sound, _CMP_UNORD_Q) == 0;
+    return x_scale(largest, finite);
+  }
+
+  // To nearest even; NaN stays NaN. An odd number is followed by a zero.
+  static void round_to_bf16(const float* x, int64_t n, uint8_t* to) {
+    for (int64_t i = 0; i < n; i += 16) {
+      const __mmask16 some =
+          n - i >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << (n - i)) - 1);
+      const __m512 v = _mm512_maskz_loadu_ps(some, x + i);
+      const __m512i bits = _mm512_castps_si512(v);
+      const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+      const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+      const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+      const __m512i rounded =
+          _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), nan, _mm512_set1_epi32(0x7FC00000));
+      const __m256i words = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+      const int64_t left = n - i + (n & 1);
+      const __mmask16 stored =
+          left >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << left) - 1);
+      _mm256_mask_storeu_epi16(to + i * 2, stored, words);
     }
   }
-}
+};
 
 // e^v by 2^n times a polynomial of the rest (Cephes' expf), n and the rest from v / ln 2;
 // 0 and inf beyond the range of f32, NaN stays NaN. A test bounds the error of silu with it.
@@ -268,7 +238,7 @@ const SimdOps kAvx512Ops = {
     nullptr,
     nullptr,
     pack_blocks_avx512,
-    pack_x_avx512,
+    pack_x_on<PackX>,
     dot_packed_on<Avx512Lanes>,
     tile_on<Avx512Lanes>,
     silu_mul_avx512,
