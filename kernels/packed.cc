@@ -64,11 +64,11 @@ void pack_group(const WeightView& w, int64_t first_row, int64_t n_rows, int64_t 
   if (n_rows < kGroupRows) {
     std::memset(to, 0, static_cast<size_t>(packed_bytes(w.type, n_cols)));
   }
-  if (n_rows == kGroupRows) {
+  if (n_rows == kGroupRows && simd().pack_blocks != nullptr) {
     simd().pack_blocks(from, w.run_stride(), p.dwords, p.scale_bytes, blocks, to);
   } else {
-    for (int64_t r = 0; r < n_rows; ++r) {
-      for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t r = 0; r < n_rows; ++r) {
         pack_block(p, from + r * w.run_stride() + b * p.bytes(), r, to + b * p.group_bytes());
       }
     }

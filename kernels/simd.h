@@ -35,6 +35,7 @@ struct SimdOps {
 
   // Sixteen rows, `stride` bytes apart, of n_blocks blocks each, into a group (packed.h): the
   // block's dwords, and before (scale_bytes = 0) or behind them its lone f16 scale, if any (>= 0).
+  // nullptr where plain C++ is as good: the stores are the limit.
   void (*pack_blocks)(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
                       int64_t n_blocks, std::byte* to);
 
@@ -58,7 +59,7 @@ struct SimdOps {
 };
 
 extern const SimdOps kScalarOps;
-// Defined on x86-64 only. What is null in the latter two is as in kAvx2Ops.
+// Defined on x86-64 only. Of the latter two, the first four are as in kAvx2Ops, and null.
 extern const SimdOps kAvx2Ops;
 extern const SimdOps kAvx512Ops;
 extern const SimdOps kAvx512Bf16Ops;

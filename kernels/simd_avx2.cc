@@ -265,27 +265,6 @@ void weighted_sum_avx2(const float* p, int64_t n_keys, const float* v, int64_t v
   }
 }
 
-// One row's dword at a time into its line: the stores are the limit, and wider shuffles do not save
-// them with eight lanes.
-void pack_blocks_avx2(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
-                      int64_t n_blocks, std::byte* to) {
-  const int block = dwords * 4 + (scale_bytes >= 0 ? 2 : 0);
-  const uint8_t* from = as_bytes(rows);
-  uint8_t* dst = reinterpret_cast<uint8_t*>(to);
-  uint8_t* lines = dst + (scale_bytes == 0 ? 32 : 0);
-  uint8_t* scales = dst + (scale_bytes == 0 ? 0 : dwords * kLineBytes);
-  for (int64_t b = 0; b < n_blocks; ++b, from += block, lines += block * 16, scales += block * 16) {
-    for (int r = 0; r < 16; ++r) {
-      const uint8_t* row = from + r * stride;
-      const uint8_t* src = row + (scale_bytes == 0 ? 2 : 0);
-      for (int i = 0; i < dwords; ++i) {
-        __builtin_memcpy(lines + i * kLineBytes + r * 4, src + i * 4, 4);
-      }
-      if (scale_bytes >= 0) __builtin_memcpy(scales + r * 2, row + scale_bytes, 2);
-    }
-  }
-}
-
 int sum_of(__m256i v) {
   __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
@@ -375,9 +354,8 @@ void silu_mul_avx2(float* gate, const float* up, int64_t n) {
 
 }  // namespace
 
-const SimdOps kAvx2Ops = {"avx2",           dequantize_avx2,          store_f16_avx2,
-                          dot_avx2,         weighted_sum_avx2,        pack_blocks_avx2,
-                          pack_x_on<PackX>, dot_packed_on<Avx2Lanes>, tile_on<Avx2Lanes>,
-                          silu_mul_avx2};
+const SimdOps kAvx2Ops = {
+    "avx2",  dequantize_avx2,  store_f16_avx2,           dot_avx2,           weighted_sum_avx2,
+    nullptr, pack_x_on<PackX>, dot_packed_on<Avx2Lanes>, tile_on<Avx2Lanes>, silu_mul_avx2};
 
 }  // namespace tandem

@@ -182,24 +182,6 @@ void weighted_sum_scalar(const float* p, int64_t n_keys, const float* v, int64_t
   }
 }
 
-void pack_blocks_scalar(const std::byte* rows, int64_t stride, int dwords, int scale_bytes,
-                        int64_t n_blocks, std::byte* to) {
-  const int block = dwords * 4 + (scale_bytes >= 0 ? 2 : 0);
-  std::byte* lines = to + (scale_bytes == 0 ? 32 : 0);
-  std::byte* scales = to + (scale_bytes == 0 ? 0 : dwords * 64);
-  for (int r = 0; r < 16; ++r) {
-    for (int64_t b = 0; b < n_blocks; ++b) {
-      const std::byte* from = rows + r * stride + b * block;
-      const int64_t at = b * block * 16;
-      for (int i = 0; i < dwords; ++i) {
-        const std::byte* dword = from + (scale_bytes == 0 ? 2 : 0) + i * 4;
-        std::memcpy(lines + at + i * 64 + r * 4, dword, 4);
-      }
-      if (scale_bytes >= 0) std::memcpy(scales + at + r * 2, from + scale_bytes, 2);
-    }
-  }
-}
-
 DotTile float_tile(XKind /*kind*/) { return {1, kMaxFloatTokens}; }
 
 void silu_mul_scalar(float* gate, const float* up, int64_t n) {
@@ -209,7 +191,7 @@ void silu_mul_scalar(float* gate, const float* up, int64_t n) {
 }  // namespace
 
 const SimdOps kScalarOps = {
-    "scalar",           dequantize_scalar, store_f16_scalar, dot_scalar, weighted_sum_scalar,
-    pack_blocks_scalar, nullptr,           dot_packed_float, float_tile, silu_mul_scalar};
+    "scalar", dequantize_scalar, store_f16_scalar, dot_scalar, weighted_sum_scalar,
+    nullptr,  nullptr,           dot_packed_float, float_tile, silu_mul_scalar};
 
 }  // namespace tandem
