@@ -41,7 +41,8 @@ SimdOps on_top_of_avx2(SimdOps ops) {
   ops.dequantize = kAvx2Ops.dequantize;
   ops.store_f16 = kAvx2Ops.store_f16;
   ops.dot = kAvx2Ops.dot;
-  ops.weighted_sum = kAvx2Ops.weighted_sum;
+  ops.softmax = kAvx2Ops.softmax;
+  ops.decay_add = kAvx2Ops.decay_add;
   return ops;
 }
 

@@ -15,6 +15,12 @@ struct DotTile {
   int tokens;
 };
 
+struct SoftmaxPart {
+  float max;
+  float sum;
+  float decay;
+};
+
 struct SimdOps {
   const char* name;
 
@@ -29,9 +35,12 @@ struct SimdOps {
   void (*dot)(const float* w, int64_t w_stride, int64_t n_rows, const float* const* x,
               int64_t n_tokens, int64_t n, float* out, int64_t out_stride);
 
-  // acc[c] = acc[c] * decay + sum_j p[j] * v[j * v_stride + c], j in [0, n_keys), c in [0, n).
-  void (*weighted_sum)(const float* p, int64_t n_keys, const float* v, int64_t v_stride,
-                       float decay, int64_t n, float* acc);
+  // scores[j] = exp(scale * scores[j] - m), j in [0, n), n > 0, where m is the largest of `max` and
+  // the scaled scores. Returns m, the sum of the results, and exp(max - m).
+  SoftmaxPart (*softmax)(float* scores, int64_t n, float scale, float max);
+
+  // acc[c] = acc[c] * decay + part[c], c in [0, n).
+  void (*decay_add)(float decay, const float* part, int64_t n, float* acc);
 
   // Sixteen rows, `stride` bytes apart, of n_blocks blocks each, into a group (packed.h): the
   // block's dwords, and before (scale_bytes = 0) or behind them its lone f16 scale, if any (>= 0).
@@ -59,7 +68,7 @@ struct SimdOps {
 };
 
 extern const SimdOps kScalarOps;
-// Defined on x86-64 only. Of the latter two, the first four are as in kAvx2Ops, and null.
+// Defined on x86-64 only. Of the latter two, the first five are as in kAvx2Ops, and null.
 extern const SimdOps kAvx2Ops;
 extern const SimdOps kAvx512Ops;
 extern const SimdOps kAvx512Bf16Ops;

@@ -84,6 +84,19 @@ __m256i tail_mask(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
 }
 
+// The first n of eight floats, all of them where n is more; the others read as 0 and are not
+// stored. Masked stores are slow on AMD.
+__m256 load_some(const float* from, int64_t n) {
+  return n >= 8 ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, tail_mask(n));
+}
+void store_some(float* to, int64_t n, __m256 v) {
+  if (n >= 8) {
+    _mm256_storeu_ps(to, v);
+  } else {
+    _mm256_maskstore_ps(to, tail_mask(n), v);
+  }
+}
+
 const uint8_t* as_bytes(const std::byte* p) { return reinterpret_cast<const uint8_t*>(p); }
 
 // The last n % 8 weights of an unblocked format, padded with zeros to a whole group.
@@ -235,34 +248,16 @@ void dot_avx2(const float* w, int64_t w_stride, int64_t n_rows, const float* con
   }
 }
 
-void weighted_sum_avx2(const float* p, int64_t n_keys, const float* v, int64_t v_stride,
-                       float decay, int64_t n, float* acc) {
-  const __m256 shrink = _mm256_set1_ps(decay);
-  int64_t c = 0;
-  for (; c + 32 <= n; c += 32) {
-    __m256 sum[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) sum[i] = _mm256_mul_ps(_mm256_loadu_ps(acc + c + 8 * i), shrink);
-    for (int64_t j = 0; j < n_keys; ++j) {
-      const __m256 weight = _mm256_broadcast_ss(p + j);
-      const float* row = v + j * v_stride + c;
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        sum[i] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(row + 8 * i), sum[i]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) _mm256_storeu_ps(acc + c + 8 * i, sum[i]);
-  }
-  for (; c < n; c += 8) {
-    const __m256i mask = tail_mask(n - c);
-    __m256 sum = _mm256_mul_ps(_mm256_maskload_ps(acc + c, mask), shrink);
-    for (int64_t j = 0; j < n_keys; ++j) {
-      const __m256 row = _mm256_maskload_ps(v + j * v_stride + c, mask);
-      sum = _mm256_fmadd_ps(_mm256_broadcast_ss(p + j), row, sum);
-    }
-    _mm256_maskstore_ps(acc + c, mask, sum);
-  }
+float largest_of(__m256 v) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  m = _mm_max_ps(m, _mm_shuffle_ps(m, m, 0x4E));
+  return _mm_cvtss_f32(_mm_max_ps(m, _mm_shuffle_ps(m, m, 0xB1)));
+}
+
+float sum_of(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_shuffle_ps(s, s, 0x4E));
+  return _mm_cvtss_f32(_mm_add_ps(s, _mm_shuffle_ps(s, s, 0xB1)));
 }
 
 int sum_of(__m256i v) {
@@ -299,9 +294,7 @@ struct PackX {
       most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
       sound = _mm256_fmadd_ps(v, _mm256_setzero_ps(), sound);
     }
-    __m128 m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
-    m = _mm_max_ps(m, _mm_shuffle_ps(m, m, 0x4E));
-    const float largest = _mm_cvtss_f32(_mm_max_ps(m, _mm_shuffle_ps(m, m, 0xB1)));
+    const float largest = largest_of(most);
     const bool finite = _mm256_movemask_ps(_mm256_cmp_ps(sound, sound, _CMP_UNORD_Q)) == 0;
     return x_scale(largest, finite);
   }
@@ -343,19 +336,58 @@ __m256 exp_of(__m256 v) {
 
 void silu_mul_avx2(float* gate, const float* up, int64_t n) {
   for (int64_t i = 0; i < n; i += 8) {
-    const __m256i some = tail_mask(n - i < 8 ? n - i : 8);
-    const __m256 g = _mm256_maskload_ps(gate + i, some);
+    const __m256 g = load_some(gate + i, n - i);
     const __m256 below =
         _mm256_add_ps(_mm256_set1_ps(1.0F), exp_of(_mm256_sub_ps(_mm256_setzero_ps(), g)));
-    const __m256 y = _mm256_mul_ps(_mm256_div_ps(g, below), _mm256_maskload_ps(up + i, some));
-    _mm256_maskstore_ps(gate + i, some, y);
+    store_some(gate + i, n - i, _mm256_mul_ps(_mm256_div_ps(g, below), load_some(up + i, n - i)));
+  }
+}
+
+SoftmaxPart softmax_avx2(float* scores, int64_t n, float scale, float max) {
+  const __m256 factor = _mm256_set1_ps(scale);
+  const __m256 least = _mm256_set1_ps(max);
+  __m256 most = least;
+  for (int64_t j = 0; j < n; j += 8) {
+    const __m256 v = _mm256_mul_ps(load_some(scores + j, n - j), factor);
+    store_some(scores + j, n - j, v);
+    const __m256 counted =
+        n - j >= 8 ? v : _mm256_blendv_ps(least, v, _mm256_castsi256_ps(tail_mask(n - j)));
+    most = _mm256_max_ps(counted, most);
+  }
+  SoftmaxPart part{largest_of(most), 0.0F, 0.0F};
+  const __m256 shift = _mm256_set1_ps(part.max);
+  __m256 sum = _mm256_setzero_ps();
+  for (int64_t j = 0; j < n; j += 8) {
+    const __m256 v = exp_of(_mm256_sub_ps(load_some(scores + j, n - j), shift));
+    store_some(scores + j, n - j, v);
+    sum = _mm256_add_ps(sum,
+                        n - j >= 8 ? v : _mm256_and_ps(v, _mm256_castsi256_ps(tail_mask(n - j))));
+  }
+  part.sum = sum_of(sum);
+  part.decay = _mm256_cvtss_f32(exp_of(_mm256_sub_ps(least, shift)));
+  return part;
+}
+
+void decay_add_avx2(float decay, const float* part, int64_t n, float* acc) {
+  const __m256 factor = _mm256_set1_ps(decay);
+  for (int64_t c = 0; c < n; c += 8) {
+    store_some(acc + c, n - c,
+               _mm256_fmadd_ps(load_some(acc + c, n - c), factor, load_some(part + c, n - c)));
   }
 }
 
 }  // namespace
 
-const SimdOps kAvx2Ops = {
-    "avx2",  dequantize_avx2,  store_f16_avx2,           dot_avx2,           weighted_sum_avx2,
-    nullptr, pack_x_on<PackX>, dot_packed_on<Avx2Lanes>, tile_on<Avx2Lanes>, silu_mul_avx2};
+const SimdOps kAvx2Ops = {"avx2",
+                          dequantize_avx2,
+                          store_f16_avx2,
+                          dot_avx2,
+                          softmax_avx2,
+                          decay_add_avx2,
+                          nullptr,
+                          pack_x_on<PackX>,
+                          dot_packed_on<Avx2Lanes>,
+                          tile_on<Avx2Lanes>,
+                          silu_mul_avx2};
 
 }  // namespace tandem

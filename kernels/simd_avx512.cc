@@ -237,6 +237,7 @@ const SimdOps kAvx512Ops = {
     nullptr,
     nullptr,
     nullptr,
+    nullptr,
     pack_blocks_avx512,
     pack_x_on<PackX>,
     dot_packed_on<Avx512Lanes>,

@@ -174,12 +174,22 @@ void dot_scalar(const float* w, int64_t w_stride, int64_t n_rows, const float* c
   }
 }
 
-void weighted_sum_scalar(const float* p, int64_t n_keys, const float* v, int64_t v_stride,
-                         float decay, int64_t n, float* acc) {
-  for (int64_t c = 0; c < n; ++c) acc[c] *= decay;
-  for (int64_t j = 0; j < n_keys; ++j) {
-    for (int64_t c = 0; c < n; ++c) acc[c] += p[j] * v[j * v_stride + c];
+SoftmaxPart softmax_scalar(float* scores, int64_t n, float scale, float max) {
+  SoftmaxPart part{max, 0.0F, 0.0F};
+  for (int64_t j = 0; j < n; ++j) {
+    scores[j] *= scale;
+    part.max = std::max(part.max, scores[j]);
   }
+  for (int64_t j = 0; j < n; ++j) {
+    scores[j] = std::exp(scores[j] - part.max);
+    part.sum += scores[j];
+  }
+  part.decay = std::exp(max - part.max);
+  return part;
+}
+
+void decay_add_scalar(float decay, const float* part, int64_t n, float* acc) {
+  for (int64_t c = 0; c < n; ++c) acc[c] = acc[c] * decay + part[c];
 }
 
 DotTile float_tile(XKind /*kind*/) { return {1, kMaxFloatTokens}; }
@@ -190,8 +200,8 @@ void silu_mul_scalar(float* gate, const float* up, int64_t n) {
 
 }  // namespace
 
-const SimdOps kScalarOps = {
-    "scalar", dequantize_scalar, store_f16_scalar, dot_scalar, weighted_sum_scalar,
-    nullptr,  nullptr,           dot_packed_float, float_tile, silu_mul_scalar};
+const SimdOps kScalarOps = {"scalar",         dequantize_scalar, store_f16_scalar, dot_scalar,
+                            softmax_scalar,   decay_add_scalar,  nullptr,          nullptr,
+                            dot_packed_float, float_tile,        silu_mul_scalar};
 
 }  // namespace tandem

@@ -20,14 +20,17 @@ void clamp_all(float* x, int64_t n, float limit) {
   for (int64_t i = 0; i < n; ++i) x[i] = std::clamp(x[i], -limit, limit);
 }
 
+KvShape kv_shape(const ModelConfig& config, const EngineShape& shape) {
+  return {shape.kv_type_k, shape.kv_type_v, config.n_kv_heads, config.head_dim, config.v_head_dim};
+}
+
 int64_t matmul_flops(const WeightView& w, int64_t n) { return 2 * w.rows * w.cols * n; }
 
 }  // namespace
 
 int64_t kv_cache_bytes(const ModelConfig& config, const EngineShape& shape) {
-  return config.n_layers * shape.n_ctx *
-         (config.k_width() * kv_type_bytes(shape.kv_type_k) +
-          config.v_width() * kv_type_bytes(shape.kv_type_v));
+  const KvShape kv = kv_shape(config, shape);
+  return config.n_layers * (kv.k_bytes(shape.n_ctx) + kv.v_bytes(shape.n_ctx));
 }
 
 DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
@@ -40,8 +43,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, ThreadPool& pool,
       weights_(model, device),
       gate_reuse_(config_, weights_, device, pool, shape.lookahead, shape.n_batch) {
   const ModelConfig& c = config_;
-  kv_bytes_k_ = shape.n_ctx * c.k_width() * kv_type_bytes(shape.kv_type_k);
-  kv_bytes_v_ = shape.n_ctx * c.v_width() * kv_type_bytes(shape.kv_type_v);
+  kv_bytes_k_ = kv_shape(c, shape).k_bytes(shape.n_ctx);
+  kv_bytes_v_ = kv_shape(c, shape).v_bytes(shape.n_ctx);
   for (int64_t i = 0; i < c.n_layers; ++i) {
     const DeviceAddr k = device.alloc(kv_bytes_k_, "KV cache");
     kv_.push_back({k, device.alloc(kv_bytes_v_, "KV cache")});
@@ -181,21 +184,17 @@ void DenseLayers::attend(const KvLayer& cache) {
                            Touch{cache.v, kv_bytes_v_, true}, all(attended_, out_width, true)};
   const int64_t kv_read = (kv_bytes_k_ + kv_bytes_v_) / shape_.n_ctx * (first_pos_ + n_);
   const int64_t flops = 2 * n_ * (first_pos_ + n_) * c.n_heads * (c.head_dim + c.v_head_dim);
-  device_.launch(Stream::kCompute,
-                 {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
-                    const KvView kv{shape_.kv_type_k,
-                                    shape_.kv_type_v,
-                                    c.n_kv_heads,
-                                    c.head_dim,
-                                    c.v_head_dim,
-                                    scope.write(cache.k, kv_bytes_k_),
-                                    scope.write(cache.v, kv_bytes_v_)};
-                    kv_append(kv, scope.read_as<float>(k_, n_ * c.k_width()),
-                              scope.read_as<float>(v_, n_ * c.v_width()), first_pos_, n_);
-                    tandem::attention(kv, scope.read_as<float>(q_, n_ * c.q_width()), c.n_heads,
-                                      1.0F / std::sqrt(static_cast<float>(c.head_dim)), first_pos_,
-                                      n_, scope.write_as<float>(attended_, n_ * out_width), pool_);
-                  }});
+  device_.launch(
+      Stream::kCompute,
+      {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
+         const KvView kv{kv_shape(c, shape_), scope.write(cache.k, kv_bytes_k_),
+                         scope.write(cache.v, kv_bytes_v_)};
+         const NewTokens tokens{scope.read_as<float>(q_, n_ * c.q_width()),
+                                scope.read_as<float>(k_, n_ * c.k_width()),
+                                scope.read_as<float>(v_, n_ * c.v_width()), first_pos_, n_};
+         tandem::attention(kv, tokens, c.n_heads, 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
+                           scope.write_as<float>(attended_, n_ * out_width), pool_);
+       }});
 }
 
 void DenseLayers::attention_output(const DeviceLayer& layer) {

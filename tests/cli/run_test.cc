@@ -254,7 +254,7 @@ TEST_CASE("run --no-display-prompt leaves the prompt out") {
 
 TEST_CASE("run --ignore-eos goes on where the model would end") {
   int ended = 0;
-  for (int seed = 1; seed <= 8; ++seed) {
+  for (int seed = 1; seed <= 40 && ended < 2; ++seed) {  // about one in six ends
     const Strings args{"run", "-p", "The end.", "-c", "500", "-s", std::to_string(seed), "--json"};
     if (tandem(args).json()["stopped"] != "end of generation") continue;
     ++ended;

@@ -23,9 +23,10 @@ TEST_CASE("no kernel allocates memory") {
   std::vector<float> y(x.size());
   std::vector<float> hidden(x.size());
   std::vector<float> table(static_cast<size_t>(5 * 64));
-  std::vector<std::byte> k(static_cast<size_t>(8 * d * 2));
-  std::vector<std::byte> v(k.size());
-  const KvView cache{KvType::kF16, KvType::kF16, 4, 64, 64, k.data(), v.data()};
+  const KvShape kv{KvType::kF16, KvType::kF16, 4, 64, 64};
+  std::vector<std::byte> k(static_cast<size_t>(kv.k_bytes(8)));
+  std::vector<std::byte> v(static_cast<size_t>(kv.v_bytes(8)));
+  const KvView cache{kv, k.data(), v.data()};
   RopeParams rope;
   rope.n_rot = 64;
   const ExpertRow rows[] = {{0, 1.0F}, {4, 1.0F}};
@@ -39,8 +40,7 @@ TEST_CASE("no kernel allocates memory") {
     matmul(w.view(), nullptr, x.data(), d, n, y.data(), d, scratch, serial_for);
     rope_table(rope, 0, n, table.data());
     rope_apply(RopeStyle::kHalves, table.data(), 64, n, 4, 64, y.data(), d);
-    kv_append(cache, x.data(), x.data(), 0, n);
-    attention(cache, x.data(), 4, 0.125F, 0, n, y.data(), serial_for);
+    attention(cache, {x.data(), x.data(), x.data(), 0, n}, 4, 0.125F, y.data(), serial_for);
   }
   expert_ffn(calls, x.data(), 5, d, y.data(), hidden.data(), scratch, serial_for);
   const int64_t after = test::allocation_count.load();

@@ -48,22 +48,20 @@ class Sequence {
   // Appends and attends `batch` tokens at a time, as an engine does.
   std::vector<float> run(int64_t batch, ParallelFor parallel) const {
     const int64_t n_ctx = n_ + 40;
-    std::vector<std::byte> k(static_cast<size_t>(n_ctx * shape_.n_kv_heads * shape_.head_dim *
-                                                 kv_type_bytes(shape_.type_k)),
-                             std::byte{0xFF});
-    std::vector<std::byte> v(static_cast<size_t>(n_ctx * shape_.n_kv_heads * shape_.v_head_dim *
-                                                 kv_type_bytes(shape_.type_v)),
-                             std::byte{0xFF});
-    const KvView cache{shape_.type_k,     shape_.type_v, shape_.n_kv_heads, shape_.head_dim,
-                       shape_.v_head_dim, k.data(),      v.data()};
+    const KvShape kv{shape_.type_k, shape_.type_v, shape_.n_kv_heads, shape_.head_dim,
+                     shape_.v_head_dim};
+    std::vector<std::byte> k(static_cast<size_t>(kv.k_bytes(n_ctx)), std::byte{0xFF});
+    std::vector<std::byte> v(static_cast<size_t>(kv.v_bytes(n_ctx)), std::byte{0xFF});
+    const KvView cache{kv, k.data(), v.data()};
     std::vector<float> out(static_cast<size_t>(n_ * shape_.n_heads * shape_.v_head_dim),
                            std::numeric_limits<float>::quiet_NaN());
     for (int64_t t = 0; t < n_; t += batch) {
       const int64_t count = std::min(batch, n_ - t);
-      kv_append(cache, k_.data() + t * shape_.n_kv_heads * shape_.head_dim,
-                v_.data() + t * shape_.n_kv_heads * shape_.v_head_dim, t, count);
-      attention(cache, q_.data() + t * shape_.n_heads * shape_.head_dim, shape_.n_heads, scale(), t,
-                count, out.data() + t * shape_.n_heads * shape_.v_head_dim, parallel);
+      const NewTokens tokens{q_.data() + t * shape_.n_heads * shape_.head_dim,
+                             k_.data() + t * shape_.n_kv_heads * shape_.head_dim,
+                             v_.data() + t * shape_.n_kv_heads * shape_.v_head_dim, t, count};
+      attention(cache, tokens, shape_.n_heads, scale(),
+                out.data() + t * shape_.n_heads * shape_.v_head_dim, parallel);
     }
     return out;
   }
@@ -115,7 +113,7 @@ TEST_CASE("attention matches float64 for grouped heads and every cache type") {
   for (const SimdOps* ops : all_isas()) {
     const IsaScope isa(ops);
     for (const Shape& shape : kShapes) {
-      for (const int64_t n : {1, 2, 75}) {
+      for (const int64_t n : {1, 2, 75, 130}) {
         const Sequence sequence(shape, n, 11);
         const std::vector<float> out = sequence.run(n, serial_for);
         INFO(ops->name << " head_dim " << shape.head_dim << " n " << n);
@@ -137,32 +135,32 @@ TEST_CASE("attention has the same bits in every batch split and on any threads")
   for (const SimdOps* ops : all_isas()) {
     const IsaScope isa(ops);
     for (const Shape& shape : kShapes) {
-      const Sequence sequence(shape, 75, 12);
-      const std::vector<float> whole = sequence.run(75, serial_for);
+      const Sequence sequence(shape, 145, 12);
+      const std::vector<float> whole = sequence.run(145, serial_for);
       INFO(ops->name << " head_dim " << shape.head_dim);
       for (const int64_t batch : {1, 7, 32, 64})
         CHECK(same_bits(whole, sequence.run(batch, serial_for)));
-      CHECK(same_bits(whole, sequence.run(75, testing::reverse_for)));
+      CHECK(same_bits(whole, sequence.run(145, testing::reverse_for)));
       CHECK(same_bits(whole, sequence.run(10, testing::threads_for)));
     }
   }
 }
 
 TEST_CASE("scores too large for exp do not overflow the softmax") {
-  const Shape shape{KvType::kF32, KvType::kF32, 1, 1, 1, 1};
-  std::vector<float> k = {10.0F, -500.0F, 1000.0F};
-  std::vector<float> v = {1.0F, 2.0F, 3.0F};
-  const KvView cache{shape.type_k,
-                     shape.type_v,
-                     1,
-                     1,
-                     1,
-                     reinterpret_cast<std::byte*>(k.data()),
-                     reinterpret_cast<std::byte*>(v.data())};
   const std::vector<float> q = {1.0F, 1.0F, 1.0F};
-  std::vector<float> out(3);
-  attention(cache, q.data(), 1, 1.0F, 0, 3, out.data(), serial_for);
-  CHECK(out == std::vector<float>{1.0F, 1.0F, 3.0F});
+  const std::vector<float> k = {10.0F, -500.0F, 1000.0F};
+  const std::vector<float> v = {1.0F, 2.0F, 3.0F};
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    INFO(ops->name);
+    const KvShape shape{KvType::kF32, KvType::kF32, 1, 1, 1};
+    std::vector<std::byte> cache_k(static_cast<size_t>(shape.k_bytes(3)));
+    std::vector<std::byte> cache_v(static_cast<size_t>(shape.v_bytes(3)));
+    std::vector<float> out(3);
+    attention({shape, cache_k.data(), cache_v.data()}, {q.data(), k.data(), v.data(), 0, 3}, 1,
+              1.0F, out.data(), serial_for);
+    CHECK(out == std::vector<float>{1.0F, 1.0F, 3.0F});
+  }
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ class Unrounded {
     if (const SimdOps* avx2 = find_simd("avx2")) {
       ops_.dequantize = avx2->dequantize;
       ops_.dot = avx2->dot;
-      ops_.weighted_sum = avx2->weighted_sum;
+      ops_.softmax = avx2->softmax;
+      ops_.decay_add = avx2->decay_add;
     }
     override_simd(&ops_);
   }
