@@ -1,6 +1,7 @@
 #include "kernels/dense.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "kernels/check.h"
 #include "kernels/dot_tile.h"
@@ -9,52 +10,86 @@
 namespace tandem {
 namespace {
 
-struct MatmulArgs {
-  const WeightView& w;
-  const float* bias;
-  const PackedRows& x;
-  float* y;
-  int64_t y_stride;
+constexpr size_t kKinds = 4;  // of activations
+
+// The tokens once in each form that the parts take.
+class PackedForms {
+ public:
+  PackedForms(std::span<const MatmulPart> parts, const float* x, int64_t n, Workspace& scratch,
+              ParallelFor parallel) {
+    const int64_t cols = parts.front().w.cols;
+    bool wanted[kKinds] = {};
+    int64_t bytes = 0;
+    for (const MatmulPart& part : parts) {
+      bool& kind = wanted[index(part.w)];
+      if (!kind) bytes += PackedRows::bytes(x_kind(part.w.type), n, cols);
+      kind = true;
+    }
+    std::byte* room = scratch.at_least(bytes);
+    for (size_t i = 0; i < kKinds; ++i) {
+      if (!wanted[i]) continue;
+      const auto kind = static_cast<XKind>(i);
+      rows_[i].emplace(kind, x, cols, n, cols, room, parallel);
+      room += PackedRows::bytes(kind, n, cols);
+    }
+  }
+  const PackedRows& of(const WeightView& w) const { return *rows_[index(w)]; }
+
+ private:
+  static size_t index(const WeightView& w) { return static_cast<size_t>(x_kind(w.type)); }
+
+  std::optional<PackedRows> rows_[kKinds];
 };
 
-void matmul_tile(const MatmulArgs& a, int64_t row, int64_t n_rows, int64_t token,
-                 int64_t n_tokens) {
+// Rows [row, row + n_rows) and tokens [token, token + n_tokens), at most a tile.
+void matmul_tile(const MatmulPart& part, const PackedRows& x, int64_t row, int64_t n_rows,
+                 int64_t token, int64_t n_tokens, const std::byte* next) {
   alignas(64) float out[kTokenTile * kRowTile];
-  const auto x_of = [&](int64_t t) { return a.x.row(token + t); };
-  dot_tile(a.w, row, n_rows, x_of, n_tokens, out);
+  const auto x_of = [&](int64_t t) { return x.row(token + t); };
+  dot_tile(part.w, row, n_rows, x_of, n_tokens, out, next);
   for (int64_t t = 0; t < n_tokens; ++t) {
-    float* y = a.y + (token + t) * a.y_stride + row;
+    float* y = part.y + (token + t) * part.w.rows + row;
     const float* sums = out + t * kRowTile;
     for (int64_t r = 0; r < n_rows; ++r) {
-      y[r] = a.bias != nullptr ? sums[r] + a.bias[row + r] : sums[r];
+      y[r] = part.bias != nullptr ? sums[r] + part.bias[row + r] : sums[r];
     }
   }
 }
 
+int64_t tasks_of(const MatmulPart& part, int64_t n) {
+  const int64_t rows = rows_per_task(part.w, n);
+  return (part.w.rows + rows - 1) / rows;
+}
+
 }  // namespace
 
-void matmul(const WeightView& w, const float* bias, const float* x, int64_t x_stride, int64_t n,
-            float* y, int64_t y_stride, Workspace& scratch, ParallelFor parallel) {
-  if (n == 0 || w.rows == 0) return;
-  TANDEM_CHECK(n == 1 || (x_stride >= w.cols && y_stride >= w.rows),
-               "strides %lld and %lld of a [%lld, %lld] matrix", static_cast<long long>(x_stride),
-               static_cast<long long>(y_stride), static_cast<long long>(w.rows),
-               static_cast<long long>(w.cols));
-  const XKind kind = x_kind(w.type);
-  const PackedRows rows(kind, x, x_stride, n, w.cols,
-                        scratch.at_least(PackedRows::bytes(kind, n, w.cols)), parallel);
-  const MatmulArgs args{w, bias, rows, y, y_stride};
-  const int64_t task_rows = rows_per_task(w, n);
-  const auto task = [&](int64_t index) {
-    const int64_t end = std::min((index + 1) * task_rows, w.rows);
+void matmul(std::span<const MatmulPart> parts, const float* x, int64_t n, Workspace& scratch,
+            ParallelFor parallel) {
+  if (n == 0 || parts.empty()) return;
+  int64_t tasks = 0;
+  for (const MatmulPart& part : parts) {
+    TANDEM_CHECK(part.w.cols == parts.front().w.cols, "[%lld, %lld] beside %lld columns",
+                 static_cast<long long>(part.w.rows), static_cast<long long>(part.w.cols),
+                 static_cast<long long>(parts.front().w.cols));
+    tasks += tasks_of(part, n);
+  }
+  const PackedForms forms(parts, x, n, scratch, parallel);
+  parallel(tasks, [&](int64_t index) {
+    const MatmulPart* part = parts.data();
+    for (; index >= tasks_of(*part, n); ++part) index -= tasks_of(*part, n);
+    const int64_t task_rows = rows_per_task(part->w, n);
+    const int64_t end = std::min((index + 1) * task_rows, part->w.rows);
+    // Tasks are mostly handed out in their order.
+    const MatmulPart& after = part + 1 < parts.data() + parts.size() ? part[1] : *part;
     for (int64_t row = index * task_rows; row < end; row += kRowTile) {
       const int64_t n_rows = std::min(kRowTile, end - row);
+      const std::byte* next = row + n_rows < part->w.rows ? nullptr : after.w.data;
       for (int64_t token = 0; token < n; token += kTokenTile) {
-        matmul_tile(args, row, n_rows, token, std::min(kTokenTile, n - token));
+        matmul_tile(*part, forms.of(part->w), row, n_rows, token, std::min(kTokenTile, n - token),
+                    next);
       }
     }
-  };
-  parallel((w.rows + task_rows - 1) / task_rows, task);
+  });
 }
 
 void embed(const WeightView& w, std::span<const int32_t> ids, float* y) {

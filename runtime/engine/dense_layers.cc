@@ -114,17 +114,40 @@ void DenseLayers::normalize(const DeviceVector& gain, DeviceAddr from, DeviceAdd
        }});
 }
 
+void DenseLayers::matmul_kernel(const char* name, std::span<const DeviceProduct> products,
+                                DeviceAddr x, int64_t n) {
+  constexpr size_t kMost = 3;
+  TANDEM_CHECK(products.size() <= kMost, "%zu products", products.size());
+  const int64_t cols = products.front().w.cols;
+  std::array<Touch, 3 * kMost + 1> touches{Touch{x, n * cols * kFloat, false}};
+  size_t n_touches = 1;
+  int64_t bytes = n * cols * kFloat;
+  int64_t flops = 0;
+  for (const DeviceProduct& p : products) {
+    touches[n_touches++] = read_of(p.w);
+    touches[n_touches++] = read_of(p.bias);
+    touches[n_touches++] = {p.y, n * p.w.rows * kFloat, true};
+    bytes += p.w.bytes() + n * p.w.rows * kFloat;
+    flops += matmul_flops(p.w, n);
+  }
+  device_.launch(
+      Stream::kCompute,
+      {name, std::span(touches).first(n_touches), bytes, flops, [&](const KernelScope& scope) {
+         std::array<MatmulPart, kMost> parts;
+         for (size_t i = 0; i < products.size(); ++i) {
+           const DeviceProduct& p = products[i];
+           parts[i] = {scope.read(p.w), values(scope, p.bias),
+                       scope.write_as<float>(p.y, n * p.w.rows)};
+         }
+         matmul(std::span(parts).first(products.size()), scope.read_as<float>(x, n * cols), n,
+                pool_.workspace(), pool_);
+       }});
+}
+
 void DenseLayers::matmul_kernel(const char* name, const WeightView& w, const DeviceVector& bias,
                                 DeviceAddr x, int64_t n, DeviceAddr y) {
-  const std::array touches{read_of(w), read_of(bias), Touch{x, n * w.cols * kFloat, false},
-                           Touch{y, n * w.rows * kFloat, true}};
-  device_.launch(Stream::kCompute, {name, touches, w.bytes() + n * (w.cols + w.rows) * kFloat,
-                                    matmul_flops(w, n), [&](const KernelScope& scope) {
-                                      matmul(scope.read(w), values(scope, bias),
-                                             scope.read_as<float>(x, n * w.cols), w.cols, n,
-                                             scope.write_as<float>(y, n * w.rows), w.rows,
-                                             pool_.workspace(), pool_);
-                                    }});
+  const DeviceProduct product{w, bias, y};
+  matmul_kernel(name, {&product, 1}, x, n);
 }
 
 void DenseLayers::attention(int64_t index) {
@@ -137,9 +160,10 @@ void DenseLayers::attention(int64_t index) {
 }
 
 void DenseLayers::project(const DeviceLayer& layer) {
-  matmul_kernel("attn_q", layer.wq, layer.bq, normed_, n_, q_);
-  matmul_kernel("attn_k", layer.wk, layer.bk, normed_, n_, k_);
-  matmul_kernel("attn_v", layer.wv, layer.bv, normed_, n_, v_);
+  const std::array products{DeviceProduct{layer.wq, layer.bq, q_},
+                            DeviceProduct{layer.wk, layer.bk, k_},
+                            DeviceProduct{layer.wv, layer.bv, v_}};
+  matmul_kernel("attn_qkv", products, normed_, n_);
   if (config_.clamp_qkv <= 0) return;
   // Queries and keys are limited behind their norm.
   const int64_t n = n_ * config_.v_width();

@@ -66,6 +66,14 @@ class DenseLayers {
   void attend(const KvLayer& cache);
   void attention_output(const DeviceLayer& layer);
   void normalize(const DeviceVector& gain, DeviceAddr from, DeviceAddr to, int64_t n);
+  // y = W x + bias, of up to three matrices in one launch.
+  struct DeviceProduct {
+    WeightView w;
+    DeviceVector bias;
+    DeviceAddr y;
+  };
+  void matmul_kernel(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
+                     int64_t n);
   void matmul_kernel(const char* name, const WeightView& w, const DeviceVector& bias, DeviceAddr x,
                      int64_t n, DeviceAddr y);
   Touch all(DeviceAddr at, int64_t floats_per_token, bool write) const;

@@ -50,8 +50,8 @@ void GateReuse::launch(int64_t layer, DeviceAddr residual, int64_t n, DeviceAddr
            rms_norm(x, d, scope.read_as<float>(to.ffn_norm.at, to.ffn_norm.n), config_.rms_eps, n,
                     d, normed, d);
            float* out = scope.write_as<float>(logits + i * n * n_experts * kFloat, n * n_experts);
-           matmul(scope.read(to.router), nullptr, normed, d, n, out, n_experts, pool_.workspace(),
-                  pool_);
+           const MatmulPart part{scope.read(to.router), nullptr, out};
+           matmul({&part, 1}, normed, n, pool_.workspace(), pool_);
          }
        }});
 }

@@ -37,7 +37,8 @@ TEST_CASE("no kernel allocates memory") {
   const int64_t before = test::allocation_count.load();
   for (const int64_t n : {1, 5}) {
     rms_norm(x.data(), d, x.data(), 1e-6F, n, d, y.data(), d);
-    matmul(w.view(), nullptr, x.data(), d, n, y.data(), d, scratch, serial_for);
+    const MatmulPart parts[] = {{w.view(), nullptr, y.data()}};
+    matmul(parts, x.data(), n, scratch, serial_for);
     rope_table(rope, 0, n, table.data());
     rope_apply(RopeStyle::kHalves, table.data(), 64, n, 4, 64, y.data(), d);
     attention(cache, {x.data(), x.data(), x.data(), 0, n}, 4, 0.125F, y.data(), serial_for);

@@ -46,7 +46,8 @@ std::vector<float> product(const WeightView& w, const std::vector<float>& x) {
   const int64_t n = static_cast<int64_t>(x.size()) / w.cols;
   std::vector<float> y(static_cast<size_t>(n * w.rows));
   Workspace scratch;
-  matmul(w, nullptr, x.data(), w.cols, n, y.data(), w.rows, scratch, serial_for);
+  const MatmulPart part{w, nullptr, y.data()};
+  matmul({&part, 1}, x.data(), n, scratch, serial_for);
   return y;
 }
 
@@ -161,7 +162,8 @@ TEST_CASE("what stands behind a row of an odd number of columns has no part in i
       x[33] = kNan;
       std::vector<float> y(16);
       Workspace scratch;
-      matmul(w.view(), nullptr, x.data(), 33, 1, y.data(), 16, scratch, serial_for);
+      const MatmulPart part{w.view(), nullptr, y.data()};
+      matmul({&part, 1}, x.data(), 1, scratch, serial_for);
       INFO(ops->name << " " << dtype_info(type).name);
       for (const float v : y) CHECK(std::isfinite(v));
     }
