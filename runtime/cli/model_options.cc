@@ -12,6 +12,9 @@
 #include "runtime/config/embedded.h"
 #include "runtime/config/machine_profile.h"
 #include "runtime/config/toml_reader.h"
+#include "runtime/device/cpu_quota.h"
+#include "runtime/device/cpu_topology.h"
+#include "runtime/device/thread_count.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/error.h"
 #include "runtime/model/host_memory.h"
@@ -86,7 +89,7 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->type_name("N")
       ->check(whole_number(1, int64_t{1} << 20))
       ->capture_default_str();
-  app->add_option("-t,--threads", n_threads, "CPU threads; 0: the cores available")
+  app->add_option("-t,--threads", n_threads, "CPU threads; 0: the physical cores available")
       ->type_name("N")
       ->check(whole_number(0, 512))
       ->capture_default_str();
@@ -179,7 +182,7 @@ Model ModelOptions::load_model(Progress* progress) const {
   if (check_tensors) model.check_finite();
   const int64_t bytes = model.packable_bytes(pack_scope());
   if (no_repack || bytes > available_host_bytes()) return model;
-  ThreadPool pool(n_threads == 0 ? available_cores() : n_threads);
+  ThreadPool pool(thread_count(n_threads, CpuTopology::of_this_machine(), cpu_quota()).n);
   model.pack(pack_scope(), pool, [&](int64_t done) {
     progress->show_count(loading + ", MiB", done >> 20, bytes >> 20);
   });

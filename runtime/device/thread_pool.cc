@@ -1,9 +1,7 @@
 #include "runtime/device/thread_pool.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 
-#include <algorithm>
 #include <system_error>
 
 #include "runtime/error.h"
@@ -98,13 +96,6 @@ void ThreadPool::work() {
     drain(*task_, n_tasks_);
     if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
-}
-
-int available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 }  // namespace tandem

@@ -46,7 +46,4 @@ class ThreadPool {
   Workspace workspace_;
 };
 
-// Cores that this process may use; the default of -t.
-int available_cores();
-
 }  // namespace tandem

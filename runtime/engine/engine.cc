@@ -7,7 +7,10 @@
 
 #include "kernels/check.h"
 #include "runtime/device/cpu_device.h"
+#include "runtime/device/cpu_quota.h"
+#include "runtime/device/cpu_topology.h"
 #include "runtime/device/sim_device.h"
+#include "runtime/device/thread_count.h"
 #include "runtime/engine/engine_scheduling.h"
 #include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
@@ -84,18 +87,18 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
   return shape;
 }
 
-int thread_count(const EngineSettings& settings, std::vector<EffectiveSetting>* effective) {
+ThreadPool make_pool(const EngineSettings& settings, std::vector<EffectiveSetting>* effective) {
   constexpr int kMostThreads = 512;
   if (settings.n_threads < 0 || settings.n_threads > kMostThreads) {
-    throw ConfigError(
-        fmt::format("-t is {}; expected 0 (all cores) to {}", settings.n_threads, kMostThreads));
+    throw ConfigError(fmt::format("-t is {}; expected 0 (all physical cores) to {}",
+                                  settings.n_threads, kMostThreads));
   }
-  const int cores = available_cores();
-  const int n = settings.n_threads == 0 ? cores : settings.n_threads;
-  effective->push_back({"threads", settings.n_threads == 0 ? "auto" : std::to_string(n),
-                        std::to_string(n),
-                        n > cores ? fmt::format("more than the {} cores available", cores) : ""});
-  return n;
+  const CpuTopology cpu = CpuTopology::of_this_machine();
+  const ThreadCount count = thread_count(settings.n_threads, cpu, cpu_quota());
+  effective->push_back({"threads",
+                        settings.n_threads == 0 ? "auto" : std::to_string(settings.n_threads),
+                        std::to_string(count.n), count.reason});
+  return ThreadPool(count.n);
 }
 
 }  // namespace
@@ -104,7 +107,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
     : model_(model),
       costs_(machine),
       shape_(make_shape(model.config(), settings, &effective_)),
-      pool_(thread_count(settings, &effective_)),
+      pool_(make_pool(settings, &effective_)),
       device_(make_device(settings, machine, &effective_)) {
   make_executor(settings);
   make_cache(settings);

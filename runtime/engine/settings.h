@@ -23,7 +23,7 @@ struct EngineSettings {
   int64_t n_ctx = 0;                          // 0: the model's own, at most kDefaultContext
   int64_t n_batch = 512;
   int64_t max_logits = 1;
-  int n_threads = 0;  // 0: the cores that this process may use
+  int n_threads = 0;  // 0: the physical cores that this process may use
   KvType kv_type_k = KvType::kF16;
   KvType kv_type_v = KvType::kF16;
 };

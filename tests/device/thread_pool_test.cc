@@ -159,7 +159,5 @@ TEST_CASE("threads that the system does not give are an error that says how many
 }
 #endif
 
-TEST_CASE("this process may use at least one core") { CHECK(available_cores() >= 1); }
-
 }  // namespace
 }  // namespace tandem::test
