@@ -9,6 +9,8 @@
 namespace tandem {
 namespace {
 
+constexpr uint32_t kClosed = uint32_t{1} << 31;
+
 void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -32,7 +34,7 @@ uint32_t wait_while(const std::atomic<uint32_t>& value, uint32_t expected, bool 
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) {
+ThreadPool::ThreadPool(int n_threads) : inside_(kClosed) {
   if (n_threads > 1) workers_.reserve(static_cast<size_t>(n_threads) - 1);
   try {
     for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { work(); });
@@ -49,7 +51,7 @@ ThreadPool::ThreadPool(int n_threads) {
 ThreadPool::~ThreadPool() { join(); }
 
 void ThreadPool::join() {
-  stop_ = true;
+  stop_.store(true, std::memory_order_relaxed);
   region_.fetch_add(1, std::memory_order_release);
   region_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -63,14 +65,31 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
   task_ = &task;
   n_tasks_ = n_tasks;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  inside_.store(0, std::memory_order_release);
   region_.fetch_add(1, std::memory_order_release);
   region_.notify_all();
   drain(task, n_tasks);
-  for (uint32_t busy = wait_while(busy_, 0, false); busy != 0;) {
-    busy_.wait(busy, std::memory_order_acquire);
-    busy = busy_.load(std::memory_order_acquire);
+  uint32_t inside = inside_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
+  while (inside != kClosed) {
+    inside = wait_while(inside_, kClosed, false);
+    if (inside != kClosed) inside_.wait(inside, std::memory_order_acquire);
   }
+}
+
+// False when all tasks of the region have been taken.
+bool ThreadPool::enter() {
+  uint32_t inside = inside_.load(std::memory_order_relaxed);
+  while ((inside & kClosed) == 0) {
+    if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acquire,
+                                      std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void ThreadPool::leave() {
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) inside_.notify_one();
 }
 
 // Runs of tasks, shorter and shorter ones: kernels lay out neighbouring tasks side by side in
@@ -90,11 +109,11 @@ void ThreadPool::work() {
   uint32_t seen = 0;
   while (true) {
     if (wait_while(region_, seen, true) == seen) region_.wait(seen, std::memory_order_acquire);
-    // Not more than one region can have begun: each waits for all workers.
     seen = region_.load(std::memory_order_acquire);
-    if (stop_) return;
+    if (stop_.load(std::memory_order_relaxed)) return;
+    if (!enter()) continue;
     drain(*task_, n_tasks_);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+    leave();
   }
 }
 

@@ -1,7 +1,8 @@
 // Worker threads for CPU kernels. One pool per engine; run() is called by one thread at a time and
 // takes part in the work itself, so a pool of n threads starts n - 1 workers. Between regions
 // workers look out for the next one for some microseconds, since a layer has several, and then
-// sleep. run() does not allocate.
+// sleep. run() does not allocate. It waits for threads that hold a task, not for those that the
+// system has not let begin.
 #pragma once
 
 #include <atomic>
@@ -32,15 +33,17 @@ class ThreadPool {
  private:
   void work();
   void join();
+  bool enter();
+  void leave();
   void drain(Task task, int64_t n_tasks);
 
-  // Written by run() before it counts region_ up, read by workers after they saw that.
+  // Written by run() before it opens a region, read by threads inside it.
   const Task* task_ = nullptr;
   int64_t n_tasks_ = 0;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
   // 32 bits each: what a futex can wait for.
   std::atomic<uint32_t> region_{0};
-  std::atomic<uint32_t> busy_{0};  // workers inside the current region
+  std::atomic<uint32_t> inside_;  // workers inside the current region, and whether it is closed
   std::atomic<int64_t> next_{0};
   std::vector<std::thread> workers_;
   Workspace workspace_;

@@ -1,9 +1,14 @@
 #include "runtime/device/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <new>
 #include <set>
@@ -120,6 +125,94 @@ TEST_CASE("tasks run on no more threads than the pool has, and the caller takes 
   CHECK(ids.size() == kThreads);
   CHECK(ids.count(std::this_thread::get_id()) == 1);
 }
+
+// What each thread did, in its order; the caller's comes first.
+std::vector<std::vector<int64_t>> order_by_thread(ThreadPool& pool, int64_t n_tasks) {
+  std::mutex mutex;
+  std::map<std::thread::id, std::vector<int64_t>> by_thread;
+  std::atomic<int> begun{0};
+  pool.run(n_tasks, [&](int64_t i) {
+    bool first = false;
+    {
+      const std::lock_guard lock(mutex);
+      std::vector<int64_t>& own = by_thread[std::this_thread::get_id()];
+      first = own.empty();
+      own.push_back(i);
+    }
+    // Nobody goes on before all take part.
+    if (first) ++begun;
+    while (first && begun < pool.size()) std::this_thread::yield();
+  });
+  std::vector<std::vector<int64_t>> all{by_thread[std::this_thread::get_id()]};
+  by_thread.erase(std::this_thread::get_id());
+  for (auto& [id, own] : by_thread) all.push_back(std::move(own));
+  return all;
+}
+
+TEST_CASE("what a thread was to do is done by the others while it is held up in a task") {
+  constexpr int kThreads = 4;
+  constexpr int64_t kTasks = 1000;
+  // Whoever takes the first task has taken this many in one go.
+  constexpr int64_t kFirstRun = kTasks / (2 * kThreads);
+  ThreadPool pool(kThreads);
+  std::atomic<int64_t> done{0};
+  std::thread::id held;
+  std::atomic<int64_t> done_by_held{0};
+  pool.run(kTasks, [&](int64_t i) {
+    if (i == 0) {
+      held = std::this_thread::get_id();
+      while (done < kTasks - kFirstRun) std::this_thread::yield();
+      ++done_by_held;
+    } else if (i < kFirstRun) {
+      done_by_held += std::this_thread::get_id() == held ? 1 : 0;
+    }
+    ++done;
+  });
+  CHECK(done == kTasks);
+  CHECK(done_by_held == kFirstRun);
+}
+
+TEST_CASE("the more has been taken, the less is taken at once") {
+  ThreadPool pool(4);
+  std::vector<int64_t> begins;
+  // All hold their first task at the same time.
+  for (const std::vector<int64_t>& own : order_by_thread(pool, 1000)) begins.push_back(own.front());
+  std::sort(begins.begin(), begins.end());
+  CHECK(begins == std::vector<int64_t>{0, 125, 235, 331});
+}
+
+// TSan hands signals to a thread when that calls something, which a sleeping one does not.
+#if !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+std::atomic<bool> frozen{false};
+std::atomic<bool> thaw{false};
+
+void freeze(int) {
+  frozen = true;
+  while (!thaw) sched_yield();
+}
+
+TEST_CASE("a region ends without a worker that does not get to run") {
+  frozen = false;
+  thaw = false;
+  ThreadPool pool(2);
+  pthread_t worker{};
+  std::atomic<int> begun{0};
+  const pthread_t caller = pthread_self();
+  pool.run(2, [&](int64_t) {
+    if (pthread_equal(pthread_self(), caller) == 0) worker = pthread_self();
+    ++begun;
+    while (begun < 2) std::this_thread::yield();
+  });
+  signal(SIGUSR1, freeze);
+  REQUIRE(pthread_kill(worker, SIGUSR1) == 0);
+  while (!frozen) std::this_thread::yield();
+  CHECK(runs(pool, 100) == std::vector<int>(100, 1));
+  CHECK(runs(pool, 100) == std::vector<int>(100, 1));
+  thaw = true;
+  CHECK(runs(pool, 100) == std::vector<int>(100, 1));
+  signal(SIGUSR1, SIG_DFL);
+}
+#endif
 
 TEST_CASE("a pool that was never used can be destroyed") {
   for (const int n_threads : {1, 2, 8}) {
