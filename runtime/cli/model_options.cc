@@ -93,6 +93,10 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->type_name("N")
       ->check(whole_number(0, 512))
       ->capture_default_str();
+  app->add_option("--numa", numa, "spread threads over NUMA nodes")
+      ->type_name("distribute|off")
+      ->check(one_of({"distribute", "off"}))
+      ->capture_default_str();
   app->add_flag("--no-repack", no_repack,
                 "use weights as the file has them, also -nr; slower, ready sooner");
   app->add_option("--cache-type-k", kv_type_k, "KV cache type for K, also -ctk")
@@ -220,6 +224,7 @@ EngineSettings ModelOptions::engine_settings() const {
   settings.n_ctx = n_ctx;
   settings.n_batch = n_batch;
   settings.n_threads = n_threads;
+  settings.numa = distribute();
   settings.kv_type_k = kv_type(kv_type_k);
   settings.kv_type_v = kv_type(kv_type_v);
   return settings;

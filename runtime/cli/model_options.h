@@ -19,7 +19,7 @@ class ModelOptions {
  public:
   // -m, --check-tensors, --allow-unknown-pretokenizer, --config
   void add_model(CLI::App* app);
-  // Device, VRAM, cache, context, batch, threads, KV types, machine profile.
+  // Device, VRAM, cache, context, batch, threads, nodes, KV types, machine profile.
   void add_engine(CLI::App* app);
 
   // Fills options that were not given on the command line from --config. Keys are the long flags
@@ -59,12 +59,14 @@ class ModelOptions {
   int64_t n_ctx = 0;
   int64_t n_batch = 512;
   int n_threads = 0;
+  std::string numa = "distribute";
   std::string kv_type_k = "f16";
   std::string kv_type_v = "f16";
 
  private:
   void add_placement(CLI::App* app);
   PackScope pack_scope() const;
+  bool distribute() const { return numa == "distribute"; }
 };
 
 }  // namespace tandem

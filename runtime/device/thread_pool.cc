@@ -34,10 +34,15 @@ uint32_t wait_while(const std::atomic<uint32_t>& value, uint32_t expected, bool 
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) : inside_(kClosed) {
+ThreadPool::ThreadPool(int n_threads, const CpuTopology* cpu)
+    : shares_(cpu == nullptr ? 1 : static_cast<size_t>(cpu->n_nodes())), inside_(kClosed) {
   if (n_threads > 1) workers_.reserve(static_cast<size_t>(n_threads) - 1);
   try {
-    for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { work(); });
+    for (int i = 1; i < n_threads; ++i) {
+      const int node = cpu == nullptr ? 0 : cpu->node_of_thread(i, n_threads);
+      workers_.emplace_back([this, node] { work(static_cast<size_t>(node)); });
+      if (shares_.size() > 1) cpu->bind_thread(workers_.back().native_handle(), node);
+    }
   } catch (const std::system_error& error) {
     join();
     throw MemoryError(fmt::format("cannot start thread {} of {}: {}; lower -t", workers_.size() + 2,
@@ -63,12 +68,16 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
     return;
   }
   task_ = &task;
-  n_tasks_ = n_tasks;
-  next_.store(0, std::memory_order_relaxed);
+  const auto n_shares = static_cast<int64_t>(shares_.size());
+  for (int64_t i = 0; i < n_shares; ++i) {
+    Share& share = shares_[static_cast<size_t>(i)];
+    share.next.store(n_tasks * i / n_shares, std::memory_order_relaxed);
+    share.end = n_tasks * (i + 1) / n_shares;
+  }
   inside_.store(0, std::memory_order_release);
   region_.fetch_add(1, std::memory_order_release);
   region_.notify_all();
-  drain(task, n_tasks);
+  drain(task, 0);
   uint32_t inside = inside_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
   while (inside != kClosed) {
     inside = wait_while(inside_, kClosed, false);
@@ -92,27 +101,34 @@ void ThreadPool::leave() {
   if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) inside_.notify_one();
 }
 
-// Runs of tasks, shorter and shorter ones: kernels lay out neighbouring tasks side by side in
-// memory, and a thread that was held up holds up the others by one of the last ones only.
-void ThreadPool::drain(Task task, int64_t n_tasks) {
-  const auto shares = static_cast<int64_t>(2 * (workers_.size() + 1));
-  int64_t first = next_.load(std::memory_order_relaxed);
-  while (first < n_tasks) {
-    const int64_t n = (n_tasks - first + shares - 1) / shares;
-    if (!next_.compare_exchange_weak(first, first + n, std::memory_order_relaxed)) continue;
-    for (int64_t i = first; i < first + n; ++i) task(i);
-    first = next_.load(std::memory_order_relaxed);
+// A node's own share, then what others have left of theirs.
+void ThreadPool::drain(Task task, size_t home) {
+  for (size_t i = 0; i < shares_.size(); ++i) {
+    drain_share(task, &shares_[(home + i) % shares_.size()]);
   }
 }
 
-void ThreadPool::work() {
+// Runs of tasks, shorter and shorter ones: kernels lay out neighbouring tasks side by side in
+// memory, and a thread that was held up holds up the others by one of the last ones only.
+void ThreadPool::drain_share(Task task, Share* share) {
+  const auto parts = static_cast<int64_t>(2 * (workers_.size() + 1));
+  int64_t first = share->next.load(std::memory_order_relaxed);
+  while (first < share->end) {
+    const int64_t n = (share->end - first + parts - 1) / parts;
+    if (!share->next.compare_exchange_weak(first, first + n, std::memory_order_relaxed)) continue;
+    for (int64_t i = first; i < first + n; ++i) task(i);
+    first = share->next.load(std::memory_order_relaxed);
+  }
+}
+
+void ThreadPool::work(size_t home) {
   uint32_t seen = 0;
   while (true) {
     if (wait_while(region_, seen, true) == seen) region_.wait(seen, std::memory_order_acquire);
     seen = region_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!enter()) continue;
-    drain(*task_, n_tasks_);
+    drain(*task_, home);
     leave();
   }
 }

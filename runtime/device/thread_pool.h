@@ -12,13 +12,17 @@
 
 #include "kernels/parallel.h"
 #include "kernels/workspace.h"
+#include "runtime/device/cpu_topology.h"
 
 namespace tandem {
 
 class ThreadPool {
  public:
-  // n_threads is at least 1. MemoryError when the system gives no more threads.
-  explicit ThreadPool(int n_threads);
+  // n_threads is at least 1. MemoryError when the system gives no more threads. Where `cpu` has
+  // several NUMA nodes, workers are spread over them and bound, and of n tasks the k-th of as many
+  // equal shares goes to the k-th node's threads, as long as they keep up. The caller counts as a
+  // thread of the first node and stays free to move.
+  explicit ThreadPool(int n_threads, const CpuTopology* cpu = nullptr);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -31,20 +35,26 @@ class ThreadPool {
   Workspace& workspace() { return workspace_; }
 
  private:
-  void work();
+  // Tasks that one node's threads take first: [next, end) are left.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  void work(size_t home);
   void join();
   bool enter();
   void leave();
-  void drain(Task task, int64_t n_tasks);
+  void drain(Task task, size_t home);
+  void drain_share(Task task, Share* share);
 
   // Written by run() before it opens a region, read by threads inside it.
   const Task* task_ = nullptr;
-  int64_t n_tasks_ = 0;
+  std::vector<Share> shares_;  // one a node
   std::atomic<bool> stop_{false};
   // 32 bits each: what a futex can wait for.
   std::atomic<uint32_t> region_{0};
   std::atomic<uint32_t> inside_;  // workers inside the current region, and whether it is closed
-  std::atomic<int64_t> next_{0};
   std::vector<std::thread> workers_;
   Workspace workspace_;
 };

@@ -98,7 +98,10 @@ ThreadPool make_pool(const EngineSettings& settings, std::vector<EffectiveSettin
   effective->push_back({"threads",
                         settings.n_threads == 0 ? "auto" : std::to_string(settings.n_threads),
                         std::to_string(count.n), count.reason});
-  return ThreadPool(count.n);
+  const bool spread = settings.numa && cpu.n_nodes() > 1;
+  effective->push_back({"numa", settings.numa ? "distribute" : "off", spread ? "distribute" : "off",
+                        settings.numa && !spread ? "there is one node" : ""});
+  return ThreadPool(count.n, spread ? &cpu : nullptr);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct EngineSettings {
   int64_t n_batch = 512;
   int64_t max_logits = 1;
   int n_threads = 0;  // 0: the physical cores that this process may use
+  bool numa = true;   // spreads threads where there are several nodes
   KvType kv_type_k = KvType::kF16;
   KvType kv_type_v = KvType::kF16;
 };

@@ -93,6 +93,7 @@ TEST_CASE("llama.cpp's short names of several letters are understood") {
 TEST_CASE("a value out of range says what was expected and what came") {
   check_usage_error({"run", "-t", "-3"}, "--threads: \"-3\" is not a whole number from 0 to 512");
   check_usage_error({"run", "-t", "1000"}, "--threads: \"1000\" is not");
+  check_usage_error({"run", "--numa", "isolate"}, "--numa: \"isolate\" is not one of");
   check_usage_error({"run", "-c", "-5"}, "--ctx-size: \"-5\" is not");
   check_usage_error({"run", "-n", "abc"}, "--predict: \"abc\" is not a whole number");
   check_usage_error({"run", "-n", "-2"}, "--predict: \"-2\" is not");
@@ -149,8 +150,16 @@ TEST_CASE("threads from 0 to all that make sense are taken, and shown") {
   const auto json = [](const char* threads) {
     return tandem({"run", "-p", "a", "-n", "2", "--json", "-t", threads}).json();
   };
-  CHECK(json("0")["settings"]["threads"]["requested"] == "auto");
+  const auto automatic = json("0")["settings"]["threads"];
+  CHECK(automatic["requested"] == "auto");
+  CHECK(contains(automatic["reason"].get<std::string>(), "physical core"));
   CHECK(json("3")["settings"]["threads"]["effective"] == "3");
+}
+
+TEST_CASE("what becomes of NUMA nodes is shown") {
+  const auto json = tandem({"run", "-p", "a", "-n", "2", "--json", "--numa", "off"}).json();
+  CHECK(json["settings"]["numa"]["requested"] == "off");
+  CHECK(json["settings"]["numa"]["effective"] == "off");
 }
 
 TEST_CASE("too little VRAM is one line that says how much and what to change") {

@@ -149,6 +149,39 @@ std::vector<std::vector<int64_t>> order_by_thread(ThreadPool& pool, int64_t n_ta
   return all;
 }
 
+TEST_CASE("on several nodes every task runs exactly once, too") {
+  for (const char* machine : {"numa:2 core:2 pu:1", "numa:3 core:1 pu:2", "numa:8 core:1 pu:1"}) {
+    const CpuTopology cpu = CpuTopology::made_up(machine);
+    for (const int n_threads : {1, 2, 4, 7}) {
+      ThreadPool pool(n_threads, &cpu);
+      for (const int64_t n_tasks : {0, 1, 2, 3, 5, 8, 17, 1000}) {
+        CAPTURE(machine, n_threads, n_tasks);
+        CHECK(runs(pool, n_tasks) == std::vector<int>(static_cast<size_t>(n_tasks), 1));
+      }
+    }
+  }
+}
+
+TEST_CASE("a node's threads take their own share first, and then help") {
+  const CpuTopology cpu = CpuTopology::made_up("numa:2 core:2 pu:1");
+  ThreadPool pool(4, &cpu);
+  const int64_t n_tasks = 1001;
+  for (int round = 0; round < 20; ++round) {
+    int first_in_share_0 = 0;
+    const auto threads = order_by_thread(pool, n_tasks);
+    REQUIRE(threads.size() == 4);
+    CHECK(threads[0].front() < n_tasks / 2);
+    for (const std::vector<int64_t>& own : threads) {
+      const auto share = [&](int64_t task) { return task < n_tasks / 2 ? 0 : 1; };
+      int changes = 0;
+      for (size_t i = 1; i < own.size(); ++i) changes += share(own[i]) != share(own[i - 1]) ? 1 : 0;
+      CHECK(changes <= 1);
+      first_in_share_0 += share(own.front()) == 0 ? 1 : 0;
+    }
+    CHECK(first_in_share_0 == 2);
+  }
+}
+
 TEST_CASE("what a thread was to do is done by the others while it is held up in a task") {
   constexpr int kThreads = 4;
   constexpr int64_t kTasks = 1000;
@@ -213,6 +246,17 @@ TEST_CASE("a region ends without a worker that does not get to run") {
   signal(SIGUSR1, SIG_DFL);
 }
 #endif
+
+TEST_CASE("a region allocates nothing, on several nodes neither") {
+  if (!kCountsAllocations) return;
+  const CpuTopology cpu = CpuTopology::made_up("numa:2 core:2 pu:1");
+  ThreadPool pool(4, &cpu);
+  std::atomic<int64_t> sum{0};
+  const int64_t before = allocation_count;
+  for (int round = 0; round < 100; ++round) pool.run(64, [&](int64_t i) { sum += i; });
+  CHECK(allocation_count == before);
+  CHECK(sum == 100 * 63 * 64 / 2);
+}
 
 TEST_CASE("a pool that was never used can be destroyed") {
   for (const int n_threads : {1, 2, 8}) {
