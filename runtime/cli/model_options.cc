@@ -93,7 +93,7 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->type_name("N")
       ->check(whole_number(0, 512))
       ->capture_default_str();
-  app->add_option("--numa", numa, "spread threads over NUMA nodes")
+  app->add_option("--numa", numa, "spread threads and weights over NUMA nodes")
       ->type_name("distribute|off")
       ->check(one_of({"distribute", "off"}))
       ->capture_default_str();
@@ -186,10 +186,16 @@ Model ModelOptions::load_model(Progress* progress) const {
   if (check_tensors) model.check_finite();
   const int64_t bytes = model.packable_bytes(pack_scope());
   if (no_repack || bytes > available_host_bytes()) return model;
-  ThreadPool pool(thread_count(n_threads, CpuTopology::of_this_machine(), cpu_quota()).n);
-  model.pack(pack_scope(), pool, [&](int64_t done) {
-    progress->show_count(loading + ", MiB", done >> 20, bytes >> 20);
-  });
+  const CpuTopology cpu = CpuTopology::of_this_machine();
+  MemoryNodes nodes;
+  if (distribute() && cpu.n_nodes() > 1) {
+    nodes = {cpu.n_nodes(), [&](int node) { cpu.take_pages_from(node); }};
+  }
+  ThreadPool pool(thread_count(n_threads, cpu, cpu_quota()).n);
+  model.pack(
+      pack_scope(), pool,
+      [&](int64_t done) { progress->show_count(loading + ", MiB", done >> 20, bytes >> 20); },
+      nodes);
   return model;
 }
 

@@ -15,8 +15,6 @@
 namespace tandem {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{2} << 20;
-
 // The number behind a file's first word `key`, or the whole file where it is empty; -1: none.
 int64_t number_in(const char* path, const std::string& key) {
   std::ifstream file(path);
@@ -58,6 +56,14 @@ HostRegion& HostRegion::operator=(HostRegion&& other) noexcept {
 
 HostRegion::~HostRegion() {
   if (!mapping_.empty()) munmap(mapping_.data(), mapping_.size());
+}
+
+int node_of_byte(int64_t byte, int64_t begin, int64_t end, int n_nodes) {
+  const int64_t page = byte / kHugePage;
+  if (end - begin < kHugePage * n_nodes) return static_cast<int>(page % n_nodes);
+  // A page on a cut belongs to the part that has more of it.
+  const int64_t middle = std::clamp(page * kHugePage + kHugePage / 2, begin, end - 1);
+  return static_cast<int>((middle - begin) * n_nodes / (end - begin));
 }
 
 int64_t available_host_bytes() {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 namespace tandem {
@@ -27,6 +28,22 @@ class HostRegion {
   std::span<std::byte> mapping_;
   std::span<std::byte> bytes_;  // starts on a huge page
 };
+
+// The size of the pages that a HostRegion has at best, and what it begins on.
+inline constexpr int64_t kHugePage = int64_t{2} << 20;
+
+// The memory of a machine's NUMA nodes.
+struct MemoryNodes {
+  int n = 1;
+  // New pages of the calling thread come from this node; -1: from where the system likes. Several
+  // threads may call it at once. Not called where n is 1.
+  std::function<void(int node)> take_pages_from{};
+};
+
+// The node for the page that holds this byte of a region, if that is one of the bytes
+// [begin, end) of a matrix. A matrix of at least a huge page a node is cut into equal parts, one
+// a node: the node's threads take these rows first (ThreadPool). Pages of smaller ones go round.
+int node_of_byte(int64_t byte, int64_t begin, int64_t end, int n_nodes);
 
 // What this process can still get without swapping: the system's estimate, or less where a control
 // group limits it. The largest int64 where the system does not say.

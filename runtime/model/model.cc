@@ -198,9 +198,9 @@ Model Model::load(GgufFile file) {
 int64_t Model::packable_bytes(PackScope scope) const { return packed_bytes_of(weights_, scope); }
 
 void Model::pack(PackScope scope, ParallelFor parallel,
-                 const std::function<void(int64_t)>& progress) {
+                 const std::function<void(int64_t)>& progress, const MemoryNodes& nodes) {
   TANDEM_CHECK(!packed(), "a model is packed once");
-  packed_ = pack_weights(&weights_, *file_, scope, parallel, progress);
+  packed_ = pack_weights(&weights_, *file_, scope, parallel, progress, nodes);
 }
 
 void Model::check_finite(int64_t layer) const {

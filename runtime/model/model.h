@@ -66,7 +66,9 @@ class Model {
   // Moves matrices into memory in the layout that CPU kernels read (kernels/packed.h), a layer at a
   // time, and gives back the file's pages: the model is in memory once. Before an engine uses it.
   // MemoryError when there is no address space; nothing has changed then. progress: bytes done.
-  void pack(PackScope scope, ParallelFor parallel, const std::function<void(int64_t)>& progress);
+  // nodes: of a machine with several, where the pages go.
+  void pack(PackScope scope, ParallelFor parallel, const std::function<void(int64_t)>& progress,
+            const MemoryNodes& nodes = {});
   int64_t packable_bytes(PackScope scope) const;
   bool packed() const { return packed_.size() > 0; }
 

@@ -56,6 +56,12 @@ std::vector<std::vector<Unit>> stages(ModelWeights* weights, PackScope scope) {
   return all;
 }
 
+// Offsets in the region.
+struct Extent {
+  int64_t begin;
+  int64_t end;
+};
+
 // Some groups of one matrix.
 struct Job {
   WeightView from;
@@ -63,17 +69,30 @@ struct Job {
   int64_t stride;  // bytes apart
   int64_t first_group;
   int64_t n_groups;
+  Extent unit;
 };
 
-void run_job(const Job& job) {
+void run_job(const Job& job, const std::byte* region, const MemoryNodes& nodes) {
+  const int64_t group_bytes = job.from.row_bytes() * kGroupRows;
+  int node = -1;
   for (int64_t g = job.first_group; g < job.first_group + job.n_groups; ++g) {
-    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols, job.to + g * job.stride);
+    std::byte* to = job.to + g * job.stride;
+    if (nodes.n > 1) {
+      // A group that reaches into a new page is the first to write there.
+      const int64_t last = to + group_bytes - 1 - region;
+      const int wanted = node_of_byte(last, job.unit.begin, job.unit.end, nodes.n);
+      if (wanted != node) nodes.take_pages_from(wanted);
+      node = wanted;
+    }
+    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols, to);
   }
+  if (node >= 0) nodes.take_pages_from(-1);
 }
 
 // Turns the view to a packed copy at `at`, its groups stride_bytes apart (0: back to back), and
 // adds what has to be done for that.
-void place(WeightView* w, std::byte* at, int64_t stride_bytes, std::vector<Job>* jobs) {
+void place(WeightView* w, std::byte* at, int64_t stride_bytes, Extent unit,
+           std::vector<Job>* jobs) {
   const WeightView from = *w;
   w->data = at;
   w->layout = Layout::kPacked;
@@ -81,16 +100,18 @@ void place(WeightView* w, std::byte* at, int64_t stride_bytes, std::vector<Job>*
   const int64_t groups = w->runs();
   const int64_t step = std::max<int64_t>(kTaskBytes / w->run_bytes(), 1);
   for (int64_t g = 0; g < groups; g += step) {
-    jobs->push_back({from, at, w->run_stride(), g, std::min(step, groups - g)});
+    jobs->push_back({from, at, w->run_stride(), g, std::min(step, groups - g), unit});
   }
 }
 
-// Returns the room that it takes.
-int64_t place(const Unit& unit, std::byte* at, std::vector<Job>* jobs) {
+// At this offset of the region; returns the room that it takes.
+int64_t place(const Unit& unit, std::byte* region, int64_t offset, std::vector<Job>* jobs) {
   const int64_t room = room_for(unit);
   const int64_t run = unit.first->row_bytes() * kGroupRows;
-  place(unit.first, at, unit.second != nullptr ? 2 * run : 0, jobs);
-  if (unit.second != nullptr) place(unit.second, at + run, 2 * run, jobs);
+  const Extent extent{offset, offset + room};
+  std::byte* at = region + offset;
+  place(unit.first, at, unit.second != nullptr ? 2 * run : 0, extent, jobs);
+  if (unit.second != nullptr) place(unit.second, at + run, 2 * run, extent, jobs);
   return room;
 }
 
@@ -106,15 +127,16 @@ int64_t packed_bytes_of(const ModelWeights& weights, PackScope scope) {
 }
 
 HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope scope,
-                        ParallelFor parallel, const std::function<void(int64_t)>& progress) {
+                        ParallelFor parallel, const std::function<void(int64_t)>& progress,
+                        const MemoryNodes& nodes) {
   HostRegion region(packed_bytes_of(*weights, scope));
-  std::byte* to = region.data();
+  int64_t done = 0;
   std::vector<Job> jobs;
   for (const std::vector<Unit>& stage : stages(weights, scope)) {
     jobs.clear();
-    for (const Unit& unit : stage) to += place(unit, to, &jobs);
+    for (const Unit& unit : stage) done += place(unit, region.data(), done, &jobs);
     parallel(static_cast<int64_t>(jobs.size()),
-             [&](int64_t i) { run_job(jobs[static_cast<size_t>(i)]); });
+             [&](int64_t i) { run_job(jobs[static_cast<size_t>(i)], region.data(), nodes); });
     for (const Job& job : jobs) {
       // A tied embedding is still looked up in the file.
       if (job.from.data == weights->embedding.data) continue;
@@ -122,7 +144,7 @@ HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope s
           {job.from.data + job.first_group * kGroupRows * job.from.row_bytes(),
            static_cast<size_t>(job.n_groups * kGroupRows * job.from.row_bytes())});
     }
-    progress(to - region.data());
+    progress(done);
   }
   return region;
 }

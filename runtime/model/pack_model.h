@@ -19,8 +19,10 @@ int64_t packed_bytes_of(const ModelWeights& weights, PackScope scope);
 
 // Moves the views to packed copies, one layer after the other, and gives back the file's pages.
 // Returns the memory that they point into. MemoryError when there is none; weights are then as
-// before. progress: bytes done, of packed_bytes_of().
+// before. progress: bytes done, of packed_bytes_of(). Pages come from `nodes` as node_of_byte() has
+// it.
 HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope scope,
-                        ParallelFor parallel, const std::function<void(int64_t)>& progress);
+                        ParallelFor parallel, const std::function<void(int64_t)>& progress,
+                        const MemoryNodes& nodes);
 
 }  // namespace tandem
