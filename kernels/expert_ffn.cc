@@ -151,11 +151,11 @@ int64_t expert_ffn_hidden_floats(std::span<const ExpertCall> calls) {
 
 void expert_ffn(std::span<const ExpertCall> calls, const float* x, int64_t n, int64_t d, float* y,
                 float* hidden, Workspace& scratch, ParallelFor parallel) {
-  int64_t tiles = 0;
+  int64_t tiles = 0;  // of the largest
   int64_t packed_bytes = 0;
   for (const ExpertCall& call : calls) {
     check_shapes(call.weights, calls.front().weights, d);
-    tiles += tiles_of(call);
+    tiles = std::max(tiles, tiles_of(call));
     packed_bytes += row_count(call) * hidden_row_bytes(call);
   }
   if (tiles == 0) return;
@@ -168,22 +168,26 @@ void expert_ffn(std::span<const ExpertCall> calls, const float* x, int64_t n, in
   const PackedRows x_gate(gate_kind, x, d, n, d, room, parallel);
   const PackedRows x_up =
       up_kind == gate_kind ? x_gate : PackedRows(up_kind, x, d, n, d, room + gate_bytes, parallel);
+  // All experts' first rows, then their second: a part of the tasks is a part of each one's rows.
+  const auto n_calls = static_cast<int64_t>(calls.size());
   const auto hidden_task = [&](int64_t index) {
+    const int64_t tile = index / n_calls;
+    const int64_t i = index % n_calls;
+    const ExpertCall& call = calls[static_cast<size_t>(i)];
+    if (tile >= tiles_of(call)) return;
     float* call_hidden = hidden;
-    for (size_t i = 0; i < calls.size(); ++i) {
-      const ExpertCall& call = calls[i];
-      if (index < tiles_of(call)) {
-        // Tasks are mostly handed out in their order.
-        const bool last = index + 1 == tiles_of(call);
-        const ExpertCall& next_call = calls[last ? std::min(i + 1, calls.size() - 1) : i];
-        const std::byte* next = group_of(next_call.weights.gate, last ? 0 : (index + 1) * kRowTile);
-        return hidden_tile(x_gate, x_up, call, index * kRowTile, call_hidden, next);
-      }
-      index -= tiles_of(call);
-      call_hidden += hidden_floats(call);
+    for (const ExpertCall& before : calls.first(static_cast<size_t>(i))) {
+      call_hidden += hidden_floats(before);
     }
+    // Tasks are mostly handed out in their order.
+    const bool last = i + 1 == n_calls;
+    const ExpertCall& after = calls[static_cast<size_t>(last ? 0 : i + 1)];
+    const int64_t next_row =
+        std::min((tile + (last ? 1 : 0)) * kRowTile, after.weights.gate.rows - 1);
+    const std::byte* next = group_of(after.weights.gate, std::max<int64_t>(next_row, 0));
+    hidden_tile(x_gate, x_up, call, tile * kRowTile, call_hidden, next);
   };
-  parallel(tiles, hidden_task);
+  parallel(tiles * n_calls, hidden_task);
 
   std::byte* packed_hidden = room + gate_bytes + up_bytes;
   pack_hidden(calls, hidden, packed_hidden, parallel);

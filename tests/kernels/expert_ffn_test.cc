@@ -236,6 +236,23 @@ TEST_CASE("parts of an expert add up to the whole, wherever it is cut between bl
   }
 }
 
+TEST_CASE("experts of different widths in one call give what each gives alone") {
+  const Layer layer(DType::kQ8_0, DType::kQ8_0, 64, 224);
+  std::vector<ExpertCall> calls = layer.calls();
+  calls[0].weights = expert_part(calls[0].weights, 192, 224);
+  calls[3].weights = expert_part(calls[3].weights, 0, 96);
+  std::vector<float> y = layer.y;
+  std::vector<float> hidden;
+  for (const ExpertCall& call : calls) {
+    const Result alone = run_all({call}, layer.x, 64, y, serial_for);
+    y = alone.y;
+    hidden.insert(hidden.end(), alone.hidden.begin(), alone.hidden.end());
+  }
+  const Result together = run_all(calls, layer.x, 64, layer.y, testing::threads_for);
+  CHECK(same_bits(together.y, y));
+  CHECK(same_bits(together.hidden, hidden));
+}
+
 TEST_CASE("an expert cannot be cut within a block or past its end") {
   std::mt19937 rng(34);
   const Expert expert(rng, DType::kF32, DType::kQ8_0, 32, 64);
