@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/onednn_tile.h"
 #include "kernels/packed.h"
 #include "kernels/simd.h"
 
@@ -92,6 +93,10 @@ void dot_tile(const WeightView& w, int64_t first_row, int64_t n_rows,
   Tokens tokens;
   tokens.n = n_tokens;
   for (int64_t t = 0; t < n_tokens; ++t) tokens.x[t] = x_of(t);
+  if (w.type == DType::kBF16 && n_tokens >= onednn_from() && x_kind(w.type) == XKind::kBf16 &&
+      onednn_tile(w, first_row, n_rows, tokens.x, n_tokens, out)) {
+    return;
+  }
   const int64_t cleared = (n_rows + kGroupRows - 1) / kGroupRows * kGroupRows;
   for (int64_t t = 0; t < n_tokens; ++t) std::fill_n(out + t * kRowTile, cleared, 0.0F);
   if (w.layout == Layout::kRows) {

@@ -12,9 +12,10 @@ struct MachineProfile {
   std::string description;
 
   struct Cpu {
-    double read_gbps = 0;        // weights, all cores
-    double gflops = 0;           // multiply and add counted apart, on quantised weights
-    double first_expert_us = 0;  // waking the workers, once a layer
+    double read_gbps = 0;            // weights, all cores
+    double gflops = 0;               // multiply and add counted apart, on quantised weights
+    double first_expert_us = 0;      // waking the workers, once a layer
+    int64_t onednn_bf16_tokens = 0;  // from how many tokens on oneDNN is faster; 0: never
   } cpu;
   struct Gpu {
     int64_t vram_bytes = 0;

@@ -10,6 +10,7 @@ namespace {
 constexpr double kMostGbps = 1e6;
 constexpr double kMostGflops = 1e9;
 constexpr double kMostUs = 1e6;
+constexpr int64_t kMostTokens = 1 << 20;
 constexpr int64_t kMostVramMib = 1 << 24;
 
 }  // namespace
@@ -29,6 +30,8 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& n
   machine.cpu.read_gbps = rate("cpu.read_gbps", kMostGbps);
   machine.cpu.gflops = rate("cpu.gflops", kMostGflops);
   machine.cpu.first_expert_us = toml.need_number("cpu.first_expert_us", 0, kMostUs);
+  machine.cpu.onednn_bf16_tokens =
+      toml.integer("cpu.onednn_bf16_tokens", 0, kMostTokens).value_or(0);
   machine.gpu.vram_bytes = toml.need_integer("gpu.vram_mib", 0, kMostVramMib) << 20;
   machine.gpu.read_gbps = rate("gpu.read_gbps", kMostGbps);
   machine.gpu.gflops = rate("gpu.gflops", kMostGflops);

@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/onednn_gemm.h"
+#include "kernels/onednn_tile.h"
 #include "runtime/device/cpu_device.h"
 #include "runtime/device/cpu_quota.h"
 #include "runtime/device/cpu_topology.h"
@@ -112,9 +114,21 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       shape_(make_shape(model.config(), settings, &effective_)),
       pool_(make_pool(settings, &effective_)),
       device_(make_device(settings, machine, &effective_)) {
+  choose_products(machine);
   make_executor(settings);
   make_cache(settings);
   loaded_bytes_h2d_ = device_->copied_to_device_bytes();
+}
+
+// What BF16 products of many tokens are computed by.
+void Engine::choose_products(const MachineProfile& machine) {
+  const int64_t from = machine.cpu.onednn_bf16_tokens;
+  use_onednn_from(from == 0 ? kOnednnNever : from);
+  if (from == 0) return;
+  const std::string wanted = fmt::format("from {} tokens on", from);
+  const char* missing = onednn_missing();
+  effective_.push_back({"onednn", wanted, missing == nullptr ? wanted : "never",
+                        missing == nullptr ? "BF16 weights" : missing});
 }
 
 void Engine::make_cache(const EngineSettings& settings) {

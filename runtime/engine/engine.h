@@ -71,6 +71,7 @@ class Engine {
 
  private:
   void make_executor(const EngineSettings& settings);
+  void choose_products(const MachineProfile& machine);
   void make_cache(const EngineSettings& settings);
   // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
   bool step(const Batch& batch, int64_t done, const std::function<bool(int64_t done)>& progress,

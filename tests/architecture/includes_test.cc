@@ -25,6 +25,7 @@ const std::vector<Rule> kRules = {
     {"scheduler", {"kernels", "runtime", "tests", "bench"}},
     {"kernels", {"cache", "scheduler", "runtime", "tests", "bench"}},
     {"runtime", {"tests", "bench"}},
+    {"runtime/calibrate", {"runtime/cli", "runtime/engine"}},
     {"runtime/config", {"runtime/cli"}},
     {"runtime/device", {"runtime/cli", "runtime/engine", "runtime/model"}},
     {"runtime/engine", {"runtime/cli"}},

@@ -126,6 +126,8 @@ TEST_CASE("every key of a profile ends up in its own field") {
   CHECK(m.cpu.read_gbps == 40.0);
   CHECK(m.cpu.gflops == 100.5);
   CHECK(m.cpu.first_expert_us == 8.0);
+  CHECK(m.cpu.onednn_bf16_tokens == 0);
+  CHECK(parse(profile({{"cpu.onednn_bf16_tokens", "64"}})).cpu.onednn_bf16_tokens == 64);
   CHECK(m.gpu.vram_bytes == int64_t{1} << 30);
   CHECK(m.gpu.read_gbps == 400.0);
   CHECK(m.gpu.gflops == 10000.0);

@@ -5,7 +5,9 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/dense.h"
 #include "kernels/onednn_gemm.h"
+#include "kernels/onednn_tile.h"
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
 
@@ -157,6 +159,81 @@ TEST_CASE("products of oneDNN run in several threads at once and start none") {
   const int64_t before = threads_of_process();
   CHECK(differences(dense_gemm(GemmType::kF32, 128, 256, 512), 9) == "");
   CHECK(threads_of_process() == before);
+}
+
+// Products by oneDNN while it lives.
+class OnednnScope {
+ public:
+  explicit OnednnScope(int64_t from) { use_onednn_from(from); }
+  ~OnednnScope() { use_onednn_from(kOnednnNever); }
+  OnednnScope(const OnednnScope&) = delete;
+  OnednnScope& operator=(const OnednnScope&) = delete;
+};
+
+std::vector<float> product(const WeightView& w, const std::vector<float>& x, ParallelFor parallel) {
+  const int64_t n = static_cast<int64_t>(x.size()) / w.cols;
+  std::vector<float> y(static_cast<size_t>(n * w.rows));
+  Workspace scratch;
+  const MatmulPart part{w, nullptr, y.data()};
+  matmul({&part, 1}, x.data(), n, scratch, parallel);
+  return y;
+}
+
+TEST_CASE("a product that oneDNN takes over is float64's of the same rounded tokens") {
+  if (skipped()) return;
+  std::mt19937 rng(21);
+  for (const SimdOps* ops : testing::all_isas()) {
+    const testing::IsaScope isa(ops);
+    if (x_kind(DType::kBF16) != XKind::kBf16) continue;
+    for (const auto& [rows, cols, n] : std::vector<std::array<int64_t, 3>>{
+             {16, 32, 1}, {48, 512, 32}, {80, 1100, 33}, {67, 519, 130}}) {
+      const testing::RandomWeights w(rng, DType::kBF16, rows, cols, 1);
+      const std::vector<float> weights = w.dequantized();
+      const std::vector<float> x = random_floats(rng, n * cols);
+      INFO(ops->name << " [" << rows << ", " << cols << "], " << n << " tokens");
+      std::vector<WeightView> views{w.view()};
+      std::vector<std::byte> bytes(static_cast<size_t>(w.view().bytes()) + 64);
+      if (can_pack(w.view())) {
+        for (int64_t r = 0; r < rows; r += kGroupRows) {
+          pack_group(w.view(), r, kGroupRows, 0, cols, bytes.data() + r * w.view().row_bytes());
+        }
+        views.push_back({DType::kBF16, rows, cols, bytes.data(), 0, Layout::kPacked});
+      }
+      for (const WeightView& view : views) {
+        const std::vector<float> own = product(view, x, serial_for);
+        const OnednnScope scope(1);
+        const std::vector<float> theirs = product(view, x, serial_for);
+        CHECK(testing::same_bits(theirs, product(view, x, testing::threads_for)));
+        for (int64_t t = 0; t < n; ++t) {
+          const std::vector<float> seen = as_seen_by(DType::kBF16, x.data() + t * cols, cols);
+          for (int64_t r = 0; r < rows; ++r) {
+            const Dot dot = reference_dot(weights.data() + r * cols, seen.data(), cols);
+            const float y = theirs[static_cast<size_t>(t * rows + r)];
+            REQUIRE(std::abs(y - dot.sum) <= 70.0 / (1 << 24) * dot.magnitude);
+          }
+        }
+        if (cols > 512 && n > 32) CHECK_FALSE(testing::same_bits(own, theirs));  // it was used
+      }
+    }
+  }
+}
+
+TEST_CASE("oneDNN takes over from the given number of tokens of a tile on") {
+  if (skipped()) return;
+  std::mt19937 rng(22);
+  for (const SimdOps* ops : testing::all_isas()) {
+    const testing::IsaScope isa(ops);
+    if (x_kind(DType::kBF16) != XKind::kBf16) continue;
+    const testing::RandomWeights w(rng, DType::kBF16, 64, 2048);
+    const std::vector<float> few = random_floats(rng, 31 * 2048);
+    const std::vector<float> many = random_floats(rng, 32 * 2048);
+    const std::vector<float> own_few = product(w.view(), few, serial_for);
+    const std::vector<float> own_many = product(w.view(), many, serial_for);
+    const OnednnScope scope(32);
+    INFO(ops->name);
+    CHECK(testing::same_bits(own_few, product(w.view(), few, serial_for)));
+    CHECK_FALSE(testing::same_bits(own_many, product(w.view(), many, serial_for)));
+  }
 }
 
 }  // namespace

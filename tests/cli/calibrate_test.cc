@@ -1,0 +1,48 @@
+#include <string>
+
+#include "tests/cli/cli_harness.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+TEST_CASE("calibrate writes a machine profile that run takes, and says what it did not measure") {
+  const TempDir dir;
+  const std::string file = dir / "here.toml";
+  const Outcome written = tandem({"calibrate", "--machine", "rtx4090-ddr5", "-o", file});
+  INFO(written.err);
+  REQUIRE(written.exit_code == 0);
+  CHECK(written.out.empty());
+  const std::string text = read_file(file);
+  CHECK(contains(text, "GPU and link were not"));
+  CHECK(contains(text, "vram_mib = 24576"));
+  CHECK(contains(text, "onednn_bf16_tokens = "));
+  const Outcome run = tandem({"run", "--machine", file, "-p", "Once upon a time", "-n", "2"});
+  INFO(run.err);
+  CHECK(run.exit_code == 0);
+  CHECK(contains(run.err, "GPU and link of rtx4090-ddr5"));
+}
+
+TEST_CASE("calibrate refuses a place that it cannot write to before it measures") {
+  const Outcome run = tandem({"calibrate", "-o", "/nowhere/here.toml"});
+  CHECK(run.exit_code == 1);
+  CHECK(contains(run.err, "/nowhere"));
+}
+
+TEST_CASE("a profile may hand BF16 products to oneDNN, and the settings say so") {
+  const TempDir dir;
+  const std::string file = dir / "here.toml";
+  const Outcome written = tandem({"calibrate", "-o", file});
+  REQUIRE(written.exit_code == 0);
+  std::string text = read_file(file);
+  const std::string key = "onednn_bf16_tokens = ";
+  const size_t at = text.find(key) + key.size();
+  text.replace(at, text.find(' ', at) - at, "48");
+  write_file(file, text);
+  const Outcome run = tandem({"run", "--machine", file, "-p", "Once upon a time", "-n", "2"});
+  CHECK(run.exit_code == 0);
+  CHECK(contains(run.err, "from 48 tokens on"));
+}
+
+}  // namespace
+}  // namespace tandem::test
