@@ -106,6 +106,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       shape_(make_shape(model.config(), settings, &effective_)),
       pool_(thread_count(settings, &effective_)),
       device_(make_device(settings, machine, &effective_)) {
+  TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   make_executor(settings);
   make_cache(settings);
   loaded_bytes_h2d_ = device_->copied_to_device_bytes();

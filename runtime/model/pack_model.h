@@ -1,5 +1,6 @@
 // A model's matrices in the layout that CPU kernels read (kernels/packed.h), copied out of the
-// mapped file while the file's pages are given back: the model is in memory once.
+// mapped file while the file's pages are given back, or out of small pieces that are read from it:
+// the model is in memory once.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ int64_t packed_bytes_of(const ModelWeights& weights, PackScope scope);
 
 // Moves the views to packed copies, one layer after the other, and gives back the file's pages.
 // Returns the memory that they point into. MemoryError when there is none; weights are then as
-// before. progress: bytes done, of packed_bytes_of().
+// before. FileError when the file cannot be read; weights are then of no use. progress: bytes done,
+// of packed_bytes_of().
 HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope scope,
                         ParallelFor parallel, const std::function<void(int64_t)>& progress);
 
