@@ -41,7 +41,8 @@ class FileImage {
 
   // What follows is advice. It may fail silently: it changes speed, not content.
 
-  // Asks for the range to be read into the page cache soon. Costs some 2 us a MiB if it is there.
+  // Asks for the range to be read into the page cache soon, unless its first and last page are
+  // there.
   void will_need(ByteRange range) const;
   // Waits until the pages of the range are in memory and mapped. Nothing to do once detached.
   void touch(ByteRange range) const;

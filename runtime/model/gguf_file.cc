@@ -207,7 +207,7 @@ void GgufFile::fill(ByteRange range) {
 
 const std::byte* GgufFile::bytes_of(ByteRange range, std::vector<std::byte>* scratch) const {
   const FileImage* part = part_of(range);
-  if (part == nullptr || !part->detached()) return range.data();
+  if (part == nullptr) return range.data();
   if (scratch->size() < range.size()) scratch->resize(range.size());
   part->read(range, scratch->data());
   return scratch->data();

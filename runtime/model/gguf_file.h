@@ -105,7 +105,8 @@ class GgufFile {
   // kRead: reads the range to its place. FileError when the file has become shorter or cannot be
   // read. Ranges that do not overlap may be filled at the same time.
   void fill(ByteRange range);
-  // The bytes of the range: where they stand, or kRead: read anew into *scratch. Errors as fill().
+  // The bytes of the range, read anew into *scratch whatever the access, or where they stand for
+  // memory. Cheaper than mapped pages that are looked at once. Errors as fill().
   const std::byte* bytes_of(ByteRange range, std::vector<std::byte>* scratch) const;
 
   // Advice to the kernel, and nothing for memory that is no file's: that the range is needed soon;

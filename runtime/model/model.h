@@ -64,7 +64,7 @@ class Model {
   const ModelWeights& weights() const { return weights_; }
 
   // Moves matrices into memory in the layout that CPU kernels read (kernels/packed.h), a layer at a
-  // time, and gives back the file's pages: the model is in memory once. Before an engine uses it.
+  // time: the model is in memory once. Before an engine uses it.
   // MemoryError when there is no address space; nothing has changed then. FileError when the file
   // cannot be read; the model is then of no use. progress: bytes done.
   void pack(PackScope scope, ParallelFor parallel, const std::function<void(int64_t)>& progress);
@@ -84,7 +84,7 @@ class Model {
   const MemoryLock& memory_lock() const { return memory_lock_; }
 
   // Reads every block's scales. FileError naming the first tensor with one that is not finite.
-  // layer < 0: all tensors, otherwise those of one layer. Where the file is read, it is read again.
+  // layer < 0: all tensors, otherwise those of one layer.
   void check_finite(int64_t layer = -1) const;
 
  private:

@@ -138,13 +138,6 @@ void ask_ahead(const std::vector<ByteRange>& pieces, size_t i, size_t n, const G
   }
 }
 
-void give_back(const std::vector<Job>& jobs, const std::byte* embedding, const GgufFile& file) {
-  for (const Job& job : jobs) {
-    // A tied embedding is still looked up in the file.
-    if (job.from.data != embedding) file.advise_dont_need(job.source());
-  }
-}
-
 // Returns the room that it takes.
 int64_t place(const Unit& unit, std::byte* at, std::vector<Job>* jobs) {
   const int64_t room = room_for(unit);
@@ -185,7 +178,6 @@ HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope s
       ask_ahead(pieces[s + 1], i, jobs.size(), file);
       run_job(jobs[i], file, &scratch);
     });
-    give_back(jobs, weights->embedding.data, file);
     progress(to - region.data());
   }
   return region;
