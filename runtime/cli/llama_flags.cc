@@ -11,7 +11,6 @@ struct LlamaFlag {
 
 constexpr std::string_view kVram = "what the GPU holds follows from --vram";
 constexpr std::string_view kOneGpu = "there is one GPU and one sequence";
-constexpr std::string_view kMapped = "weights are always mapped from the file";
 constexpr std::string_view kRepacked =
     "weights are repacked at load where memory allows; --no-repack turns it off";
 
@@ -20,6 +19,7 @@ constexpr LlamaFlag kFlags[] = {
     {"-ctv", "--cache-type-v", ""},
     {"-sys", "--system-prompt", ""},
     {"-nr", "--no-repack", ""},
+    {"-mmp", "--mmap", ""},
     {"-ngl", "--n-gpu-layers", kVram},
     {"", "--gpu-layers", kVram},
     {"-ncmoe", "--n-cpu-moe", kVram},
@@ -35,9 +35,6 @@ constexpr LlamaFlag kFlags[] = {
     {"-tb", "--threads-batch", "-t holds for prompts, too"},
     {"-fa", "--flash-attn", "there is one way to compute attention"},
     {"-rtr", "--run-time-repack", kRepacked},
-    {"", "--mlock", kMapped},
-    {"", "--no-mmap", kMapped},
-    {"-mmp", "--mmap", kMapped},
     {"-cnv", "--conversation", "tandem chat holds conversations"},
     {"-no-cnv", "--no-conversation", "tandem run never holds conversations"},
     {"-st", "--single-turn", "tandem chat answers standard input line by line"},
@@ -55,6 +52,12 @@ std::string long_form(std::string_view argument) {
     }
   }
   return std::string(argument);
+}
+
+std::string with_value(std::string_view flag, std::string_view value) {
+  if (flag != "--mmap") return {};
+  if (value == "0") return "--no-mmap";
+  return value == "1" ? "--mmap" : "";
 }
 
 std::string_view instead_of(std::string_view argument) {

@@ -21,6 +21,7 @@ namespace {
 
 using tandem::instead_of;
 using tandem::long_form;
+using tandem::with_value;
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
@@ -36,17 +37,32 @@ bool takes_value(const CLI::App* command, const std::string& argument) {
   return option != nullptr && option->get_items_expected_max() > 0;
 }
 
-// Each argument as CLI11 can read it. A value stays as it is even where it looks like a flag.
-std::vector<std::string> readable(const CLI::App& program, const std::vector<std::string>& typed) {
-  std::vector<std::string> arguments;
+// An argument as the user spelt it and as CLI11 can read it.
+struct Argument {
+  std::string typed;
+  std::string readable;
+};
+
+// A value stays as it is even where it looks like a flag.
+std::vector<Argument> readable(const CLI::App& program, const std::vector<std::string>& typed) {
+  std::vector<Argument> arguments;
   const CLI::App* command = nullptr;
   bool is_value = false;
+  bool after_flag = false;
   for (const std::string& argument : typed) {
-    arguments.push_back(is_value ? argument : long_form(argument));
+    const std::string both =
+        after_flag ? with_value(arguments.back().readable, argument) : std::string();
+    if (!both.empty()) {
+      arguments.back().readable = both;
+      after_flag = false;
+      continue;
+    }
+    arguments.push_back({argument, is_value ? argument : long_form(argument)});
     for (const CLI::App* each : program.get_subcommands({})) {
       if (command == nullptr && each->get_name() == argument) command = each;
     }
-    is_value = !is_value && takes_value(command, arguments.back());
+    after_flag = !is_value;
+    is_value = !is_value && takes_value(command, arguments.back().readable);
   }
   return arguments;
 }
@@ -54,9 +70,8 @@ std::vector<std::string> readable(const CLI::App& program, const std::vector<std
 // The first argument that nothing took, as the user spelt it.
 std::string first_unknown(const CLI::App& program, const std::vector<std::string>& typed) {
   const std::vector<std::string> left = program.remaining(true);
-  const std::vector<std::string> arguments = readable(program, typed);
-  for (size_t i = 0; i < typed.size(); ++i) {
-    if (std::find(left.begin(), left.end(), arguments[i]) != left.end()) return typed[i];
+  for (const Argument& argument : readable(program, typed)) {
+    if (std::find(left.begin(), left.end(), argument.readable) != left.end()) return argument.typed;
   }
   return {};
 }
@@ -105,7 +120,8 @@ int run(const std::vector<std::string>& typed) {
   int exit_code = 0;
   add_commands(&program, &exit_code);
 
-  std::vector<std::string> arguments = readable(program, typed);
+  std::vector<std::string> arguments;
+  for (const Argument& argument : readable(program, typed)) arguments.push_back(argument.readable);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     program.parse(arguments);

@@ -17,7 +17,6 @@
 #include "runtime/device/thread_count.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/error.h"
-#include "runtime/model/host_memory.h"
 #include "runtime/words.h"
 
 namespace tandem {
@@ -97,8 +96,7 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->type_name("distribute|off")
       ->check(one_of({"distribute", "off"}))
       ->capture_default_str();
-  app->add_flag("--no-repack", no_repack,
-                "use weights as the file has them, also -nr; slower, ready sooner");
+  weights.add_to(app);
   app->add_option("--cache-type-k", kv_type_k, "KV cache type for K, also -ctk")
       ->type_name("f16|f32")
       ->check(one_of({"f16", "f32"}))
@@ -171,7 +169,7 @@ std::string ModelOptions::model_text() const {
 }
 
 GgufFile ModelOptions::open_model() const {
-  if (!built_in()) return GgufFile::open(model_path);
+  if (!built_in()) return GgufFile::open(model_path, weights.access());
   return GgufFile::from_memory(embedded_model(), std::string(kEmbeddedModelName));
 }
 
@@ -184,18 +182,13 @@ Model ModelOptions::load_model(Progress* progress) const {
   progress->show(loading);
   Model model = Model::load(open_model());
   if (check_tensors) model.check_finite();
-  const int64_t bytes = model.packable_bytes(pack_scope());
-  if (no_repack || bytes > available_host_bytes()) return model;
   const CpuTopology cpu = CpuTopology::of_this_machine();
   MemoryNodes nodes;
   if (distribute() && cpu.n_nodes() > 1) {
     nodes = {cpu.n_nodes(), [&](int node) { cpu.take_pages_from(node); }};
   }
   ThreadPool pool(thread_count(n_threads, cpu, cpu_quota()).n);
-  model.pack(
-      pack_scope(), pool,
-      [&](int64_t done) { progress->show_count(loading + ", MiB", done >> 20, bytes >> 20); },
-      nodes);
+  weights.load(&model, pack_scope(), pool, nodes, loading, progress);
   return model;
 }
 
@@ -247,19 +240,9 @@ std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
     all.push_back(
         {"vram", vram, bytes_text(info.vram_bytes), vram_mib < 0 ? "the machine profile's" : ""});
   }
-  EffectiveSetting weights{"weights", no_repack ? "as in the file" : "auto", "packed for the CPU",
-                           ""};
-  if (!engine.model().packed()) {
-    weights.effective = "as in the file";
-    const int64_t packable = engine.model().packable_bytes(pack_scope());
-    if (packable == 0) {
-      weights.reason = "no matrix makes whole groups of 16 rows";
-    } else if (!no_repack) {
-      weights.reason = fmt::format("packing takes {} of memory, {} are available",
-                                   bytes_text(packable), bytes_text(available_host_bytes()));
-    }
+  for (const EffectiveSetting& setting : weights.effective(engine.model(), pack_scope())) {
+    all.push_back(setting);
   }
-  all.push_back(weights);
   const std::string kv = fmt::format("K {}, V {}", kv_type_k, kv_type_v);
   all.push_back({"kv cache", kv, kv, ""});
   all.push_back({"machine", machine_name.empty() ? machine.name : machine_name, machine.name,

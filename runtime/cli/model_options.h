@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/cli/progress.h"
+#include "runtime/cli/weight_options.h"
 #include "runtime/config/scheduling_policy.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
@@ -27,9 +28,9 @@ class ModelOptions {
   // in a command's callback.
   void apply_config(CLI::App* app) const;
 
-  // The file of -m, or the built-in demo model.
+  // The file of -m, or the built-in demo model. For what reads no weights: they may be zeros.
   GgufFile open_model() const;
-  // Says so on `progress`. Packs the weights unless --no-repack or too little memory forbids it.
+  // Says so on `progress`. Errors and warnings as WeightOptions::load.
   Model load_model(Progress* progress) const;
   Tokenizer load_tokenizer(const GgufFile& file) const;
   // Also checks that tokenizer and weights agree on the vocabulary.
@@ -46,7 +47,7 @@ class ModelOptions {
 
   std::string model_path;
   bool check_tensors = false;
-  bool no_repack = false;
+  WeightOptions weights;
   bool allow_unknown_pretokenizer = false;
   std::string config_path;
   std::string machine_name;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -112,7 +113,9 @@ EffectiveSetting start_with_hot_set(const std::string& path, Engine* engine) {
 int run(const RunOptions& options) {
   if (!options.save_hot_set.empty()) check_writable(options.save_hot_set);
   Progress progress;
+  const auto start = std::chrono::steady_clock::now();
   const Model model = options.model.load_model(&progress);
+  const std::chrono::duration<double> load = std::chrono::steady_clock::now() - start;
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();
   const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);
@@ -139,7 +142,7 @@ int run(const RunOptions& options) {
     hot.router_hash = router_hash(model);
     write_file(options.save_hot_set, hot_set_text(hot));
   }
-  const RunReport report{engine, result, machine, sampling, effective};
+  const RunReport report{engine, result, machine, sampling, effective, load.count()};
   if (options.json) {
     nlohmann::ordered_json json = summary_json(report);
     json["text"] = text;

@@ -89,6 +89,7 @@ std::string summary_text(const RunReport& report) {
   };
   std::string text = "\n" + line("model", fmt::format("{} ({}), {}", printable(config.name),
                                                       config.arch, file_size_text(engine)));
+  text += line("load", fmt::format("{:.2f} s", report.load_seconds));
   text += settings_text(report.settings);
   text += line("sampling", sampling_text(report.sampling));
   text += speed_line("prefill", result.prompt_tokens, result.prefill_tps(),
@@ -123,6 +124,7 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
   json["token_ids"] = result.tokens;
   json["stopped"] = stop_reason_text(result.stop);
   json["seed"] = report.sampling.seed;
+  json["load_seconds"] = report.load_seconds;
   json["prefill_tps"] = result.prefill_tps();
   json["decode_tps"] = result.decode_tps();
   json["modelled_prefill_tps"] = result.modelled_prefill_tps();

@@ -21,6 +21,7 @@ struct RunReport {
   const MachineProfile& machine;
   const SamplingSettings& sampling;
   std::vector<EffectiveSetting> settings;
+  double load_seconds = 0;  // from opening the file to weights that can be used
 };
 
 // Several lines for stderr: settings requested and effective, speeds, cache, experts, link.

@@ -114,6 +114,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       shape_(make_shape(model.config(), settings, &effective_)),
       pool_(make_pool(settings, &effective_)),
       device_(make_device(settings, machine, &effective_)) {
+  TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   choose_products(machine);
   make_executor(settings);
   make_cache(settings);

@@ -2,22 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <system_error>
 #include <unordered_map>
 #include <utility>
 
-#include "kernels/check.h"
 #include "runtime/error.h"
+#include "runtime/model/file_image.h"
 #include "runtime/model/gguf_metadata.h"
 #include "runtime/model/gguf_parser.h"
 #include "runtime/model/gguf_split.h"
-#include "runtime/model/mapped_file.h"
 
 namespace tandem {
 
 struct GgufFile::Impl {
   std::string name;
-  std::vector<MappedFile> mappings;  // one a part; none for memory
+  FileAccess access = FileAccess::kMapped;
+  std::vector<FileImage> parts;  // none for memory
   uint64_t file_bytes = 0;
   uint32_t version = 0;  // this and what follows: of the first part
   uint64_t alignment = 0;
@@ -26,6 +27,7 @@ struct GgufFile::Impl {
   std::unordered_map<std::string_view, size_t> tensor_index;  // name -> place in tensors
 
   void add_part(GgufImage image, uint32_t part, const std::string& where);
+  void add_file(FileImage file, GgufImage image, uint32_t part, const std::string& where);
   void add_split_part(const std::filesystem::path& path, uint32_t part, const SplitKeys& keys);
   void check_tensor_count(const SplitKeys& keys) const;
 };
@@ -52,6 +54,15 @@ SplitName checked_split_name(const std::filesystem::path& path, const SplitKeys&
   return *name;
 }
 
+// All that is not data of tensors and stands in front of it: what views of metadata point into.
+size_t header_bytes(const FileImage& file, const GgufImage& image) {
+  size_t n = file.bytes().size();
+  for (const GgufTensor& tensor : image.tensors) {
+    n = std::min(n, static_cast<size_t>(tensor.data - file.bytes().data()));
+  }
+  return n;
+}
+
 }  // namespace
 
 // Parts come in order: the first brings the metadata.
@@ -70,6 +81,14 @@ void GgufFile::Impl::add_part(GgufImage image, uint32_t part, const std::string&
   metadata = std::move(image.metadata);
 }
 
+void GgufFile::Impl::add_file(FileImage file, GgufImage image, uint32_t part,
+                              const std::string& where) {
+  if (access == FileAccess::kRead) file.detach(header_bytes(file, image));
+  file_bytes += file.bytes().size();
+  parts.push_back(std::move(file));
+  add_part(std::move(image), part, where);
+}
+
 // `keys` are those of the part that was named: the others must agree.
 void GgufFile::Impl::add_split_part(const std::filesystem::path& path, uint32_t part,
                                     const SplitKeys& keys) {
@@ -81,17 +100,15 @@ void GgufFile::Impl::add_split_part(const std::filesystem::path& path, uint32_t 
                                  : fmt::format("part {} of {} is missing; expected it here",
                                                part + 1, keys.count));
   }
-  mappings.emplace_back(path);
-  const auto bytes = mappings.back().bytes();
-  GgufImage image = parse_gguf(bytes, where);
+  FileImage file(path);
+  GgufImage image = parse_gguf(file.bytes(), where);
   const SplitKeys part_keys = read_split_keys(image.metadata, where);
   check_same(where, "split.count", keys.count, part_keys.count);
   check_same(where, "split.no", part, part_keys.no);
   if (part_keys.n_tensors && keys.n_tensors) {
     check_same(where, "split.tensors.count", *keys.n_tensors, *part_keys.n_tensors);
   }
-  file_bytes += bytes.size();
-  add_part(std::move(image), part, where);
+  add_file(std::move(file), std::move(image), part, where);
 }
 
 void GgufFile::Impl::check_tensor_count(const SplitKeys& keys) const {
@@ -103,10 +120,11 @@ void GgufFile::Impl::check_tensor_count(const SplitKeys& keys) const {
   }
 }
 
-GgufFile GgufFile::open(const std::filesystem::path& path) {
+GgufFile GgufFile::open(const std::filesystem::path& path, FileAccess access) {
   auto impl = std::make_unique<Impl>();
   impl->name = path.string();
-  MappedFile named(path);
+  impl->access = access;
+  FileImage named(path);
   GgufImage image = parse_gguf(named.bytes(), impl->name);
   const SplitKeys keys = read_split_keys(image.metadata, impl->name);
   if (keys.count > 1) {
@@ -124,9 +142,7 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
                     "its name says that it is one of several parts, but it has no key "
                     "\"split.count\" that agrees");
   }
-  impl->file_bytes = named.bytes().size();
-  impl->mappings.push_back(std::move(named));
-  impl->add_part(std::move(image), 0, impl->name);
+  impl->add_file(std::move(named), std::move(image), 0, impl->name);
   return GgufFile(std::move(impl));
 }
 
@@ -156,7 +172,7 @@ uint64_t GgufFile::file_bytes() const { return impl_->file_bytes; }
 uint64_t GgufFile::alignment() const { return impl_->alignment; }
 
 uint32_t GgufFile::n_parts() const {
-  return impl_->mappings.empty() ? 1 : static_cast<uint32_t>(impl_->mappings.size());
+  return impl_->parts.empty() ? 1 : static_cast<uint32_t>(impl_->parts.size());
 }
 
 const std::vector<std::pair<std::string_view, GgufValue>>& GgufFile::metadata() const {
@@ -172,19 +188,41 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
   return it == impl_->tensor_index.end() ? nullptr : &impl_->tensors[it->second];
 }
 
-void GgufFile::advise_dont_need(const GgufTensor& tensor) const {
-  if (impl_->mappings.empty()) return;
-  TANDEM_CHECK(tensor.part < n_parts(), "part %u of %u", tensor.part, n_parts());
-  impl_->mappings[tensor.part].advise_dont_need({tensor.data, tensor.size_bytes});
+bool GgufFile::in_memory() const { return impl_->parts.empty(); }
+
+FileAccess GgufFile::access() const { return impl_->access; }
+
+FileImage* GgufFile::part_of(ByteRange range) const {
+  for (FileImage& part : impl_->parts) {
+    const std::byte* begin = part.bytes().data();
+    if (range.data() >= begin && range.data() < begin + part.bytes().size()) return &part;
+  }
+  return nullptr;
 }
 
-void GgufFile::advise_dont_need(std::span<const std::byte> range) const {
-  for (const MappedFile& mapping : impl_->mappings) {
-    const std::byte* begin = mapping.bytes().data();
-    if (range.data() < begin || range.data() >= begin + mapping.bytes().size()) continue;
-    mapping.advise_dont_need(range);
-    return;
-  }
+void GgufFile::fill(ByteRange range) {
+  FileImage* part = part_of(range);
+  if (part != nullptr && part->detached()) part->fill(range);
+}
+
+const std::byte* GgufFile::bytes_of(ByteRange range, std::vector<std::byte>* scratch) const {
+  const FileImage* part = part_of(range);
+  if (part == nullptr) return range.data();
+  if (scratch->size() < range.size()) scratch->resize(range.size());
+  part->read(range, scratch->data());
+  return scratch->data();
+}
+
+void GgufFile::advise_will_need(ByteRange range) const {
+  if (const FileImage* part = part_of(range)) part->will_need(range);
+}
+
+void GgufFile::touch(ByteRange range) const {
+  if (const FileImage* part = part_of(range)) part->touch(range);
+}
+
+void GgufFile::advise_dont_need(ByteRange range) const {
+  if (const FileImage* part = part_of(range)) part->advise_dont_need(range);
 }
 
 }  // namespace tandem

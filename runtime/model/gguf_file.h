@@ -3,8 +3,8 @@
 //
 // The file is hostile until read: every count, offset and product is bounded before use, and
 // whatever does not fit is a FileError that names the file, the key or tensor, what was expected
-// and what was found. Owns the mappings; views point into them. Immutable after opening, so any
-// thread may read it.
+// and what was found. Owns the mappings, or the memory that the weights are read into; views point
+// into them. But for fill() it is immutable after opening, so any thread may read it.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,8 @@
 #include <string_view>
 #include <variant>
 #include <vector>
+
+#include "runtime/model/file_image.h"
 
 namespace tandem {
 
@@ -49,13 +51,19 @@ struct GgufTensor {
   uint64_t ne[4] = {1, 1, 1, 1};  // ne[0] is the fastest (a row's length)
   const std::byte* data = nullptr;
   uint64_t size_bytes = 0;
+  ByteRange bytes() const { return {data, size_bytes}; }
   uint32_t part = 0;  // index of the split file that holds it
+};
+
+enum class FileAccess : uint8_t {
+  kMapped,
+  kRead,  // data of tensors is there once fill() has read it, and zeros before
 };
 
 class GgufFile {
  public:
   // Follows `-00001-of-0000N` to the other parts, whichever part is named first.
-  static GgufFile open(const std::filesystem::path& path);
+  static GgufFile open(const std::filesystem::path& path, FileAccess access = FileAccess::kMapped);
   // `bytes` must outlive the object. `name` stands for the path in messages.
   static GgufFile from_memory(std::span<const std::byte> bytes, std::string name);
 
@@ -89,14 +97,28 @@ class GgufFile {
   const std::vector<GgufTensor>& tensors() const;  // all parts, in file order
   const GgufTensor* find_tensor(std::string_view name) const;
 
-  // Tells the kernel that these bytes are not needed for now. A no-op for memory that is not a
-  // mapping.
-  void advise_dont_need(const GgufTensor& tensor) const;
-  // A part of a tensor: one expert of a merged one.
-  void advise_dont_need(std::span<const std::byte> range) const;
+  bool in_memory() const;     // from_memory()
+  FileAccess access() const;  // kMapped for memory
+
+  // Of the following, a range lies in the data of tensors of one part.
+
+  // kRead: reads the range to its place. FileError when the file has become shorter or cannot be
+  // read. Ranges that do not overlap may be filled at the same time.
+  void fill(ByteRange range);
+  // The bytes of the range, read anew into *scratch whatever the access, or where they stand for
+  // memory. Cheaper than mapped pages that are looked at once. Errors as fill().
+  const std::byte* bytes_of(ByteRange range, std::vector<std::byte>* scratch) const;
+
+  // Advice to the kernel, and nothing for memory that is no file's: that the range is needed soon;
+  // that its pages are needed now (waits for them); that they are not needed for now.
+  void advise_will_need(ByteRange range) const;
+  void touch(ByteRange range) const;
+  void advise_dont_need(ByteRange range) const;
 
  private:
   struct Impl;
+  // The part of the range; nullptr for memory.
+  FileImage* part_of(ByteRange range) const;
   explicit GgufFile(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

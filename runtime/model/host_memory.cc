@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -25,6 +28,14 @@ int64_t number_in(const char* path, const std::string& key) {
     if (word == key) return file >> number ? number : -1;
   }
   return -1;
+}
+
+std::string lock_limit_text() {
+  rlimit limit{};
+  getrlimit(RLIMIT_MEMLOCK, &limit);
+  if (limit.rlim_cur == RLIM_INFINITY) return "the limit on locked memory (ulimit -l) is none";
+  return fmt::format("the limit on locked memory (ulimit -l) is {}",
+                     bytes_text(static_cast<int64_t>(limit.rlim_cur)));
 }
 
 }  // namespace
@@ -78,6 +89,19 @@ int64_t available_host_bytes() {
     bytes = std::min(bytes, std::max<int64_t>(limit - used + std::max<int64_t>(files, 0), 0));
   }
   return bytes;
+}
+
+MemoryLock lock_memory(const std::vector<std::span<const std::byte>>& ranges) {
+  MemoryLock lock;
+  for (const auto& range : ranges) {
+    lock.wanted_bytes += static_cast<int64_t>(range.size());
+    if (mlock(range.data(), range.size()) == 0) {
+      lock.locked_bytes += static_cast<int64_t>(range.size());
+    } else if (lock.error.empty()) {
+      lock.error = fmt::format("{}; {}", std::strerror(errno), lock_limit_text());
+    }
+  }
+  return lock;
 }
 
 }  // namespace tandem

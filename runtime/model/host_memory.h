@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace tandem {
 
@@ -48,5 +50,16 @@ int node_of_byte(int64_t byte, int64_t begin, int64_t end, int n_nodes);
 // What this process can still get without swapping: the system's estimate, or less where a control
 // group limits it. The largest int64 where the system does not say.
 int64_t available_host_bytes();
+
+// What became of a wish to keep memory from being swapped out.
+struct MemoryLock {
+  int64_t wanted_bytes = 0;
+  int64_t locked_bytes = 0;
+  std::string error;  // why not all of it, with the limit; empty: all
+};
+
+// Locks ranges until their memory is unmapped, as many as the system allows. Reads what is not in
+// memory yet.
+MemoryLock lock_memory(const std::vector<std::span<const std::byte>>& ranges);
 
 }  // namespace tandem

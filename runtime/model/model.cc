@@ -7,8 +7,10 @@
 
 #include "kernels/check.h"
 #include "runtime/error.h"
+#include "runtime/model/byte_ranges.h"
 #include "runtime/model/byte_reader.h"
 #include "runtime/model/pack_model.h"
+#include "runtime/model/unpacked_weights.h"
 
 namespace tandem {
 namespace {
@@ -20,6 +22,8 @@ std::string dims_text(const GgufTensor& tensor) {
   }
   return text;
 }
+
+constexpr size_t kCheckBytes = size_t{4} << 20;  // of a tensor, at once
 
 constexpr uint32_t kMaxTypeId = 64;  // above every id of the GGUF specification
 
@@ -111,7 +115,8 @@ class Tensors {
   Vector values(const GgufTensor& tensor, int64_t n) const {
     const WeightView row = view(tensor, {n, 1, 1});
     Vector out(static_cast<size_t>(n));
-    dequantize(row.type, row.data, out.data(), n);
+    std::vector<std::byte> scratch;
+    dequantize(row.type, file_.bytes_of(tensor.bytes(), &scratch), out.data(), n);
     for (const float value : out) {
       if (std::isfinite(value)) continue;
       throw FileError(file_.name(),
@@ -203,17 +208,37 @@ void Model::pack(PackScope scope, ParallelFor parallel,
   packed_ = pack_weights(&weights_, *file_, scope, parallel, progress, nodes);
 }
 
+void Model::bring_in_unpacked(ParallelFor parallel, const std::function<void(int64_t)>& progress) {
+  bring_in(unpacked_ranges(weights_, PackScope::kAll), file_.get(), parallel, progress);
+  brought_in_ = true;
+}
+
+int64_t Model::unpacked_bytes() const {
+  return total_bytes(unpacked_ranges(weights_, PackScope::kAll));
+}
+
+const MemoryLock& Model::lock(PackScope scope) {
+  std::vector<ByteRange> ranges = unpacked_ranges(weights_, scope);
+  if (packed()) ranges.push_back({packed_.data(), static_cast<size_t>(packed_.size())});
+  memory_lock_ = lock_memory(ranges);
+  return memory_lock_;
+}
+
 void Model::check_finite(int64_t layer) const {
   const std::string prefix = layer < 0 ? "" : fmt::format("blk.{}.", layer);
+  std::vector<std::byte> scratch;
   for (const GgufTensor& tensor : file_->tensors()) {
-    if (tensor.name.substr(0, prefix.size()) != prefix || dtype_info(tensor.type_id) == nullptr) {
-      continue;
-    }
-    const auto n = static_cast<int64_t>(tensor.ne[0] * tensor.ne[1] * tensor.ne[2] * tensor.ne[3]);
-    if (!all_finite(static_cast<DType>(tensor.type_id), tensor.data, n)) {
+    const DTypeInfo* info = dtype_info(tensor.type_id);
+    if (tensor.name.substr(0, prefix.size()) != prefix || info == nullptr) continue;
+    const auto block = static_cast<size_t>(info->block_bytes);
+    for (const ByteRange piece : cut({tensor.bytes()}, kCheckBytes / block * block)) {
+      const auto n = static_cast<int64_t>(piece.size() / block) * info->block_elems;
+      if (all_finite(static_cast<DType>(tensor.type_id), file_->bytes_of(piece, &scratch), n)) {
+        continue;
+      }
       throw FileError(file_->name(),
                       fmt::format("tensor {} holds a {} that is not finite", quoted(tensor.name),
-                                  dtype_info(tensor.type_id)->block_elems > 1 ? "scale" : "value"));
+                                  info->block_elems > 1 ? "scale" : "value"));
     }
   }
 }

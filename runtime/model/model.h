@@ -1,6 +1,6 @@
-// A model ready to run: configuration and weights. Matrices are views into the mapped file, or
-// packed copies; vectors (norms, biases) are small and owned as f32. Immutable after loading; any
-// thread may read.
+// A model ready to run: configuration and weights. Matrices are views into the file's image,
+// or packed copies; vectors (norms, biases) are small and owned as f32. Immutable after loading;
+// any thread may read.
 #pragma once
 
 #include <functional>
@@ -64,13 +64,26 @@ class Model {
   const ModelWeights& weights() const { return weights_; }
 
   // Moves matrices into memory in the layout that CPU kernels read (kernels/packed.h), a layer at a
-  // time, and gives back the file's pages: the model is in memory once. Before an engine uses it.
-  // MemoryError when there is no address space; nothing has changed then. progress: bytes done.
-  // nodes: of a machine with several, where the pages go.
+  // time: the model is in memory once. Before an engine uses it.
+  // MemoryError when there is no address space; nothing has changed then. FileError when the file
+  // cannot be read; the model is then of no use. progress: bytes done. nodes: of a machine with
+  // several, where the pages go.
   void pack(PackScope scope, ParallelFor parallel, const std::function<void(int64_t)>& progress,
             const MemoryNodes& nodes = {});
   int64_t packable_bytes(PackScope scope) const;
   bool packed() const { return packed_.size() > 0; }
+
+  // Brings the matrices that pack() did not move into memory, after it. Where the file is mapped,
+  // that is only to save the first tokens from waiting for it; where it is read, an engine must not
+  // be given the model before. FileError when the file cannot be read. progress: bytes done.
+  void bring_in_unpacked(ParallelFor parallel, const std::function<void(int64_t)>& progress);
+  int64_t unpacked_bytes() const;
+  bool usable() const { return file_->access() == FileAccess::kMapped || brought_in_; }
+
+  // Keeps the system from moving weights that the CPU reads out of memory, packed or not. What it
+  // does not grant is no error: the result says how much it locked, and why not all.
+  const MemoryLock& lock(PackScope scope);
+  const MemoryLock& memory_lock() const { return memory_lock_; }
 
   // Reads every block's scales. FileError naming the first tensor with one that is not finite.
   // layer < 0: all tensors, otherwise those of one layer.
@@ -83,6 +96,8 @@ class Model {
   ModelConfig config_;
   ModelWeights weights_;
   HostRegion packed_;  // what weights_ points into after pack()
+  bool brought_in_ = false;
+  MemoryLock memory_lock_;
 };
 
 }  // namespace tandem

@@ -1,8 +1,12 @@
 #include "runtime/model/pack_model.h"
 
 #include <algorithm>
+#include <mutex>
+#include <utility>
 
 #include "kernels/packed.h"
+#include "runtime/model/byte_ranges.h"
+#include "runtime/model/throwing_tasks.h"
 
 namespace tandem {
 namespace {
@@ -70,23 +74,73 @@ struct Job {
   int64_t first_group;
   int64_t n_groups;
   Extent unit;
+
+  ByteRange source() const {
+    const int64_t group = kGroupRows * from.row_bytes();
+    return {from.data + first_group * group, static_cast<size_t>(n_groups * group)};
+  }
 };
 
-void run_job(const Job& job, const std::byte* region, const MemoryNodes& nodes) {
-  const int64_t group_bytes = job.from.row_bytes() * kGroupRows;
-  int node = -1;
-  for (int64_t g = job.first_group; g < job.first_group + job.n_groups; ++g) {
-    std::byte* to = job.to + g * job.stride;
-    if (nodes.n > 1) {
-      // A group that reaches into a new page is the first to write there.
-      const int64_t last = to + group_bytes - 1 - region;
-      const int wanted = node_of_byte(last, job.unit.begin, job.unit.end, nodes.n);
-      if (wanted != node) nodes.take_pages_from(wanted);
-      node = wanted;
-    }
-    pack_group(job.from, g * kGroupRows, kGroupRows, 0, job.from.cols, to);
+// Buffers for what is read from the file, one a thread.
+class ScratchPool {
+ public:
+  std::vector<std::byte> take() {
+    const std::lock_guard lock(mutex_);
+    if (free_.empty()) return {};
+    std::vector<std::byte> buffer = std::move(free_.back());
+    free_.pop_back();
+    return buffer;
   }
-  if (node >= 0) nodes.take_pages_from(-1);
+  void give(std::vector<std::byte> buffer) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(buffer));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::vector<std::byte>> free_;
+};
+
+// Where pages of the region come from on machines with several nodes.
+class PageNodes {
+ public:
+  PageNodes(const Job& job, const std::byte* region, const MemoryNodes& nodes)
+      : job_(job), region_(region), nodes_(nodes) {}
+  ~PageNodes() {
+    if (node_ >= 0) nodes_.take_pages_from(-1);
+  }
+  PageNodes(const PageNodes&) = delete;
+  PageNodes& operator=(const PageNodes&) = delete;
+
+  // Before a group is written to `to`: if it reaches into a new page, it is the first to write
+  // there.
+  void before(const std::byte* to) {
+    if (nodes_.n == 1) return;
+    const int64_t last = to + job_.from.row_bytes() * kGroupRows - 1 - region_;
+    const int wanted = node_of_byte(last, job_.unit.begin, job_.unit.end, nodes_.n);
+    if (wanted != node_) nodes_.take_pages_from(wanted);
+    node_ = wanted;
+  }
+
+ private:
+  const Job& job_;
+  const std::byte* region_;
+  const MemoryNodes& nodes_;
+  int node_ = -1;
+};
+
+void run_job(const Job& job, const GgufFile& file, ScratchPool* scratch, const std::byte* region,
+             const MemoryNodes& nodes) {
+  std::vector<std::byte> buffer = scratch->take();
+  WeightView from = job.from;
+  from.data = file.bytes_of(job.source(), &buffer);
+  PageNodes pages(job, region, nodes);
+  for (int64_t g = 0; g < job.n_groups; ++g) {
+    std::byte* to = job.to + (job.first_group + g) * job.stride;
+    pages.before(to);
+    pack_group(from, g * kGroupRows, kGroupRows, 0, from.cols, to);
+  }
+  scratch->give(std::move(buffer));
 }
 
 // Turns the view to a packed copy at `at`, its groups stride_bytes apart (0: back to back), and
@@ -101,6 +155,25 @@ void place(WeightView* w, std::byte* at, int64_t stride_bytes, Extent unit,
   const int64_t step = std::max<int64_t>(kTaskBytes / w->run_bytes(), 1);
   for (int64_t g = 0; g < groups; g += step) {
     jobs->push_back({from, at, w->run_stride(), g, std::min(step, groups - g), unit});
+  }
+}
+
+// Pieces of the file that a stage reads, in file order.
+std::vector<ByteRange> pieces_of(const std::vector<Unit>& stage) {
+  std::vector<ByteRange> ranges;
+  for (const Unit& unit : stage) {
+    for (const WeightView* w : {unit.first, unit.second}) {
+      if (w != nullptr) ranges.push_back({w->data, static_cast<size_t>(w->bytes())});
+    }
+  }
+  return cut(merged(std::move(ranges)), kTaskBytes);
+}
+
+// Task i of n asks for its share of what the next stage reads, so that a disk is busy while
+// processors are.
+void ask_ahead(const std::vector<ByteRange>& pieces, size_t i, size_t n, const GgufFile& file) {
+  for (size_t k = i * pieces.size() / n; k < (i + 1) * pieces.size() / n; ++k) {
+    file.advise_will_need(pieces[k]);
   }
 }
 
@@ -130,20 +203,23 @@ HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope s
                         ParallelFor parallel, const std::function<void(int64_t)>& progress,
                         const MemoryNodes& nodes) {
   HostRegion region(packed_bytes_of(*weights, scope));
+  const auto all = stages(weights, scope);
+  std::vector<std::vector<ByteRange>> pieces;  // of each stage, and none behind the last
+  pieces.reserve(all.size() + 1);
+  for (const std::vector<Unit>& stage : all) pieces.push_back(pieces_of(stage));
+  pieces.emplace_back();
+  ask_ahead(pieces[0], 0, 1, file);
   int64_t done = 0;
   std::vector<Job> jobs;
-  for (const std::vector<Unit>& stage : stages(weights, scope)) {
+  ScratchPool scratch;
+  for (size_t s = 0; s < all.size(); ++s) {
     jobs.clear();
-    for (const Unit& unit : stage) done += place(unit, region.data(), done, &jobs);
-    parallel(static_cast<int64_t>(jobs.size()),
-             [&](int64_t i) { run_job(jobs[static_cast<size_t>(i)], region.data(), nodes); });
-    for (const Job& job : jobs) {
-      // A tied embedding is still looked up in the file.
-      if (job.from.data == weights->embedding.data) continue;
-      file.advise_dont_need(
-          {job.from.data + job.first_group * kGroupRows * job.from.row_bytes(),
-           static_cast<size_t>(job.n_groups * kGroupRows * job.from.row_bytes())});
-    }
+    for (const Unit& unit : all[s]) done += place(unit, region.data(), done, &jobs);
+    run_throwing(parallel, static_cast<int64_t>(jobs.size()), [&](int64_t task) {
+      const auto i = static_cast<size_t>(task);
+      ask_ahead(pieces[s + 1], i, jobs.size(), file);
+      run_job(jobs[i], file, &scratch, region.data(), nodes);
+    });
     progress(done);
   }
   return region;

@@ -1,5 +1,5 @@
-// A model's matrices in the layout that CPU kernels read (kernels/packed.h), copied out of the
-// mapped file while the file's pages are given back: the model is in memory once.
+// A model's matrices in the layout that CPU kernels read (kernels/packed.h). The file is read in
+// small pieces, also where it is mapped: the model is in memory once.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,10 @@ namespace tandem {
 // Bytes that packing takes. Matrices that make no whole groups stay as they are.
 int64_t packed_bytes_of(const ModelWeights& weights, PackScope scope);
 
-// Moves the views to packed copies, one layer after the other, and gives back the file's pages.
+// Moves the views to packed copies, one layer after the other, while the next one is read ahead.
 // Returns the memory that they point into. MemoryError when there is none; weights are then as
-// before. progress: bytes done, of packed_bytes_of(). Pages come from `nodes` as node_of_byte() has
-// it.
+// before. FileError when the file cannot be read; weights are then of no use. progress: bytes done,
+// of packed_bytes_of(). Pages come from `nodes` as node_of_byte() has it.
 HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope scope,
                         ParallelFor parallel, const std::function<void(int64_t)>& progress,
                         const MemoryNodes& nodes);

@@ -10,7 +10,7 @@
 
 #include "runtime/error.h"
 #include "runtime/model/byte_reader.h"
-#include "runtime/model/mapped_file.h"
+#include "runtime/model/file_image.h"
 #include "runtime/trace/trace_fault.h"
 #include "runtime/trace/trace_formats.h"
 
@@ -96,7 +96,7 @@ Trace parse_trace(std::span<const std::byte> image, const std::string& where) {
 }
 
 Trace read_trace(const std::string& path) {
-  const MappedFile file(path);
+  const FileImage file(path);
   return parse_trace(file.bytes(), path);
 }
 

@@ -1,7 +1,10 @@
 #include "tests/cli/cli_harness.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,8 +53,7 @@ void close_fd(int* fd) {
 }
 
 // In the child: nothing but calls that are safe between fork and exec.
-[[noreturn]] void become(char* const* arguments, int in, int out, int err,
-                         bool ignores_interrupts) {
+[[noreturn]] void become(char* const* arguments, int in, int out, int err, const Invocation& how) {
   dup2(out, STDOUT_FILENO);
   dup2(err, STDERR_FILENO);
   if (in >= 0) {
@@ -60,7 +62,12 @@ void close_fd(int* fd) {
     close(STDIN_FILENO);
   }
   signal(SIGPIPE, SIG_DFL);
-  signal(SIGINT, ignores_interrupts ? SIG_IGN : SIG_DFL);
+  signal(SIGINT, how.ignores_interrupts ? SIG_IGN : SIG_DFL);
+  if (!how.may_lock_memory) {
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_MEMLOCK, &none);
+    prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK);  // fails, and is not needed, where it is not root's
+  }
   execv(arguments[0], arguments);
   _exit(127);
 }
@@ -92,7 +99,7 @@ Process::Process(const std::vector<std::string>& arguments, const Invocation& ho
   argv.push_back(nullptr);
   pid_ = fork();
   if (pid_ < 0) throw std::runtime_error("fork failed");
-  if (pid_ == 0) become(argv.data(), in.read, out.write, err.write, how.ignores_interrupts);
+  if (pid_ == 0) become(argv.data(), in.read, out.write, err.write, how);
   close_fd(&in.read);
   close_fd(&out.write);
   close_fd(&err.write);

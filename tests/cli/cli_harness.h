@@ -23,6 +23,7 @@ struct Invocation {
   bool close_output_early = false;    // the reader goes away after the first output
   bool errors_to_terminal = false;    // standard error is a terminal
   bool no_stdin = false;              // file descriptor 0 is closed
+  bool may_lock_memory = true;        // false: not even as root
 };
 
 struct Outcome {

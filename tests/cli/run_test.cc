@@ -43,9 +43,10 @@ TEST_CASE("run keeps text on standard output and the summary on standard error")
   const Outcome run = tandem(story({"-n", "3", "--device", "sim", "--vram", "8"}));
   CHECK(run.out == "Once upon a time there lived a\n");
   for (const char* part :
-       {"model ", "device ", "expert slots ", "cache policy ", "vram ", "sampling ", "prefill ",
-        "decode ", "tokens/s measured here", "modelled for rtx3060-ddr4", "cache ", " hits, ",
-        "experts ", "on the GPU, ", " on the CPU", "from host to device", "stopped ", "limit"}) {
+       {"model ", "load ", "device ", "expert slots ", "cache policy ", "vram ", "sampling ",
+        "prefill ", "decode ", "tokens/s measured here", "modelled for rtx3060-ddr4", "cache ",
+        " hits, ", "experts ", "on the GPU, ", " on the CPU", "from host to device", "stopped ",
+        "limit"}) {
     INFO(part << " in " << run.err);
     CHECK(contains(run.err, part));
   }
@@ -92,7 +93,7 @@ TEST_CASE("run --json prints one object with the promised keys and types") {
   CHECK(json["tokens"] == 16);
   CHECK(json["token_ids"].size() == 16);
   CHECK(json["text"].is_string());
-  for (const char* key : {"prefill_tps", "decode_tps", "modelled_decode_tps"}) {
+  for (const char* key : {"load_seconds", "prefill_tps", "decode_tps", "modelled_decode_tps"}) {
     INFO(key);
     REQUIRE(json[key].is_number());
     CHECK(json[key].get<double>() > 0);

@@ -79,7 +79,6 @@ TEST_CASE("flags of llama.cpp that Tandem lacks say what to do instead") {
   check_usage_error({"bench", "-ncmoe", "3"}, "-ncmoe: what the GPU holds");
   check_usage_error({"run", "-ub", "64"}, "-ub: -b sets the batch");
   check_usage_error({"run", "-fa"}, "-fa: ");
-  check_usage_error({"run", "--mlock"}, "--mlock: weights are always mapped");
   check_usage_error({"run", "-cnv"}, "-cnv: tandem chat holds conversations");
   check_usage_error({"run", "-hf", "a/b"}, "-hf: nothing is downloaded");
 }

@@ -32,7 +32,7 @@ class Prober {
       touch_text(tensor.name);
       touch_range(tensor.data, tensor.size_bytes);
       TANDEM_CHECK(file.find_tensor(tensor.name) == &tensor, "a tensor that is not found");
-      file.advise_dont_need(tensor);
+      file.advise_dont_need(tensor.bytes());
     }
     check_disjoint(file);
   }
