@@ -4,10 +4,10 @@
 # "./deps.sh ci" adds what the checks of .ci/run need.
 set -eu
 
-packages='cmake g++ make git pkg-config libcli11-dev libdnnl-dev libfmt-dev libhwloc-dev
+packages='cmake g++ make git pkg-config libcli11-dev libfmt-dev libhwloc-dev
 libpcre2-dev libtomlplusplus-dev nlohmann-json3-dev catch2'
 if [ "${1:-}" = ci ]; then
-  packages="$packages clang clang-format clang-tidy libclang-rt-dev"
+  packages="$packages clang clang-format clang-tidy libclang-rt-dev libdnnl-dev"
 fi
 
 missing=

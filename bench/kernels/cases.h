@@ -1,0 +1,73 @@
+// The rungs of the ladder: products of one matrix, by every kernel that can make them, and experts.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bench/kernels/limits.h"
+#include "kernels/simd.h"
+#include "runtime/device/thread_pool.h"
+
+namespace tandem::bench {
+
+using Pools = std::vector<std::unique_ptr<ThreadPool>>;
+
+struct Case {
+  std::string kernel;
+  std::string type;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t tokens = 0;
+  ThreadPool* pool = nullptr;
+  int64_t weight_bytes = 0;      // of a call, each weight counted once
+  int64_t ops = 0;               // of a call; a multiply-add is two
+  Peak peak = Peak::kF32;        // what its arithmetic is held against
+  const SimdOps* isa = nullptr;  // forced while it runs; nullptr: the process's own choice
+  std::function<void()> call{};  // with the next weights of the ring
+  // After a call: "", or where it is wrong.
+  std::function<std::string()> check{};
+};
+
+// What a case runs on, and owns.
+class Bench {
+ public:
+  Bench() = default;
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+  virtual ~Bench() = default;
+  // Valid until the next call.
+  virtual std::vector<Case> cases(int64_t tokens) = 0;
+};
+
+struct Wanted {
+  std::vector<std::string> kernels;
+  int64_t ring_bytes = 0;
+  int64_t most_tokens = 0;
+  bool has(const std::string& kernel) const;
+};
+
+inline constexpr const char* kMatmul = "matmul";           // dense.h, packed weights
+inline constexpr const char* kScalar = "scalar";           // the same with the reference's table
+inline constexpr const char* kOnednn = "onednn";           // its own order of weights, made before
+inline constexpr const char* kOnednnTile = "onednn-tile";  // rows, dequantised on the way
+inline constexpr const char* kExpertFfn = "expert_ffn";
+inline constexpr const char* kU8S8 = "u8s8";  // a type: bytes without scales
+
+Peak peak_of(DType type);
+
+// type: a name of quant.h or kU8S8. Throws std::invalid_argument for another.
+std::unique_ptr<Bench> matmul_bench(std::mt19937& rng, const std::string& type, int64_t rows,
+                                    int64_t cols, const Pools& pools, const Wanted& wanted);
+std::unique_ptr<Bench> onednn_bench(std::mt19937& rng, const std::string& type, int64_t rows,
+                                    int64_t cols, const Pools& pools, const Wanted& wanted);
+// Eight experts of [ff, d], each with all tokens; on the last of the pools.
+std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, int64_t ff, int64_t d,
+                                 const Pools& pools, const Wanted& wanted);
+
+DType type_named(const std::string& name);
+
+}  // namespace tandem::bench
