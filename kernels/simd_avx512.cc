@@ -105,12 +105,16 @@ void transpose16(__m512i* v) {
   }
 }
 
-// Dwords [first, first + n) of each row's run, n <= 16, to n lines.
+// n <= 16 dwords of each row, to n lines. The same of the sixteen rows that follow is asked for:
+// each row is a stream, more of them than hardware follows.
 void transpose_dwords(const uint8_t* rows, int64_t stride, int n, uint8_t* to) {
   const __mmask16 some = static_cast<__mmask16>((1U << n) - 1);
   __m512i v[16];
 #pragma GCC unroll 16
-  for (int r = 0; r < 16; ++r) v[r] = _mm512_maskz_loadu_epi32(some, rows + r * stride);
+  for (int r = 0; r < 16; ++r) {
+    v[r] = _mm512_maskz_loadu_epi32(some, rows + r * stride);
+    __builtin_prefetch(rows + (16 + r) * stride);
+  }
   transpose16(v);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
