@@ -10,6 +10,9 @@
 namespace tandem {
 namespace {
 
+// With more, reading weights is not what takes the time.
+constexpr int64_t kFewTokens = 16;
+
 int64_t row_count(const ExpertCall& call) { return static_cast<int64_t>(call.rows.size()); }
 
 int64_t hidden_floats(const ExpertCall& call) { return row_count(call) * call.weights.gate.rows; }
@@ -48,9 +51,11 @@ void hidden_tile(const PackedRows& x_gate, const PackedRows& x_up, const ExpertC
   for (int64_t first = 0; first < n; first += kTokenTile) {
     const int64_t n_tokens = std::min(kTokenTile, n - first);
     const auto row_of = [&](int64_t t) { return call.rows[static_cast<size_t>(first + t)].row; };
-    // Group by group: packed side by side, gate and up are one run of memory.
-    for (int64_t r = 0; r < n_rows; r += kGroupRows) {
-      const int64_t some = std::min(kGroupRows, n_rows - r);
+    // Group by group: packed side by side, gate and up are one run of memory. With many tokens
+    // arithmetic is the limit, and float formats do two groups at once.
+    const int64_t step = n_tokens > kFewTokens ? kRowTile : kGroupRows;
+    for (int64_t r = 0; r < n_rows; r += step) {
+      const int64_t some = std::min(step, n_rows - r);
       const std::byte* after =
           r + some < n_rows ? group_of(call.weights.gate, row + r + some) : next;
       dot_tile(

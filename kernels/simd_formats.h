@@ -18,7 +18,7 @@ struct PackedF32 {
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
     unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_ahead<G>(k);
+      block.fetch_ahead<G, kAhead, T == 1>(k);
       typename L::Float w[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
         w[g] = L::as_float(L::line(block.at + g * block.stride + k * kLineBytes + lane * 4));
@@ -83,7 +83,7 @@ struct PackedBf16 {
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
     unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_ahead<G>(k);
+      block.fetch_ahead<G, kAhead, T == 1>(k);
       typename L::Int w[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
         w[g] = L::line(block.at + g * block.stride + k * kLineBytes + lane * 4);
@@ -97,7 +97,8 @@ struct PackedBf16 {
 };
 
 // The formats of 32 columns: 16 f16 scales, then lines of which Weights::unpack makes eight lines
-// of weights. Weights::start is what their dot product starts from, given minus the sum of x.
+// of weights; kPlain: there are as many. Weights::start is what their dot product starts from,
+// given minus the sum of x.
 template <class L, class Weights>
 struct Packed32 {
   static constexpr int kCols = 32;
@@ -106,6 +107,7 @@ struct Packed32 {
   template <int G, int T>
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
+    constexpr bool kToL2 = T == 1 && Weights::kPlain;
     typename L::Int sum[G][T];
     unrolled<T>([&](auto t) __attribute__((always_inline)) {
       const typename L::Int start = Weights::start(L::bcast(x[t].sums));
@@ -113,8 +115,8 @@ struct Packed32 {
     });
     const uint8_t* q = block.at + 32 + lane * 4;
     unrolled<8>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_part<G, kBytes, 1>(0, k);
-      if (k == 7) block.fetch_part<G, kBytes, 1>(0, 8);
+      block.fetch_part<G, kBytes, 1, kAhead, kToL2>(0, k);
+      if (k == 7) block.fetch_part<G, kBytes, 1, kAhead, kToL2>(0, 8);
       typename L::Int w[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
         w[g] = Weights::unpack(q + g * block.stride, k);
@@ -137,6 +139,7 @@ struct Packed32 {
 template <class L>
 struct WeightsQ80 {
   static constexpr int kRowBytes = 34;
+  static constexpr bool kPlain = true;
   using Int = typename L::Int;
   [[gnu::always_inline]] static Int start(Int minus) { return L::start_s8(minus); }
   [[gnu::always_inline]] static Int unpack(const uint8_t* q, int k) {
@@ -155,6 +158,7 @@ template <class L>
 template <class L>
 struct WeightsQ40 {
   static constexpr int kRowBytes = 18;
+  static constexpr bool kPlain = false;
   using Int = typename L::Int;
   [[gnu::always_inline]] static Int start(Int minus) { return L::shl(minus, 3); }  // 8 too high
   [[gnu::always_inline]] static Int unpack(const uint8_t* q, int k) { return nibbles<L>(q, k); }
@@ -165,6 +169,7 @@ struct WeightsQ40 {
 template <class L>
 struct WeightsQ50 {
   static constexpr int kRowBytes = 22;
+  static constexpr bool kPlain = false;
   using Int = typename L::Int;
   [[gnu::always_inline]] static Int start(Int minus) { return L::shl(minus, 4); }  // 16 too high
   [[gnu::always_inline]] static Int unpack(const uint8_t* q, int k) {

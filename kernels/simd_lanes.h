@@ -63,22 +63,24 @@ struct Block {
   int64_t jump;        // and from there to what is read next
   bool fetches;        // one of the lanes' passes does
 
-  // Asks for what stands kFar behind line `line` of the block.
-  template <int G, int64_t kFar = kAhead>
+  // Asks for what stands kFar behind line `line` of the block, to the L1 cache, or to the L2 cache:
+  // that leaves more misses in flight, which loops need that do little else than read.
+  template <int G, int64_t kFar = kAhead, bool kToL2 = false>
   [[gnu::always_inline]] void fetch_ahead(int line) const {
     if (!fetches) return;
     const uint8_t* target = at + kFar + line * kLineBytes;
     target += target >= end ? jump : 0;
-    unrolled<G>([&](auto g)
-                    __attribute__((always_inline)) { __builtin_prefetch(target + g * stride); });
+    unrolled<G>([&](auto g) __attribute__((always_inline)) {
+      __builtin_prefetch(target + g * stride, 0, kToL2 ? 2 : 3);
+    });
   }
   // The same for the lines of part `part` of kParts, one for each k from 0 on. In order, each once:
   // hardware that follows streams is led astray otherwise.
-  template <int G, int kBytes, int kParts, int64_t kFar = kAhead>
+  template <int G, int kBytes, int kParts, int64_t kFar = kAhead, bool kToL2 = false>
   [[gnu::always_inline]] void fetch_part(int part, int k) const {
     constexpr int kLines = (kBytes + kLineBytes - 1) / kLineBytes;
     const int line = part * kLines / kParts + k;
-    if (line < (part + 1) * kLines / kParts) fetch_ahead<G, kFar>(line);
+    if (line < (part + 1) * kLines / kParts) fetch_ahead<G, kFar, kToL2>(line);
   }
 };
 
