@@ -32,10 +32,11 @@ struct Matrix {
   Matrix(std::mt19937& rng, GemmType type, int64_t rows, int64_t cols, int64_t stride)
       : values(random_floats(rng, rows * stride)), cols(cols), stride(stride) {
     if (type == GemmType::kF32) return;
-    values = as_seen_by(DType::kBF16, values.data(), rows * stride);
-    for (const float v : values) {
+    for (float& v : values) {
       uint32_t bits = 0;
       std::memcpy(&bits, &v, sizeof bits);
+      bits &= 0xFFFF0000;
+      std::memcpy(&v, &bits, sizeof bits);
       bf16.push_back(static_cast<uint16_t>(bits >> 16));
     }
   }
