@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -99,27 +100,22 @@ class Context {
 
   const char* missing() const { return missing_; }
 
-  // Also remembers what is not supported.
+  // Also remembers what oneDNN refuses. Throws where memory is short.
   Product& find(const GemmShape& shape) {
     for (Product& p : products_) {
       if (p.shape == shape) return p;
     }
-    Product* place = nullptr;
-    if (products_.size() < kOnednnShapes) {
-      place = &products_.emplace_back(shape);
-    } else {
-      place = &products_[oldest_];
-      *place = Product(shape);
-      oldest_ = (oldest_ + 1) % kOnednnShapes;
-    }
+    Product made(shape);
     try {
-      if (missing_ == nullptr) place->prepare(engine_);
+      if (missing_ == nullptr) made.prepare(engine_);
     } catch (const dnnl::error& e) {
-      if (e.status != dnnl_unimplemented && e.status != dnnl_invalid_arguments) {
-        place->shape = GemmShape();  // no memory, perhaps: to be tried again
-      }
+      if (e.status == dnnl_out_of_memory) throw;  // not remembered: there may be some next time
     }
-    return *place;
+    if (products_.size() < kOnednnShapes) return products_.emplace_back(std::move(made));
+    Product& place = products_[oldest_];
+    oldest_ = (oldest_ + 1) % kOnednnShapes;
+    place = std::move(made);
+    return place;
   }
 
   bool run(Product& p, const void* x, const void* w, float* out) {
