@@ -8,7 +8,7 @@
 
 namespace tandem {
 
-// The CPU's part as measured on `cpu` (no quotes in it) with n_threads; GPU and link are `base`'s.
+// The CPU's part as measured on `cpu` with n_threads; GPU and link are `base`'s.
 std::string profile_text(const CpuRates& rates, const MachineProfile& base, const std::string& cpu,
                          int n_threads);
 

@@ -25,16 +25,12 @@ struct CalibrateOptions {
   std::string out;
 };
 
-// As the system calls it, without what would end a string in TOML.
+// As the system calls it.
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
     if (line.rfind("model name", 0) != 0 || line.find(": ") == std::string::npos) continue;
-    std::string name = printable(line.substr(line.find(": ") + 2));
-    for (char& c : name) {
-      if (c == '"' || c == '\\') c = '\'';
-    }
-    return name;
+    return line.substr(line.find(": ") + 2);
   }
   return "unknown CPU";
 }
