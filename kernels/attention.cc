@@ -65,8 +65,9 @@ class QueryTile {
     int64_t i = 0;
     while (seen(i, tile) == 0) ++i;
     const WeightView keys = args_.cache.keys(tile, kv_head_);
-    const std::byte* next =
-        more ? args_.cache.keys(tile + 1, kv_head_).data : args_.cache.keys(0, kv_head_).data;
+    // Tasks are mostly handed out in their order: heads one after the other.
+    const std::byte* next = more ? args_.cache.keys(tile + 1, kv_head_).data
+                                 : args_.cache.keys(0, (kv_head_ + 1) % shape_.n_kv_heads).data;
     dot_tile(
         keys, 0, kKvTile, [&](int64_t t) { return query(i + t); }, n_ - i, scores_,
         args_.cache.values(tile, kv_head_, kKvTile).data);

@@ -29,7 +29,7 @@ class PackedForms {
     for (size_t i = 0; i < kKinds; ++i) {
       if (!wanted[i]) continue;
       const auto kind = static_cast<XKind>(i);
-      rows_[i].emplace(kind, x, cols, n, cols, room, parallel);
+      rows_[i].emplace(kind, x, n, cols, room, parallel);
       room += PackedRows::bytes(kind, n, cols);
     }
   }

@@ -170,9 +170,9 @@ void expert_ffn(std::span<const ExpertCall> calls, const float* x, int64_t n, in
   const int64_t up_bytes = up_kind == gate_kind ? 0 : PackedRows::bytes(up_kind, n, d);
   std::byte* room = scratch.at_least(gate_bytes + up_bytes + packed_bytes);
 
-  const PackedRows x_gate(gate_kind, x, d, n, d, room, parallel);
+  const PackedRows x_gate(gate_kind, x, n, d, room, parallel);
   const PackedRows x_up =
-      up_kind == gate_kind ? x_gate : PackedRows(up_kind, x, d, n, d, room + gate_bytes, parallel);
+      up_kind == gate_kind ? x_gate : PackedRows(up_kind, x, n, d, room + gate_bytes, parallel);
   // All experts' first rows, then their second: a part of the tasks is a part of each one's rows.
   const auto n_calls = static_cast<int64_t>(calls.size());
   const auto hidden_task = [&](int64_t index) {

@@ -15,11 +15,9 @@
 namespace tandem {
 
 enum class KvType { kF16, kF32 };
-inline int64_t kv_type_bytes(KvType type) { return type == KvType::kF16 ? 2 : 4; }
 
 inline constexpr int64_t kKvTile = 64;
 
-// Where head_dim is that of keys or of values.
 struct KvShape {
   KvType type_k = KvType::kF16;
   KvType type_v = KvType::kF16;

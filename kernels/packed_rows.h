@@ -17,15 +17,15 @@ class PackedRows {
   static int64_t bytes(XKind kind, int64_t n, int64_t cols) {
     return kind == XKind::kFloat ? 0 : n * x_bytes(kind, cols);
   }
-  // x: [n, cols] f32, rows x_stride apart. to: bytes(kind, n, cols), 64-byte aligned; x and `to`
+  // x: [n, cols] f32. to: bytes(kind, n, cols), 64-byte aligned; x and `to`
   // must outlive this. f32 rows are not copied.
-  PackedRows(XKind kind, const float* x, int64_t x_stride, int64_t n, int64_t cols, std::byte* to,
+  PackedRows(XKind kind, const float* x, int64_t n, int64_t cols, std::byte* to,
              ParallelFor parallel)
       : base_(kind == XKind::kFloat ? reinterpret_cast<const std::byte*>(x) : to),
-        stride_(kind == XKind::kFloat ? x_stride * 4 : x_bytes(kind, cols)) {
+        stride_(kind == XKind::kFloat ? cols * 4 : x_bytes(kind, cols)) {
     if (kind == XKind::kFloat) return;
     const auto pack = [&](int64_t row) {
-      pack_x(kind, x + row * x_stride, cols, to + row * x_bytes(kind, cols));
+      pack_x(kind, x + row * cols, cols, to + row * x_bytes(kind, cols));
     };
     if (n * cols < kWorthARegion) {
       serial_for(n, pack);

@@ -130,7 +130,7 @@ class OnednnBench : public Bench {
   void call(int64_t tokens, bool packed, ThreadPool& pool) {
     const std::byte* w = packed ? packed_ring_.next() : ring_.next();
     const XKind kind = is_bf16() ? XKind::kBf16 : XKind::kFloat;
-    const PackedRows rows(kind, x_.data(), cols_, tokens, cols_,
+    const PackedRows rows(kind, x_.data(), tokens, cols_,
                           pool.workspace().at_least(PackedRows::bytes(kind, tokens, cols_)), pool);
     const std::byte* x = gemm_ == GemmType::kU8S8 ? x_bytes_.data() : rows.row(0);
     pool.run(tiles(), [&](int64_t i) { run_tile(shape_of(tokens, i, packed), i, w, x); });

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/dense.h"
 #include "kernels/packed.h"
 #include "kernels/parallel.h"
 #include "kernels/quant.h"
@@ -178,6 +179,34 @@ inline Dot reference_dot(const float* a, const float* b, int64_t n) {
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() &&
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+// A packed copy that owns its bytes, off any alignment.
+class Packed {
+ public:
+  explicit Packed(const WeightView& w) : bytes_(static_cast<size_t>(w.bytes()) + 1), view_(w) {
+    view_.data = bytes_.data() + 1;
+    view_.layout = Layout::kPacked;
+    for (int64_t r = 0; r < w.rows; r += kGroupRows) {
+      pack_group(w, r, kGroupRows, 0, w.cols, bytes_.data() + 1 + r * w.row_bytes());
+    }
+  }
+  const WeightView& view() const { return view_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+  WeightView view_;
+};
+
+// matmul() of one matrix with tokens x: [n, w.cols]; the result: [n, w.rows].
+inline std::vector<float> product(const WeightView& w, const std::vector<float>& x,
+                                  ParallelFor parallel = serial_for) {
+  const int64_t n = static_cast<int64_t>(x.size()) / w.cols;
+  std::vector<float> y(static_cast<size_t>(n * w.rows));
+  Workspace scratch;
+  const MatmulPart part{w, nullptr, y.data()};
+  matmul({&part, 1}, x.data(), n, scratch, parallel);
+  return y;
 }
 
 }  // namespace tandem::testing

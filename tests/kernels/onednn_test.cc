@@ -1,11 +1,11 @@
 #include <array>
 #include <filesystem>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "kernels/dense.h"
 #include "kernels/onednn_gemm.h"
 #include "kernels/onednn_tile.h"
 #include "tests/kernels/kernel_testing.h"
@@ -16,6 +16,8 @@ namespace {
 
 using testing::as_seen_by;
 using testing::Dot;
+using testing::Packed;
+using testing::product;
 using testing::random_floats;
 using testing::reference_dot;
 
@@ -176,15 +178,6 @@ class OnednnScope {
   OnednnScope& operator=(const OnednnScope&) = delete;
 };
 
-std::vector<float> product(const WeightView& w, const std::vector<float>& x, ParallelFor parallel) {
-  const int64_t n = static_cast<int64_t>(x.size()) / w.cols;
-  std::vector<float> y(static_cast<size_t>(n * w.rows));
-  Workspace scratch;
-  const MatmulPart part{w, nullptr, y.data()};
-  matmul({&part, 1}, x.data(), n, scratch, parallel);
-  return y;
-}
-
 TEST_CASE("a product that oneDNN takes over is float64's of the same rounded tokens") {
   if (skipped()) return;
   std::mt19937 rng(21);
@@ -198,13 +191,8 @@ TEST_CASE("a product that oneDNN takes over is float64's of the same rounded tok
       const std::vector<float> x = random_floats(rng, n * cols);
       INFO(ops->name << " [" << rows << ", " << cols << "], " << n << " tokens");
       std::vector<WeightView> views{w.view()};
-      std::vector<std::byte> bytes(static_cast<size_t>(w.view().bytes()) + 64);
-      if (can_pack(w.view())) {
-        for (int64_t r = 0; r < rows; r += kGroupRows) {
-          pack_group(w.view(), r, kGroupRows, 0, cols, bytes.data() + r * w.view().row_bytes());
-        }
-        views.push_back({DType::kBF16, rows, cols, bytes.data(), 0, Layout::kPacked});
-      }
+      std::optional<Packed> packed;
+      if (can_pack(w.view())) views.push_back(packed.emplace(w.view()).view());
       for (const WeightView& view : views) {
         const std::vector<float> own = product(view, x, serial_for);
         const OnednnScope scope(1);

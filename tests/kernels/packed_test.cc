@@ -18,38 +18,14 @@ using testing::all_isas;
 using testing::as_seen_by;
 using testing::IsaScope;
 using testing::kAllTypes;
+using testing::Packed;
+using testing::product;
 using testing::random_floats;
 using testing::RandomWeights;
 using testing::same_bits;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-// A packed copy that owns its bytes, off any alignment.
-class Packed {
- public:
-  explicit Packed(const WeightView& w) : bytes_(static_cast<size_t>(w.bytes()) + 1), view_(w) {
-    view_.data = bytes_.data() + 1;
-    view_.layout = Layout::kPacked;
-    for (int64_t r = 0; r < w.rows; r += kGroupRows) {
-      pack_group(w, r, kGroupRows, 0, w.cols, bytes_.data() + 1 + r * w.row_bytes());
-    }
-  }
-  const WeightView& view() const { return view_; }
-
- private:
-  std::vector<std::byte> bytes_;
-  WeightView view_;
-};
-
-std::vector<float> product(const WeightView& w, const std::vector<float>& x) {
-  const int64_t n = static_cast<int64_t>(x.size()) / w.cols;
-  std::vector<float> y(static_cast<size_t>(n * w.rows));
-  Workspace scratch;
-  const MatmulPart part{w, nullptr, y.data()};
-  matmul({&part, 1}, x.data(), n, scratch, serial_for);
-  return y;
-}
 
 TEST_CASE("packing takes no byte more, and every row comes back as it was") {
   std::mt19937 rng(51);
