@@ -206,12 +206,13 @@ void DenseLayers::attend(const KvLayer& cache) {
   const std::array touches{all(q_, c.q_width(), false),       all(k_, c.k_width(), false),
                            all(v_, c.v_width(), false),       Touch{cache.k, kv_bytes_k_, true},
                            Touch{cache.v, kv_bytes_v_, true}, all(attended_, out_width, true)};
-  const int64_t kv_read = (kv_bytes_k_ + kv_bytes_v_) / shape_.n_ctx * (first_pos_ + n_);
+  const KvShape shape = kv_shape(c, shape_);
+  const int64_t kv_read = shape.k_bytes(first_pos_ + n_) + shape.v_bytes(first_pos_ + n_);
   const int64_t flops = 2 * n_ * (first_pos_ + n_) * c.n_heads * (c.head_dim + c.v_head_dim);
   device_.launch(
       Stream::kCompute,
       {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
-         const KvView kv{kv_shape(c, shape_), scope.write(cache.k, kv_bytes_k_),
+         const KvView kv{shape, scope.write(cache.k, kv_bytes_k_),
                          scope.write(cache.v, kv_bytes_v_)};
          const NewTokens tokens{scope.read_as<float>(q_, n_ * c.q_width()),
                                 scope.read_as<float>(k_, n_ * c.k_width()),
