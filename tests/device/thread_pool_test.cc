@@ -280,7 +280,7 @@ TEST_CASE("a pool asked for fewer than one thread has the caller's") {
 }
 
 // Sanitizers reserve terabytes of addresses, so the limit cannot be set under them.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#ifndef TANDEM_SANITIZED
 TEST_CASE("threads that the system does not give are an error that says how many came") {
   const Death death = death_of([] {
     const rlimit addresses{256 << 20, 256 << 20};  // room for some stacks of 8 MiB
