@@ -138,7 +138,10 @@ int64_t x_bytes(XKind kind, int64_t cols) {
       bytes = cols + cols / 256 * 4 + cols / 32 * 2 + cols / 16 * 2;
       break;
   }
-  return (bytes + kLine - 1) / kLine * kLine;
+  const int64_t lines = (bytes + kLine - 1) / kLine;
+  // An odd number: rows that are a multiple of 4 KiB apart would all want the same few places of an
+  // L1 cache.
+  return (kind == XKind::kFloat ? lines : lines | 1) * kLine;
 }
 
 void pack_x(XKind kind, const float* x, int64_t cols, std::byte* to) {

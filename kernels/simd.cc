@@ -7,6 +7,8 @@
 
 #ifdef TANDEM_KERNELS_AVX2
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace tandem {
@@ -17,7 +19,20 @@ struct Cpu {
   bool avx2 = false;
   bool avx512 = false;
   bool avx512_bf16 = false;
+  bool amx = false;
 };
+
+// Linux lets a process use AMX's registers once it has asked: they make a thread's state 8 KiB
+// larger. Older kernels, and others that do not know how to keep them, say no.
+bool may_use_tiles() {
+#ifdef __linux__
+  constexpr int kRequest = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;     // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 Cpu look_at_cpu() {
   unsigned eax = 0;
@@ -34,6 +49,10 @@ Cpu look_at_cpu() {
   // Leaf 7.1, eax bit 5.
   cpu.avx512_bf16 =
       cpu.avx512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && ((eax >> 5) & 1U) != 0;
+  // Leaf 7.0, edx bits 22 (BF16), 24 (tiles) and 25 (INT8).
+  constexpr unsigned kTiles = 1U << 22 | 1U << 24 | 1U << 25;
+  cpu.amx = cpu.avx512_bf16 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
+            (edx & kTiles) == kTiles && may_use_tiles();
   return cpu;
 }
 
@@ -46,13 +65,22 @@ SimdOps on_top_of_avx2(SimdOps ops) {
   return ops;
 }
 
+SimdOps with_products_of(SimdOps ops, const SimdOps& products) {
+  ops.name = products.name;
+  ops.dot_packed = products.dot_packed;
+  ops.dot_tile = products.dot_tile;
+  return ops;
+}
+
 const SimdOps* find_x86(const char* name) {
   static const Cpu kCpu = look_at_cpu();
   static const SimdOps kAvx512 = on_top_of_avx2(kAvx512Ops);
   static const SimdOps kAvx512Bf16 = on_top_of_avx2(kAvx512Bf16Ops);
+  static const SimdOps kAmx = with_products_of(kAvx512Bf16, kAmxOps);
   if (std::strcmp(name, kAvx2Ops.name) == 0 && kCpu.avx2) return &kAvx2Ops;
   if (std::strcmp(name, kAvx512.name) == 0 && kCpu.avx512) return &kAvx512;
   if (std::strcmp(name, kAvx512Bf16.name) == 0 && kCpu.avx512_bf16) return &kAvx512Bf16;
+  if (std::strcmp(name, kAmx.name) == 0 && kCpu.amx) return &kAmx;
   return nullptr;
 }
 #endif
@@ -63,14 +91,14 @@ const SimdOps* choose() {
     const SimdOps* ops = find_simd(forced);
     if (ops == nullptr) {
       std::fprintf(stderr,
-                   "TANDEM_ISA: expected scalar, avx2, avx512 or avx512-bf16 (on a CPU that has "
-                   "it), got %s\n",
+                   "TANDEM_ISA: expected scalar, avx2, avx512, avx512-bf16 or avx512-amx (on a CPU "
+                   "that has it), got %s\n",
                    forced);
       std::abort();
     }
     return ops;
   }
-  for (const char* name : {"avx512-bf16", "avx512", "avx2"}) {
+  for (const char* name : {"avx512-amx", "avx512-bf16", "avx512", "avx2"}) {
     if (const SimdOps* ops = find_simd(name)) return ops;
   }
   return &kScalarOps;

@@ -68,13 +68,16 @@ struct SimdOps {
 };
 
 extern const SimdOps kScalarOps;
-// Defined on x86-64 only. Of the latter two, the first five are as in kAvx2Ops, and null.
+// Defined on x86-64 only. Of the AVX-512 ones, the first five are as in kAvx2Ops, and null; AMX has
+// its own products, and the rest is as in kAvx512Bf16Ops, and null.
 extern const SimdOps kAvx2Ops;
 extern const SimdOps kAvx512Ops;
 extern const SimdOps kAvx512Bf16Ops;
+extern const SimdOps kAmxOps;
 
 // The table in use, chosen once, at first use, for the whole process, the best that the CPU runs:
-//   "avx512-bf16"  the following and its BF16 extension (Zen 4, Cooper Lake, Sapphire Rapids)
+//   "avx512-amx"   the following and matrix units, for bf16 and int8 (Sapphire Rapids)
+//   "avx512-bf16"  the following and its BF16 extension (Zen 4, Cooper Lake)
 //   "avx512"       F, BW, DQ, VL and VNNI (Ice Lake)
 //   "avx2"         AVX2, FMA and F16C
 //   "scalar"       the reference: plain C++, activations not rounded

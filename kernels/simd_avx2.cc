@@ -12,6 +12,7 @@ struct Avx2Lanes {
   static constexpr int kTokens = 4;
   static constexpr int kFloatGroups = 1;
   static constexpr int kFloatTokens = 4;
+  static constexpr bool kWholeSums = false;
   using Int = __m256i;
   using Float = __m256;
 

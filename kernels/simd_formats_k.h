@@ -6,18 +6,54 @@
 namespace tandem {
 namespace {
 
-// Byte `byte` of each lane as a float, times d.
+// A block's sum of the products of its sub-blocks, each times its integer scale, times d: in
+// floats, from scales that d has been multiplied into; or (L::kWholeSums) in integers, and d comes
+// last.
+template <class L, bool kWhole = L::kWholeSums>
+struct BlockSum {
+  using Scale = typename L::Float;
+  using Sum = typename L::Float;
+  static Sum zero() { return L::zero_float(); }
+  static Scale scale(typename L::Int s, typename L::Float d) { return L::mul(L::to_float(s), d); }
+  static Sum add(Sum sum, typename L::Int part, Scale s) {
+    return L::fma(L::to_float(part), s, sum);
+  }
+  static typename L::Float finish(Sum sum, typename L::Float /*d*/) { return sum; }
+  // The same less 32 * excess * d.
+  static typename L::Float finish(Sum sum, typename L::Int excess, typename L::Float d) {
+    return L::fnma(L::to_float(excess), L::mul(d, L::set_float(32)), sum);
+  }
+};
 template <class L>
-[[gnu::always_inline]] inline typename L::Float byte_times(typename L::Int v, int byte,
-                                                           typename L::Float d) {
-  return L::mul(L::to_float(L::and_bits(L::shr(v, 8 * byte), 0xFF)), d);
+struct BlockSum<L, true> {
+  using Scale = typename L::Int;
+  using Sum = typename L::Int;
+  static Sum zero() { return L::zero(); }
+  static Scale scale(typename L::Int s, typename L::Float /*d*/) { return s; }
+  static Sum add(Sum sum, typename L::Int part, Scale s) {
+    return L::add(sum, L::mul_int(part, s));
+  }
+  static typename L::Float finish(Sum sum, typename L::Float d) {
+    return L::mul(L::to_float(sum), d);
+  }
+  static typename L::Float finish(Sum sum, typename L::Int excess, typename L::Float d) {
+    return finish(L::sub(sum, L::shl(excess, 5)), d);
+  }
+};
+
+// Byte `byte` of each lane as a scale, times d.
+template <class L>
+[[gnu::always_inline]] inline typename BlockSum<L>::Scale byte_scale(typename L::Int v, int byte,
+                                                                     typename L::Float d) {
+  return BlockSum<L>::scale(L::and_bits(L::shr(v, 8 * byte), 0xFF), d);
 }
 
 // The head of a Q4_K or Q5_K block: four lines, d | dmin << 16 and the 12 bytes of scales and
 // minimums (their packing is described at scale_min() in simd_scalar.cc), four bytes at a time.
 template <class L>
 struct HeadK {
-  typename L::Float scale[8];  // times d
+  typename BlockSum<L>::Scale scale[8];
+  typename L::Float d;
   typename L::Float dmin;
   typename L::Int mins[4];  // int16 pairs: minimums 0 2, 1 3, 4 6, 5 7
 
@@ -27,7 +63,7 @@ struct HeadK {
     const typename L::Int w0 = L::line(at + kLineBytes);
     const typename L::Int w1 = L::line(at + 2 * kLineBytes);
     const typename L::Int w2 = L::line(at + 3 * kLineBytes);
-    const typename L::Float d = L::half_of(ds);
+    d = L::half_of(ds);
     dmin = L::half_of(L::shr(ds, 16));
     const typename L::Int scale_low = L::and_bits(w0, 0x3F3F3F3F);
     const typename L::Int scale_high =
@@ -36,8 +72,8 @@ struct HeadK {
     const typename L::Int min_high =
         L::or_bits(L::and_bits(L::shr(w2, 4), 0x0F0F0F0F), L::and_bits(L::shr(w1, 2), 0x30303030));
     unrolled<4>([&](auto i) __attribute__((always_inline)) {
-      scale[i] = byte_times<L>(scale_low, i, d);
-      scale[4 + i] = byte_times<L>(scale_high, i, d);
+      scale[i] = byte_scale<L>(scale_low, i, d);
+      scale[4 + i] = byte_scale<L>(scale_high, i, d);
     });
     mins[0] = L::and_bits(min_low, 0x00FF00FF);
     mins[1] = L::and_bits(L::shr(min_low, 8), 0x00FF00FF);
@@ -46,20 +82,21 @@ struct HeadK {
   }
 
   // x's scale * (sum - dmin * minimums . x's sums) + acc
-  [[gnu::always_inline]] typename L::Float finish(const XBlock& x, typename L::Float sum,
+  [[gnu::always_inline]] typename L::Float finish(const XBlock& x, typename BlockSum<L>::Sum sum,
                                                   typename L::Float acc) const {
     typename L::Int least = L::zero();
     unrolled<4>([&](auto i) __attribute__((always_inline)) {
       least = L::dot_i16(least, mins[i], L::bcast(x.sums + 4 * i));
     });
-    const typename L::Float whole = L::fnma(L::to_float(least), dmin, sum);
+    const typename L::Float whole = L::fnma(L::to_float(least), dmin, BlockSum<L>::finish(sum, d));
     return L::fma(whole, L::bcast_float(x.d), acc);
   }
 };
 
 template <class L, int G, int T>
-[[gnu::always_inline]] inline void clear(typename L::Float (&sum)[G][T]) {
-  each<G, T>([&](auto g, auto t) __attribute__((always_inline)) { sum[g][t] = L::zero_float(); });
+[[gnu::always_inline]] inline void clear(typename BlockSum<L>::Sum (&sum)[G][T]) {
+  each<G, T>([&](auto g, auto t)
+                 __attribute__((always_inline)) { sum[g][t] = BlockSum<L>::zero(); });
 }
 
 // sum[g][t] += scale(g) * (kLines lines of weights, four columns each, unpack(g, k)) . x[t].q[col
@@ -68,7 +105,7 @@ template <class L, int G, int T>
 template <class L, int kLines, int G, int T, class Scale, class Unpack, class Ahead>
 [[gnu::always_inline]] inline void add_sub_block(const Scale& scale, const XBlock* x, int col,
                                                  const Unpack& unpack, const Ahead& ahead,
-                                                 typename L::Float (&sum)[G][T]) {
+                                                 typename BlockSum<L>::Sum (&sum)[G][T]) {
   typename L::Int part[G][T];
   each<G, T>([&](auto g, auto t) __attribute__((always_inline)) { part[g][t] = L::zero(); });
   unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
@@ -81,7 +118,7 @@ template <class L, int kLines, int G, int T, class Scale, class Unpack, class Ah
     add_line<L>(x, col + k * 4, w, dot, part);
   });
   each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
-    sum[g][t] = L::fma(L::to_float(part[g][t]), scale(g), sum[g][t]);
+    sum[g][t] = BlockSum<L>::add(sum[g][t], part[g][t], scale(g));
   });
 }
 
@@ -97,7 +134,7 @@ struct PackedQ4K {
     unrolled<G>([&](auto g) __attribute__((always_inline)) {
       head[g].read(block.at + g * block.stride, lane);
     });
-    typename L::Float sum[G][T];
+    typename BlockSum<L>::Sum sum[G][T];
     clear<L>(sum);
     const uint8_t* q = block.at + 4 * kLineBytes + lane * 4;
     for (int p = 0; p < 4; ++p, q += 8 * kLineBytes) {
@@ -110,8 +147,7 @@ struct PackedQ4K {
           return head[g].scale[2 * p + half];
         };
         const auto unpack = [&](int g, int k) __attribute__((always_inline)) {
-          const typename L::Int line = L::line(q + g * block.stride + k * kLineBytes);
-          return L::and_bits(half == 0 ? line : L::shr(line, 4), 0x0F0F0F0F);
+          return nibble_line(q + g * block.stride + k * kLineBytes, half);
         };
         const auto ahead = [&](int k) __attribute__((always_inline)) {
           block.fetch_part<G, kBytes, 8>(2 * p + half, k);
@@ -124,14 +160,25 @@ struct PackedQ4K {
     });
   }
 
+  // Line k of sub-block s: four columns of each row.
+  [[gnu::always_inline]] static typename L::Int weights(const uint8_t* block, int lane, int s,
+                                                        int k) {
+    return nibble_line(block + (4 + s / 2 * 8 + k) * kLineBytes + lane * 4, s % 2);
+  }
+
  private:
   static constexpr int kFewSums = 4;
+
+  [[gnu::always_inline]] static typename L::Int nibble_line(const uint8_t* at, int half) {
+    const typename L::Int line = L::line(at);
+    return L::and_bits(half == 0 ? line : L::shr(line, 4), 0x0F0F0F0F);
+  }
 
   // Both sub-blocks of a pair at once: each line is loaded once, for twice as many sums.
   template <int G, int T>
   [[gnu::always_inline]] static void add_pair(const Block& block, const uint8_t* q, int pair,
                                               const HeadK<L> (&head)[G], const XBlock* x,
-                                              typename L::Float (&sum)[G][T]) {
+                                              typename BlockSum<L>::Sum (&sum)[G][T]) {
     typename L::Int low[G][T];
     typename L::Int high[G][T];
     each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
@@ -155,8 +202,8 @@ struct PackedQ4K {
       add_line<L>(x, pair * 64 + 32 + k * 4, w_high, dot, high);
     });
     each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
-      sum[g][t] = L::fma(L::to_float(low[g][t]), head[g].scale[2 * pair], sum[g][t]);
-      sum[g][t] = L::fma(L::to_float(high[g][t]), head[g].scale[2 * pair + 1], sum[g][t]);
+      sum[g][t] = BlockSum<L>::add(sum[g][t], low[g][t], head[g].scale[2 * pair]);
+      sum[g][t] = BlockSum<L>::add(sum[g][t], high[g][t], head[g].scale[2 * pair + 1]);
     });
   }
 };
@@ -173,17 +220,12 @@ struct PackedQ5K {
     unrolled<G>([&](auto g) __attribute__((always_inline)) {
       head[g].read(block.at + g * block.stride, lane);
     });
-    typename L::Float sum[G][T];
+    typename BlockSum<L>::Sum sum[G][T];
     clear<L>(sum);
-    const uint8_t* bits = block.at + 4 * kLineBytes + lane * 4;
-    const uint8_t* q = bits + 8 * kLineBytes;
     for (int s = 0; s < 8; ++s) {
       const auto scale = [&](int g) __attribute__((always_inline)) { return head[g].scale[s]; };
       const auto unpack = [&](int g, int k) __attribute__((always_inline)) {
-        const int64_t at = g * block.stride + k * kLineBytes;
-        const typename L::Int line = L::line(q + s / 2 * 8 * kLineBytes + at);
-        const typename L::Int bit = L::and_bits(L::shr(L::line(bits + at), s), 0x01010101);
-        return L::or_bits(L::and_bits(L::shr(line, s % 2 * 4), 0x0F0F0F0F), L::shl(bit, 4));
+        return weights(block.at + g * block.stride, lane, s, k);
       };
       const auto ahead = [&](int k) __attribute__((always_inline)) {
         block.fetch_part<G, kBytes, 8>(s, k);
@@ -194,14 +236,22 @@ struct PackedQ5K {
       acc[g][t] = head[g].finish(x[t], sum[g][t], acc[g][t]);
     });
   }
+
+  [[gnu::always_inline]] static typename L::Int weights(const uint8_t* block, int lane, int s,
+                                                        int k) {
+    const uint8_t* bits = block + (4 + k) * kLineBytes + lane * 4;
+    const typename L::Int line = L::line(bits + (8 + s / 2 * 8) * kLineBytes);
+    const typename L::Int bit = L::and_bits(L::shr(L::line(bits), s), 0x01010101);
+    return L::or_bits(L::and_bits(L::shr(line, s % 2 * 4), 0x0F0F0F0F), L::shl(bit, 4));
+  }
 };
 
 // The tail of a Q6_K block: four lines of signed scales, and 16 f16 scales behind them.
 template <class L>
 struct TailQ6K {
   typename L::Float d;
-  typename L::Float scale[16];  // times d
-  typename L::Int pairs[8];     // int16 pairs of scales 0 2, 1 3, 4 6 …
+  typename BlockSum<L>::Scale scale[16];
+  typename L::Int pairs[8];  // int16 pairs of scales 0 2, 1 3, 4 6 …
 
   [[gnu::always_inline]] void read(const uint8_t* b, int lane) {
     d = L::halves(b + 4 * kLineBytes + lane * 2);
@@ -210,20 +260,19 @@ struct TailQ6K {
       pairs[2 * j] = L::even_bytes_s16(word);
       pairs[2 * j + 1] = L::odd_bytes_s16(word);
       unrolled<4>([&](auto i) __attribute__((always_inline)) {
-        scale[4 * j + i] = L::mul(L::to_float(L::sar(L::shl(word, 24 - 8 * i), 24)), d);
+        scale[4 * j + i] = BlockSum<L>::scale(L::sar(L::shl(word, 24 - 8 * i), 24), d);
       });
     });
   }
 
   // x's scale * (sum - 32 d * scales . x's sums) + acc: weights stand 32 too high.
-  [[gnu::always_inline]] typename L::Float finish(const XBlock& x, typename L::Float sum,
+  [[gnu::always_inline]] typename L::Float finish(const XBlock& x, typename BlockSum<L>::Sum sum,
                                                   typename L::Float acc) const {
     typename L::Int excess = L::zero();
     unrolled<8>([&](auto j) __attribute__((always_inline)) {
       excess = L::dot_i16(excess, pairs[j], L::bcast(x.fine + 4 * j));
     });
-    const typename L::Float whole = L::fnma(L::to_float(excess), L::mul(d, L::set_float(32)), sum);
-    return L::fma(whole, L::bcast_float(x.d), acc);
+    return L::fma(BlockSum<L>::finish(sum, excess, d), L::bcast_float(x.d), acc);
   }
 };
 
@@ -239,24 +288,15 @@ struct PackedQ6K {
     unrolled<G>([&](auto g) __attribute__((always_inline)) {
       tail[g].read(block.at + g * block.stride + 48 * kLineBytes, lane);
     });
-    typename L::Float sum[G][T];
+    typename BlockSum<L>::Sum sum[G][T];
     clear<L>(sum);
-    const uint8_t* low = block.at + lane * 4;
-    const uint8_t* high = low + 32 * kLineBytes;
     for (int s = 0; s < 8; ++s) {  // 32 columns each, two scales
-      const uint8_t* ql = low + (s / 4 * 16 + s % 2 * 8) * kLineBytes;
-      const uint8_t* qh = high + s / 4 * 8 * kLineBytes;
-      const int low_shift = s % 4 / 2 * 4;
-      const int high_shift = s % 4 * 2;
       unrolled<2>([&](auto u) __attribute__((always_inline)) {
         const auto scale = [&](int g) __attribute__((always_inline)) {
           return tail[g].scale[2 * s + u];
         };
         const auto unpack = [&](int g, int k) __attribute__((always_inline)) {
-          const int64_t at = g * block.stride + (4 * u + k) * kLineBytes;
-          const typename L::Int four = L::and_bits(L::shr(L::line(ql + at), low_shift), 0x0F0F0F0F);
-          const typename L::Int two = L::and_bits(L::shr(L::line(qh + at), high_shift), 0x03030303);
-          return L::or_bits(four, L::shl(two, 4));
+          return weights(block.at + g * block.stride, lane, s, 4 * u + k);
         };
         const auto ahead = [&](int k) __attribute__((always_inline)) {
           block.fetch_part<G, kBytes, 16, kAhead + kBytes>(2 * s + u, k);
@@ -267,6 +307,16 @@ struct PackedQ6K {
     each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
       acc[g][t] = tail[g].finish(x[t], sum[g][t], acc[g][t]);
     });
+  }
+
+  // 32 too high; sub-blocks of 32 columns, the first four lines of which have the first scale.
+  [[gnu::always_inline]] static typename L::Int weights(const uint8_t* block, int lane, int s,
+                                                        int k) {
+    const uint8_t* low = block + (s / 4 * 16 + s % 2 * 8 + k) * kLineBytes + lane * 4;
+    const uint8_t* high = block + (32 + s / 4 * 8 + k) * kLineBytes + lane * 4;
+    const typename L::Int four = L::and_bits(L::shr(L::line(low), s % 4 / 2 * 4), 0x0F0F0F0F);
+    const typename L::Int two = L::and_bits(L::shr(L::line(high), s % 4 * 2), 0x03030303);
+    return L::or_bits(four, L::shl(two, 4));
   }
 };
 

@@ -19,6 +19,8 @@
 //   half_of(v)              the low word as f16; halves(p): kLanes f16
 //   to_float, as_float      of int32; the bits
 //   mul, fma, fnma          fma(a, b, c): a b + c; fnma(a, b, c): c - a b
+// and kWholeSums, whether K-quants are summed in integers (simd_formats_k.h), for which
+//   add, sub, mul_int       of int32
 #pragma once
 
 #include <cstdint>

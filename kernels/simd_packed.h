@@ -19,6 +19,13 @@ struct PackedArgs {
   const std::byte* const* x;
   float* out;
   int64_t out_stride;
+
+  // Group g alone, from column `col` on; what is read after it are the same columns of the next.
+  Block block_of(int64_t g, int64_t col, int block_cols, int block_bytes) const {
+    const uint8_t* first = group + g * group_stride;
+    const uint8_t* end = first + (n_cols + block_cols - 1) / block_cols * block_bytes;
+    return {first + col / block_cols * block_bytes, 0, end, next + g * group_stride - end, true};
+  }
 };
 
 // The blocks of Format from `block` on, as many as there are in n columns; returns those done.

@@ -26,7 +26,7 @@ inline const std::vector<DType> kAllTypes = {DType::kF32,  DType::kF16,  DType::
 // The instruction sets that this machine can run.
 inline std::vector<const SimdOps*> all_isas() {
   std::vector<const SimdOps*> out;
-  for (const char* name : {"scalar", "avx2", "avx512", "avx512-bf16"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "avx512-bf16", "avx512-amx"}) {
     if (const SimdOps* ops = find_simd(name)) out.push_back(ops);
   }
   return out;

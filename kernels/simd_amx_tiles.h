@@ -1,0 +1,152 @@
+// What products in tiles are made of: the instructions, and tokens as tiles take them.
+//
+// The instructions are those of AMX (Intel's Architecture Instruction Set Extensions Programming
+// Reference, chapter 3), as functions of constant tile numbers. Not the compiler's intrinsics:
+// those of GCC 12 do not say which memory they read, so that stores before them can be dropped.
+// Internal linkage, as simd_lanes.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/simd_lanes.h"
+
+namespace tandem {
+namespace {
+
+constexpr int kTileRows = 16;
+constexpr int kTileRowBytes = 64;
+constexpr int kTileBytes = kTileRows * kTileRowBytes;
+
+// What products here use of the eight tiles: 0 to 3 are sums, [tokens, 16] int32 or f32; 4 and 5
+// tokens, `x_bytes` of each; 6 and 7 weights, x_bytes / 4 lines of 64 bytes.
+struct TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+
+  TileConfig(int64_t tokens, int x_bytes) {
+    for (int i = 0; i < 8; ++i) {
+      row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? x_bytes : kTileRowBytes);
+      rows[i] = static_cast<uint8_t>(i < 6 ? tokens : x_bytes / 4);
+    }
+  }
+};
+
+// Tiles are configured and zero while one lives, and cost a thread's switches nothing afterwards.
+class TileScope {
+ public:
+  TileScope(int64_t tokens, int x_bytes) {
+    const TileConfig config(tokens, x_bytes);
+    __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
+  }
+  ~TileScope() { __asm__ volatile("tilerelease" : : : "memory"); }
+  TileScope(const TileScope&) = delete;
+  TileScope& operator=(const TileScope&) = delete;
+};
+
+template <int kTile>
+[[gnu::always_inline]] inline void tile_zero() {
+  __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
+}
+// Rows `stride` bytes apart, from kOffset bytes behind `from` on.
+template <int kTile, int kOffset = 0>
+[[gnu::always_inline]] inline void tile_load(const void* from, int64_t stride) {
+  __asm__ volatile("tileloadd %c3(%0,%1,1), %%tmm%c2"
+                   :
+                   : "r"(from), "r"(stride), "i"(kTile), "i"(kOffset)
+                   : "memory");
+}
+template <int kTile, int kOffset = 0>
+[[gnu::always_inline]] inline void tile_store(void* to, int64_t stride) {
+  __asm__ volatile("tilestored %%tmm%c2, %c3(%0,%1,1)"
+                   :
+                   : "r"(to), "r"(stride), "i"(kTile), "i"(kOffset)
+                   : "memory");
+}
+// Sums += tokens . weights: of signed bytes; with unsigned weights; of bf16.
+template <int kSum, int kX, int kW>
+[[gnu::always_inline]] inline void tile_dot_s8() {
+  __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
+}
+template <int kSum, int kX, int kW>
+[[gnu::always_inline]] inline void tile_dot_u8() {
+  __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
+}
+template <int kSum, int kX, int kW>
+[[gnu::always_inline]] inline void tile_dot_bf16() {
+  __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
+}
+
+constexpr int64_t kMostTileTokens = 128;  // of a call
+
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Some bytes of the rows of n tokens, as tiles with the same number of rows; the last tile begins
+// so early that it is full, too, and repeats tokens of the one before.
+class TokenRows {
+ public:
+  TokenRows(const std::byte* const* x, int64_t n) : x_(x), n_(n) {
+    tiles_ = (n + kTileRows - 1) / kTileRows;
+    rows_ = (n + tiles_ - 1) / tiles_;
+    evenly_ = true;
+    for (int64_t t = 1; t < n; ++t) evenly_ = evenly_ && x[t] - x[t - 1] == x[1] - x[0];
+  }
+  int64_t n() const { return n_; }
+  int64_t tiles() const { return tiles_; }
+  int64_t rows() const { return rows_; }
+  int64_t first(int64_t tile) const { return min_of(tile * rows_, n_ - rows_); }
+  const uint8_t* at(int64_t tile, int64_t byte) const {
+    return base_ + first(tile) * stride_ + byte;
+  }
+  int64_t stride() const { return stride_; }
+
+  // Bytes [first, first + n_bytes) of each row from here on: where they are, if rows are evenly
+  // spaced and whole tile rows are asked for, or copied to `room`, kBytes a token, and followed by
+  // zeros up to a whole tile row. n_bytes <= kBytes.
+  template <int kBytes>
+  void look_at(int64_t first, int64_t n_bytes, uint8_t* room) {
+    const bool whole = n_bytes % kTileRowBytes == 0;
+    if (evenly_ && whole) {
+      base_ = reinterpret_cast<const uint8_t*>(x_[0]) + first;
+      stride_ = n_ > 1 ? x_[1] - x_[0] : kBytes;
+      return;
+    }
+    base_ = room;
+    stride_ = kBytes;
+    const std::byte* const* const end = x_ + n_;
+    for (const std::byte* const* x = x_; x != end; ++x, room += kBytes) {
+      const std::byte* from = *x + first;
+      if (n_bytes == kBytes) {
+        unrolled<kBytes / kTileRowBytes>([&](auto i) __attribute__((always_inline)) {
+          _mm512_store_si512(room + i * kTileRowBytes,
+                             _mm512_loadu_si512(from + i * kTileRowBytes));
+        });
+        continue;
+      }
+      int64_t i = 0;
+      for (; i + kTileRowBytes <= n_bytes; i += kTileRowBytes) {
+        _mm512_store_si512(room + i, _mm512_loadu_si512(from + i));
+      }
+      if (i == n_bytes) continue;
+      const __mmask64 some = (__mmask64{1} << (n_bytes - i)) - 1;
+      _mm512_store_si512(room + i, _mm512_maskz_loadu_epi8(some, from + i));
+    }
+  }
+
+ private:
+  const std::byte* const* x_;
+  int64_t n_;
+  int64_t tiles_;
+  int64_t rows_;
+  bool evenly_;
+  const uint8_t* base_ = nullptr;
+  int64_t stride_ = 0;
+};
+
+}  // namespace
+}  // namespace tandem
