@@ -10,7 +10,8 @@ namespace {
 
 // From so many tokens on, tiles beat vectors. BF16 is always done in tiles, because a vector adds
 // in another order.
-constexpr int64_t kFromTokens = 8;
+constexpr int64_t kFromTokensK = 8;
+constexpr int64_t kFromTokensQ8 = 12;
 
 constexpr int kGroups = 4;
 
@@ -49,14 +50,14 @@ void dot_k_quants_packed(DType /*type*/, const std::byte* group, int64_t n_group
 
 template <class Format>
 void dot_k(DType type, const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
-  if (n_tokens >= kFromTokens) return dot_k_in_tiles<Format>(a, n_groups, n_tokens);
+  if (n_tokens >= kFromTokensK) return dot_k_in_tiles<Format>(a, n_groups, n_tokens);
   dot_in_vectors(dot_k_quants_packed<Format>, tile_on<AmxLanes>(XKind::kQ8K), type, a, n_groups,
                  n_tokens);
 }
 
 template <class Weights, int kOffset>
 void dot_32(DType type, const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
-  if (n_tokens >= kFromTokens) return dot_q8_in_tiles<Weights, kOffset>(a, n_groups, n_tokens);
+  if (n_tokens >= kFromTokensQ8) return dot_q8_in_tiles<Weights, kOffset>(a, n_groups, n_tokens);
   dot_in_vectors(kAvx512Bf16Ops.dot_packed, kAvx512Bf16Ops.dot_tile(XKind::kQ8), type, a, n_groups,
                  n_tokens);
 }

@@ -22,6 +22,8 @@ struct StepsOfGroups {
 template <bool kTwoGroups, bool kTwoTiles>
 [[gnu::always_inline]] inline void dot_steps(const TokenRows& tokens, int64_t tile, int steps,
                                              const StepsOfGroups& w) {
+  const TokenRows::Tile x0 = tokens.tile(tile);
+  const TokenRows::Tile x1 = kTwoTiles ? tokens.tile(tile + 1) : x0;
   for (int k = 0; k < steps; ++k) {
     if (tile == 0) {
       unrolled<kTileRows>([&](auto line) __attribute__((always_inline)) {
@@ -29,11 +31,11 @@ template <bool kTwoGroups, bool kTwoTiles>
         if constexpr (kTwoGroups) w.block[1].fetch_ahead<1, kAhead, true>(k * kTileRows + line);
       });
     }
-    tile_load<4>(tokens.at(tile, k * kTileRowBytes), tokens.stride());
+    tile_load<4>(x0.at + k * x0.step, x0.stride);
     tile_load<6>(w.lines[0][k], kLineBytes);
     tile_dot_bf16<0, 4, 6>();
     if constexpr (kTwoTiles) {
-      tile_load<5>(tokens.at(tile + 1, k * kTileRowBytes), tokens.stride());
+      tile_load<5>(x1.at + k * x1.step, x1.stride);
       tile_dot_bf16<1, 5, 6>();
     }
     if constexpr (kTwoGroups) {

@@ -155,29 +155,27 @@ struct TilesK<PackedQ6K<AmxLanes>> {
 
 // Where the tokens of two tiles are, and the tiles of their own sums, 64 bytes a token.
 struct TwoTiles {
-  const uint8_t* x[2];
-  int64_t x_stride;
+  TokenRows::Tile x[2];
   const uint8_t* x_sums[2];
 };
 
 // Two tiles of tokens (or one) by a block. Not inlined: it needs the registers for addresses.
 template <class Tiles, bool kTwo>
 [[gnu::noinline]] void dot_planes(const TwoTiles& tokens, const Planes& planes, PlaneSums* to) {
-  const uint8_t* const x0 = tokens.x[0];
-  const uint8_t* const x1 = tokens.x[1];
-  const int64_t stride = tokens.x_stride;
+  const TokenRows::Tile x0 = tokens.x[0];
+  const TokenRows::Tile x1 = tokens.x[1];
   tile_zero<0>();
   tile_zero<1>();
   tile_zero<2>();
   tile_zero<3>();
   unrolled<kPlaneTiles>([&](auto k) __attribute__((always_inline)) {
-    tile_load<4, k * kTileRowBytes>(x0, stride);
+    tile_load<4>(x0.at + k * x0.step, x0.stride);
     tile_load<6, k * kTileBytes>(planes.low, kTileRowBytes);
     tile_dot_u8<0, 4, 6>();
     tile_load<7, k * kTileBytes>(planes.high, kTileRowBytes);
     Tiles::template dot_high<1, 4>();
     if constexpr (kTwo) {
-      tile_load<5, k * kTileRowBytes>(x1, stride);
+      tile_load<5>(x1.at + k * x1.step, x1.stride);
       tile_dot_u8<2, 5, 6>();
       Tiles::template dot_high<3, 5>();
     }
@@ -262,8 +260,7 @@ void dot_k_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
       for (int64_t tile = 0; tile < tokens.tiles(); tile += 2) {
         const bool two = tile + 1 < tokens.tiles();
         const int64_t second = two ? tile + 1 : tile;
-        const TwoTiles at = {{tokens.at(tile, 0), tokens.at(second, 0)},
-                             tokens.stride(),
+        const TwoTiles at = {{tokens.tile(tile), tokens.tile(second)},
                              {x_sums + tokens.first(tile) * kTileRowBytes,
                               x_sums + tokens.first(second) * kTileRowBytes}};
         if (two) {

@@ -26,10 +26,10 @@ struct BlockSums {
 };
 
 // A tile is stored while the next block's is computed.
-[[gnu::noinline]] void dot_blocks_of_tile(const uint8_t* x, int64_t x_stride, const Blocks& w,
-                                          int64_t blocks, BlockSums* to) {
+[[gnu::noinline]] void dot_blocks_of_tile(const TokenRows::Tile& x, const Blocks& w, int64_t blocks,
+                                          BlockSums* to) {
   const auto dot = [&](int64_t b, auto tile) __attribute__((always_inline)) {
-    tile_load<4>(x + b * kBlockCols, x_stride);
+    tile_load<4>(x.at + b / 2 * x.step + b % 2 * kBlockCols, x.stride);
     tile_load<6>(w.weights + b * kBlockBytes, kLineBytes);
     tile_zero<tile>();
     tile_dot_s8<tile, 4, 6>();
@@ -101,7 +101,7 @@ void dot_q8_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
       }
       for (int64_t tile = 0; tile < tokens.tiles(); ++tile) {
         const int64_t first = tile * tokens.rows();
-        dot_blocks_of_tile(tokens.at(tile, 0), tokens.stride(), w, blocks, &sums);
+        dot_blocks_of_tile(tokens.tile(tile), w, blocks, &sums);
         add_blocks(sums, first - tokens.first(tile), w, blocks, a.x + first, d_at,
                    min_of(tokens.rows(), n_tokens - first), a.out + first * a.out_stride + g * 16,
                    a.out_stride);

@@ -96,56 +96,63 @@ class TokenRows {
     evenly_ = true;
     for (int64_t t = 1; t < n; ++t) evenly_ = evenly_ && x[t] - x[t - 1] == x[1] - x[0];
   }
-  int64_t n() const { return n_; }
   int64_t tiles() const { return tiles_; }
   int64_t rows() const { return rows_; }
   int64_t first(int64_t tile) const { return min_of(tile * rows_, n_ - rows_); }
-  const uint8_t* at(int64_t tile, int64_t byte) const {
-    return base_ + first(tile) * stride_ + byte;
-  }
-  int64_t stride() const { return stride_; }
 
-  // Bytes [first, first + n_bytes) of each row from here on: where they are, if rows are evenly
-  // spaced and whole tile rows are asked for, or copied to `room`, kBytes a token, and followed by
-  // zeros up to a whole tile row. n_bytes <= kBytes.
+  // Where 64 bytes of each row of a tile are, `stride` apart, and where the next 64 are.
+  struct Tile {
+    const uint8_t* at;
+    int64_t stride;
+    int64_t step;
+  };
+  Tile tile(int64_t i) const {
+    if (room_ != nullptr) return {room_ + i * room_tile_, kTileRowBytes, kTileBytes};
+    return {reinterpret_cast<const uint8_t*>(x_[first(i)]) + first_byte_,
+            n_ > 1 ? x_[1] - x_[0] : kTileRowBytes, kTileRowBytes};
+  }
+
+  // From here on, bytes [first, first + n_bytes) of each row: where they are, if rows are evenly
+  // spaced and whole tile rows are asked for, or copied to `room`, room for kBytes a token in whole
+  // tiles, and followed by zeros up to a whole tile row. n_bytes <= kBytes.
   template <int kBytes>
-  void look_at(int64_t first, int64_t n_bytes, uint8_t* room) {
-    const bool whole = n_bytes % kTileRowBytes == 0;
-    if (evenly_ && whole) {
-      base_ = reinterpret_cast<const uint8_t*>(x_[0]) + first;
-      stride_ = n_ > 1 ? x_[1] - x_[0] : kBytes;
-      return;
-    }
-    base_ = room;
-    stride_ = kBytes;
-    const std::byte* const* const end = x_ + n_;
-    for (const std::byte* const* x = x_; x != end; ++x, room += kBytes) {
-      const std::byte* from = *x + first;
-      if (n_bytes == kBytes) {
-        unrolled<kBytes / kTileRowBytes>([&](auto i) __attribute__((always_inline)) {
-          _mm512_store_si512(room + i * kTileRowBytes,
-                             _mm512_loadu_si512(from + i * kTileRowBytes));
-        });
-        continue;
+  void look_at(int64_t first_byte, int64_t n_bytes, uint8_t* room) {
+    first_byte_ = first_byte;
+    room_ = evenly_ && n_bytes % kTileRowBytes == 0 ? nullptr : room;
+    room_tile_ = kTileRows * kBytes;
+    if (room_ == nullptr) return;
+    for (int64_t i = 0; i < tiles_; ++i, room += kTileRows * kBytes) {
+      const std::byte* const* const x = x_ + first(i);
+      for (int64_t r = 0; r < rows_; ++r) {
+        copy_row<kBytes>(x[r] + first_byte, n_bytes, room + r * kTileRowBytes);
       }
-      int64_t i = 0;
-      for (; i + kTileRowBytes <= n_bytes; i += kTileRowBytes) {
-        _mm512_store_si512(room + i, _mm512_loadu_si512(from + i));
-      }
-      if (i == n_bytes) continue;
-      const __mmask64 some = (__mmask64{1} << (n_bytes - i)) - 1;
-      _mm512_store_si512(room + i, _mm512_maskz_loadu_epi8(some, from + i));
     }
   }
 
  private:
+  template <int kBytes>
+  static void copy_row(const std::byte* from, int64_t n_bytes, uint8_t* to) {
+    if (n_bytes == kBytes) {
+      unrolled<kBytes / kTileRowBytes>([&](auto i) __attribute__((always_inline)) {
+        _mm512_store_si512(to + i * kTileBytes, _mm512_loadu_si512(from + i * kTileRowBytes));
+      });
+      return;
+    }
+    for (int64_t i = 0; i < n_bytes; i += kTileRowBytes, to += kTileBytes) {
+      const int64_t left = n_bytes - i;
+      const __mmask64 some = left >= kTileRowBytes ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
+      _mm512_store_si512(to, _mm512_maskz_loadu_epi8(some, from + i));
+    }
+  }
+
   const std::byte* const* x_;
   int64_t n_;
   int64_t tiles_;
   int64_t rows_;
   bool evenly_;
-  const uint8_t* base_ = nullptr;
-  int64_t stride_ = 0;
+  int64_t first_byte_ = 0;
+  const uint8_t* room_ = nullptr;
+  int64_t room_tile_ = 0;
 };
 
 }  // namespace
