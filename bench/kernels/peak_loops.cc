@@ -41,9 +41,38 @@ TANDEM_PEAK_LOOP(bf16_zmm, TANDEM_BF16_ZMM)
 TANDEM_PEAK_LOOP(int8_zmm, TANDEM_INT8_ZMM)
 TANDEM_PEAK_LOOP(int8_ymm, TANDEM_INT8_YMM)
 
+// Four sums of 16 tokens by 16 rows; in tiles of zeros, as the registers above.
+#define TANDEM_PEAK_TILES(name, instruction)                                                    \
+  void name(int64_t turns) {                                                                    \
+    const TileConfig config;                                                                    \
+    asm volatile("ldtilecfg %1\n\t1:\n\t" instruction " %%tmm6, %%tmm4, %%tmm0\n\t" instruction \
+                 " %%tmm6, %%tmm5, %%tmm1\n\t" instruction                                      \
+                 " %%tmm7, %%tmm4, %%tmm2\n\t" instruction                                      \
+                 " %%tmm7, %%tmm5, %%tmm3\n\tdec %0\n\tjnz 1b\n\ttilerelease"                   \
+                 : "+r"(turns)                                                                  \
+                 : "m"(config)                                                                  \
+                 : "cc");                                                                       \
+  }
+
+struct TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+TANDEM_PEAK_TILES(int8_tiles, "tdpbssd")
+TANDEM_PEAK_TILES(bf16_tiles, "tdpbf16ps")
+
 }  // namespace
 
 PeakLoop peak_loop(Peak peak) {
+  constexpr int kTileProducts = 4 * 16 * 16 * 64;  // of int8 in a turn
+  if (find_simd("avx512-amx") != nullptr) {
+    if (peak == Peak::kInt8) return {"tdpbssd, tiles", int8_tiles, 2 * kTileProducts};
+    if (peak == Peak::kBf16) return {"tdpbf16ps, tiles", bf16_tiles, kTileProducts};
+  }
   const bool avx512 = find_simd("avx512") != nullptr;
   const bool bf16 = find_simd("avx512-bf16") != nullptr;
   if (find_simd("avx2") == nullptr) return {"unknown", nullptr, 0};
