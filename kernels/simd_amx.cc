@@ -8,8 +8,7 @@
 namespace tandem {
 namespace {
 
-// From so many tokens on, tiles beat vectors. BF16 is always done in tiles, because a vector adds
-// in another order.
+// From so many tokens on, tiles beat vectors.
 constexpr int64_t kFromTokensK = 8;
 constexpr int64_t kFromTokensQ8 = 12;
 
@@ -80,7 +79,7 @@ void dot_packed_amx(DType type, const std::byte* group, int64_t n_groups, int64_
       return dot_in_vectors(kAvx512Bf16Ops.dot_packed, kAvx512Bf16Ops.dot_tile(XKind::kFloat), type,
                             a, n_groups, n_tokens);
     case DType::kBF16:
-      return dot_bf16_in_tiles(a, n_groups, n_tokens);
+      return dot_bf16(a, n_groups, n_tokens);
     case DType::kQ4_0:
       return dot_32<WeightsQ40<Avx512Lanes>, 8>(type, a, n_groups, n_tokens);
     case DType::kQ5_0:

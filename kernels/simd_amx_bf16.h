@@ -1,5 +1,5 @@
-// BF16 in tiles (AMX): packed lines are what the matrix unit reads. Internal linkage, as
-// simd_lanes.h.
+// BF16 in tiles (AMX): packed lines are what the matrix unit reads. With few tokens, where reading
+// takes the time, vectors do what it does. Internal linkage, as simd_lanes.h.
 #pragma once
 
 #include "kernels/simd_amx_tiles.h"
@@ -124,6 +124,76 @@ void dot_bf16_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) 
       }
     }
   }
+}
+
+// Denormals are zeros while one lives, as they are in tiles.
+class NoDenormals {
+ public:
+  NoDenormals() { _mm_setcsr(before_ | 0x8040); }
+  ~NoDenormals() { _mm_setcsr(before_); }
+  NoDenormals(const NoDenormals&) = delete;
+  NoDenormals& operator=(const NoDenormals&) = delete;
+
+ private:
+  unsigned before_ = _mm_getcsr();
+};
+
+// What tdpbf16ps does with a tile of weights, to the bit: even columns are summed apart from odd
+// ones, each product with one rounding, then both are added, and that to the sum.
+template <int G>
+void dot_bf16_in_vectors(const PackedArgs& a, int64_t g) {
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xFFFF0000U));
+  const int64_t lines = (a.n_cols + 1) / kColsOfLine;
+  Block block = a.block_of(g, 0, kColsOfLine, kLineBytes);
+  block.stride = a.group_stride;
+  float* const out = a.out + g * 16;
+  const std::byte* from = a.x[0] + a.first_col * 2;
+  __m512 sum[G];
+  unrolled<G>([&](auto i)
+                  __attribute__((always_inline)) { sum[i] = _mm512_loadu_ps(out + i * 16); });
+  for (int64_t line = 0; line < lines; line += kTileRows, from += kTileRowBytes) {
+    const int64_t some = min_of(kTileRows, lines - line);
+    const __mmask16 mask = static_cast<__mmask16>((1U << some) - 1);
+    alignas(64) float x[2][kTileRows];
+    const __m512i pairs = _mm512_maskz_loadu_epi32(mask, from);
+    _mm512_store_si512(x[0], _mm512_slli_epi32(pairs, 16));
+    _mm512_store_si512(x[1], _mm512_and_si512(pairs, high));
+    __m512 even[G];
+    __m512 odd[G];
+    unrolled<G>([&](auto i) __attribute__((always_inline)) {
+      even[i] = _mm512_setzero_ps();
+      odd[i] = _mm512_setzero_ps();
+    });
+    const auto add = [&](int64_t k) __attribute__((always_inline)) {
+      block.fetch_ahead<G, kAhead, true>(static_cast<int>(k));
+      unrolled<G>([&](auto i) __attribute__((always_inline)) {
+        const __m512i w = _mm512_loadu_si512(block.at + i * block.stride + k * kLineBytes);
+        const __m512 w_even = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+        const __m512 w_odd = _mm512_castsi512_ps(_mm512_and_si512(w, high));
+        even[i] = _mm512_fmadd_ps(w_even, _mm512_set1_ps(x[0][k]), even[i]);
+        odd[i] = _mm512_fmadd_ps(w_odd, _mm512_set1_ps(x[1][k]), odd[i]);
+      });
+    };
+    if (some == kTileRows) {
+      unrolled<kTileRows>(add);
+    } else {
+      for (int64_t k = 0; k < some; ++k) add(k);
+    }
+    block.at += some * kLineBytes;
+    unrolled<G>([&](auto i) __attribute__((always_inline)) {
+      sum[i] = _mm512_add_ps(sum[i], _mm512_add_ps(even[i], odd[i]));
+    });
+  }
+  unrolled<G>([&](auto i)
+                  __attribute__((always_inline)) { _mm512_storeu_ps(out + i * 16, sum[i]); });
+}
+
+void dot_bf16(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
+  if (n_tokens > 1) return dot_bf16_in_tiles(a, n_groups, n_tokens);
+  const NoDenormals scope;
+  int64_t g = 0;
+  for (; g + 2 <= n_groups; g += 2) dot_bf16_in_vectors<2>(a, g);
+  if (g < n_groups) dot_bf16_in_vectors<1>(a, g);
 }
 
 }  // namespace

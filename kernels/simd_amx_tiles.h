@@ -6,12 +6,10 @@
 // Internal linkage, as simd_lanes.h.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/simd_lanes.h"
+#include "kernels/simd_avx512_lanes.h"
 
 namespace tandem {
 namespace {
