@@ -27,8 +27,9 @@ template <bool kTwoGroups, bool kTwoTiles>
   for (int k = 0; k < steps; ++k) {
     if (tile == 0) {
       unrolled<kTileRows>([&](auto line) __attribute__((always_inline)) {
-        w.block[0].fetch_ahead<1, kAhead, true>(k * kTileRows + line);
-        if constexpr (kTwoGroups) w.block[1].fetch_ahead<1, kAhead, true>(k * kTileRows + line);
+        w.block[0].fetch_ahead<1, AmxLanes::kAhead, AmxLanes::kAheadToL2>(k * kTileRows + line);
+        if constexpr (kTwoGroups)
+          w.block[1].fetch_ahead<1, AmxLanes::kAhead, AmxLanes::kAheadToL2>(k * kTileRows + line);
       });
     }
     tile_load<4>(x0.at + k * x0.step, x0.stride);
@@ -165,7 +166,7 @@ void dot_bf16_in_vectors(const PackedArgs& a, int64_t g) {
       odd[i] = _mm512_setzero_ps();
     });
     const auto add = [&](int64_t k) __attribute__((always_inline)) {
-      block.fetch_ahead<G, kAhead, true>(static_cast<int>(k));
+      block.fetch_ahead<G, AmxLanes::kAhead, AmxLanes::kAheadToL2>(static_cast<int>(k));
       unrolled<G>([&](auto i) __attribute__((always_inline)) {
         const __m512i w = _mm512_loadu_si512(block.at + i * block.stride + k * kLineBytes);
         const __m512 w_even = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));

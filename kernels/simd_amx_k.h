@@ -9,11 +9,6 @@
 namespace tandem {
 namespace {
 
-// Lanes, as simd_formats_k.h has them: K-quants are summed in integers with few tokens, too, so
-// that a result has the same bits in vectors and in tiles.
-struct AmxLanes : Avx512Lanes {
-  static constexpr bool kWholeSums = true;
-};
 using AmxInt = AmxLanes::Int;
 using AmxFloat = AmxLanes::Float;
 
@@ -57,7 +52,7 @@ struct TilesK {
       const AmxInt low = in_both_words(_mm512_and_si512(scale, _mm512_set1_epi32(7)));
       const AmxInt high = in_both_words(_mm512_srli_epi32(scale, 3));
       unrolled<8>([&](auto k) __attribute__((always_inline)) {
-        block.fetch_part<1, Format::kBytes, 8>(s, k);
+        block.fetch_part<1, Format::kBytes, 8, AmxLanes::kAhead, AmxLanes::kAheadToL2>(s, k);
         const AmxInt q = Format::weights(block.at, 0, s, k);
         constexpr int kAt = (s * 8 + k) * kTileRowBytes;
         _mm512_store_si512(to->low + kAt, _mm512_mullo_epi16(q, low));
@@ -124,7 +119,7 @@ struct TilesK<PackedQ6K<AmxLanes>> {
     constexpr int kAndThenOr = 0xEC;  // (a & c) | b
     unrolled<8>([&](auto s) __attribute__((always_inline)) {
       unrolled<8>([&](auto k) __attribute__((always_inline)) {
-        block.fetch_part<1, Format::kBytes, 8>(s, k);
+        block.fetch_part<1, Format::kBytes, 8, AmxLanes::kAhead, AmxLanes::kAheadToL2>(s, k);
         const AmxInt s16 = tail.scale[2 * s + k / 4];
         const AmxInt scale = _mm512_or_si512(_mm512_and_si512(s16, _mm512_set1_epi32(0xFFFF)),
                                              _mm512_slli_epi32(s16, 16));
@@ -274,6 +269,12 @@ void dot_k_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
       }
     }
   }
+}
+
+void dot_k(DType type, const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
+  if (type == DType::kQ4_K) return dot_k_in_tiles<PackedQ4K<AmxLanes>>(a, n_groups, n_tokens);
+  if (type == DType::kQ5_K) return dot_k_in_tiles<PackedQ5K<AmxLanes>>(a, n_groups, n_tokens);
+  dot_k_in_tiles<PackedQ6K<AmxLanes>>(a, n_groups, n_tokens);
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ struct BlockSums {
     __m512 acc = _mm512_loadu_ps(out);
     const auto add = [&](int64_t b) __attribute__((always_inline)) {
       const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(from + b * (kTileBytes / 4)));
-      const __m512 scale = _mm512_mul_ps(d[b], Avx512Lanes::bcast_float(x_d + b * 4));
+      const __m512 scale = _mm512_mul_ps(d[b], AmxLanes::bcast_float(x_d + b * 4));
       acc = _mm512_fmadd_ps(sum, scale, acc);
     };
     if (blocks == kBlocksAtOnce) {
@@ -73,7 +73,7 @@ struct BlockSums {
 // Weights: as Packed32 has it (simd_formats.h); kOffset: how much too high unpack() makes them.
 template <class Weights, int kOffset>
 void dot_q8_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
-  using Format = Packed32<Avx512Lanes, Weights>;
+  using Format = Packed32<AmxLanes, Weights>;
   constexpr int kCols = kBlocksAtOnce * kBlockCols;
   alignas(64) uint8_t room[kMostTileTokens * kCols];
   Blocks w;
@@ -90,14 +90,16 @@ void dot_q8_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
       Block block = a.block_of(g, col, kBlockCols, Format::kBytes);
       for (int64_t b = 0; b < blocks; ++b, block.at += Format::kBytes) {
         unrolled<kBlockLines>([&](auto k) __attribute__((always_inline)) {
-          block.fetch_part<1, Format::kBytes, 1>(0, k);
-          if (k == kBlockLines - 1) block.fetch_part<1, Format::kBytes, 1>(0, kBlockLines);
+          block.fetch_part<1, Format::kBytes, 1, AmxLanes::kAhead, AmxLanes::kAheadToL2>(0, k);
+          if (k == kBlockLines - 1)
+            block.fetch_part<1, Format::kBytes, 1, AmxLanes::kAhead, AmxLanes::kAheadToL2>(
+                0, kBlockLines);
           const __m512i line = Weights::unpack(block.at + 32, k);
           const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
           _mm512_store_si512(w.weights + b * kBlockBytes + k * kLineBytes,
                              _mm512_sub_epi8(line, offset));
         });
-        w.d[b] = Avx512Lanes::halves(block.at);
+        w.d[b] = AmxLanes::halves(block.at);
       }
       for (int64_t tile = 0; tile < tokens.tiles(); ++tile) {
         const int64_t first = tile * tokens.rows();
@@ -108,6 +110,16 @@ void dot_q8_in_tiles(const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
       }
     }
   }
+}
+
+void dot_q8(DType type, const PackedArgs& a, int64_t n_groups, int64_t n_tokens) {
+  if (type == DType::kQ4_0) {
+    return dot_q8_in_tiles<WeightsQ40<AmxLanes>, 8>(a, n_groups, n_tokens);
+  }
+  if (type == DType::kQ5_0) {
+    return dot_q8_in_tiles<WeightsQ50<AmxLanes>, 16>(a, n_groups, n_tokens);
+  }
+  dot_q8_in_tiles<WeightsQ80<AmxLanes>, 128>(a, n_groups, n_tokens);
 }
 
 }  // namespace

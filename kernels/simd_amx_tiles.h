@@ -14,6 +14,16 @@
 namespace tandem {
 namespace {
 
+// Of CPUs that have tiles. K-quants are summed in integers with few tokens, too (simd_formats_k.h),
+// so that a result has the same bits in vectors and in tiles. The L2 cache takes what is fetched
+// ahead, and more of it: OLMoE Q4_K, one token, 3072 bytes ahead 34.0 tokens/s to the L1 cache and
+// 36.8 to the L2 cache, there 38.6 from 6144 bytes and no more from 16384.
+struct AmxLanes : Avx512Lanes {
+  static constexpr bool kWholeSums = true;
+  static constexpr int64_t kAhead = 6144;
+  static constexpr bool kAheadToL2 = true;
+};
+
 constexpr int kTileRows = 16;
 constexpr int kTileRowBytes = 64;
 constexpr int kTileBytes = kTileRows * kTileRowBytes;

@@ -13,6 +13,8 @@ struct Avx2Lanes {
   static constexpr int kFloatGroups = 1;
   static constexpr int kFloatTokens = 4;
   static constexpr bool kWholeSums = false;
+  static constexpr int64_t kAhead = 3072;
+  static constexpr bool kAheadToL2 = false;
   using Int = __m256i;
   using Float = __m256;
 

@@ -19,6 +19,8 @@ struct Avx512Lanes {
   static constexpr int kFloatGroups = 2;
   static constexpr int kFloatTokens = 6;
   static constexpr bool kWholeSums = false;
+  static constexpr int64_t kAhead = 3072;
+  static constexpr bool kAheadToL2 = false;
   using Int = __m512i;
   using Float = __m512;
 

@@ -18,7 +18,7 @@ struct PackedF32 {
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
     unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_ahead<G, kAhead, T == 1>(k);
+      block.fetch_ahead<G, L::kAhead, T == 1 || L::kAheadToL2>(k);
       typename L::Float w[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
         w[g] = L::as_float(L::line(block.at + g * block.stride + k * kLineBytes + lane * 4));
@@ -40,7 +40,7 @@ struct PackedF16 {
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
     unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_ahead<G>(k);
+      block.fetch_ahead<G, L::kAhead, L::kAheadToL2>(k);
       typename L::Float even[G];
       typename L::Float odd[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
@@ -83,7 +83,7 @@ struct PackedBf16 {
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
     unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_ahead<G, kAhead, T == 1>(k);
+      block.fetch_ahead<G, L::kAhead, T == 1 || L::kAheadToL2>(k);
       typename L::Int w[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
         w[g] = L::line(block.at + g * block.stride + k * kLineBytes + lane * 4);
@@ -107,7 +107,7 @@ struct Packed32 {
   template <int G, int T>
   [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
                                          typename L::Float (&acc)[G][T]) {
-    constexpr bool kToL2 = T == 1 && Weights::kPlain;
+    constexpr bool kToL2 = (T == 1 && Weights::kPlain) || L::kAheadToL2;
     typename L::Int sum[G][T];
     unrolled<T>([&](auto t) __attribute__((always_inline)) {
       const typename L::Int start = Weights::start(L::bcast(x[t].sums));
@@ -115,8 +115,8 @@ struct Packed32 {
     });
     const uint8_t* q = block.at + 32 + lane * 4;
     unrolled<8>([&](auto k) __attribute__((always_inline)) {
-      block.fetch_part<G, kBytes, 1, kAhead, kToL2>(0, k);
-      if (k == 7) block.fetch_part<G, kBytes, 1, kAhead, kToL2>(0, 8);
+      block.fetch_part<G, kBytes, 1, L::kAhead, kToL2>(0, k);
+      if (k == 7) block.fetch_part<G, kBytes, 1, L::kAhead, kToL2>(0, 8);
       typename L::Int w[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
         w[g] = Weights::unpack(q + g * block.stride, k);

@@ -150,7 +150,7 @@ struct PackedQ4K {
           return nibble_line(q + g * block.stride + k * kLineBytes, half);
         };
         const auto ahead = [&](int k) __attribute__((always_inline)) {
-          block.fetch_part<G, kBytes, 8>(2 * p + half, k);
+          block.template fetch_part<G, kBytes, 8, L::kAhead, L::kAheadToL2>(2 * p + half, k);
         };
         add_sub_block<L, 8>(scale, x, p * 64 + half * 32, unpack, ahead, sum);
       });
@@ -186,8 +186,8 @@ struct PackedQ4K {
       high[g][t] = L::zero();
     });
     unrolled<8>([&](auto k) __attribute__((always_inline)) {
-      block.template fetch_part<G, kBytes, 4>(pair, k);
-      if (k == 7) block.template fetch_part<G, kBytes, 4>(pair, 8);
+      block.template fetch_part<G, kBytes, 4, L::kAhead, L::kAheadToL2>(pair, k);
+      if (k == 7) block.template fetch_part<G, kBytes, 4, L::kAhead, L::kAheadToL2>(pair, 8);
       typename L::Int w_low[G];
       typename L::Int w_high[G];
       unrolled<G>([&](auto g) __attribute__((always_inline)) {
@@ -228,7 +228,7 @@ struct PackedQ5K {
         return weights(block.at + g * block.stride, lane, s, k);
       };
       const auto ahead = [&](int k) __attribute__((always_inline)) {
-        block.fetch_part<G, kBytes, 8>(s, k);
+        block.template fetch_part<G, kBytes, 8, L::kAhead, L::kAheadToL2>(s, k);
       };
       add_sub_block<L, 8>(scale, x, s * 32, unpack, ahead, sum);
     }
@@ -299,7 +299,7 @@ struct PackedQ6K {
           return weights(block.at + g * block.stride, lane, s, 4 * u + k);
         };
         const auto ahead = [&](int k) __attribute__((always_inline)) {
-          block.fetch_part<G, kBytes, 16, kAhead + kBytes>(2 * s + u, k);
+          block.template fetch_part<G, kBytes, 16, L::kAhead + kBytes, L::kAheadToL2>(2 * s + u, k);
         };
         add_sub_block<L, 4>(scale, x, s * 32 + u * 16, unpack, ahead, sum);
       });

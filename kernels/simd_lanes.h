@@ -19,7 +19,8 @@
 //   half_of(v)              the low word as f16; halves(p): kLanes f16
 //   to_float, as_float      of int32; the bits
 //   mul, fma, fnma          fma(a, b, c): a b + c; fnma(a, b, c): c - a b
-// and kWholeSums, whether K-quants are summed in integers (simd_formats_k.h), for which
+// kAhead and kAheadToL2 say how many bytes ahead weights are asked for, and to which cache;
+// kWholeSums, whether K-quants are summed in integers (simd_formats_k.h), for which
 //   add, sub, mul_int       of int32
 #pragma once
 
@@ -52,11 +53,6 @@ template <int G, int T, class F>
   });
 }
 
-// The loop would wait for memory: hardware fetches too little ahead. So what is read kAhead bytes
-// later is asked for, a line with each line of weights: more at once would be more than a core's
-// miss buffers hold.
-constexpr int64_t kAhead = 3072;
-
 // The same block of G groups, `stride` bytes apart.
 struct Block {
   const uint8_t* at;
@@ -66,8 +62,10 @@ struct Block {
   bool fetches;        // one of the lanes' passes does
 
   // Asks for what stands kFar behind line `line` of the block, to the L1 cache, or to the L2 cache:
-  // that leaves more misses in flight, which loops need that do little else than read.
-  template <int G, int64_t kFar = kAhead, bool kToL2 = false>
+  // that leaves more misses in flight, which loops need that do little else than read. The loop
+  // would wait for memory otherwise: hardware fetches too little ahead. A line with each line of
+  // weights: more at once would be more than a core's miss buffers hold.
+  template <int G, int64_t kFar, bool kToL2>
   [[gnu::always_inline]] void fetch_ahead(int line) const {
     if (!fetches) return;
     const uint8_t* target = at + kFar + line * kLineBytes;
@@ -78,7 +76,7 @@ struct Block {
   }
   // The same for the lines of part `part` of kParts, one for each k from 0 on. In order, each once:
   // hardware that follows streams is led astray otherwise.
-  template <int G, int kBytes, int kParts, int64_t kFar = kAhead, bool kToL2 = false>
+  template <int G, int kBytes, int kParts, int64_t kFar, bool kToL2>
   [[gnu::always_inline]] void fetch_part(int part, int k) const {
     constexpr int kLines = (kBytes + kLineBytes - 1) / kLineBytes;
     const int line = part * kLines / kParts + k;
