@@ -21,15 +21,15 @@ void dot_in_vectors(DType type, const PackedArgs& a, int64_t n_groups, int64_t n
   const int64_t shares = (n_tokens + most.tokens - 1) / most.tokens;
   for (int64_t g = 0; g < n_groups; g += most.groups) {
     const int64_t groups = min_of(most.groups, n_groups - g);
-    const uint8_t* group = a.group + g * a.group_stride;
-    const uint8_t* after = g + groups < n_groups ? group + groups * a.group_stride : a.next;
+    PackedArgs part = a;
+    part.group = a.group + g * a.group_stride;
+    const uint8_t* after = g + groups < n_groups ? part.group + groups * a.group_stride : a.next;
     for (int64_t i = 0; i < shares; ++i) {
       const int64_t first = n_tokens * i / shares;
-      const uint8_t* next = i + 1 < shares ? group : after;
-      dot_packed_on<AmxLanes>(
-          type, reinterpret_cast<const std::byte*>(group), groups, a.group_stride,
-          reinterpret_cast<const std::byte*>(next), a.cols, a.first_col, a.n_cols, a.x + first,
-          n_tokens * (i + 1) / shares - first, a.out + first * a.out_stride + g * 16, a.out_stride);
+      part.next = i + 1 < shares ? part.group : after;
+      part.x = a.x + first;
+      part.out = a.out + first * a.out_stride + g * 16;
+      dot_packed_type<AmxLanes>(type, part, groups, n_tokens * (i + 1) / shares - first);
     }
   }
 }
@@ -37,15 +37,8 @@ void dot_in_vectors(DType type, const PackedArgs& a, int64_t n_groups, int64_t n
 void dot_packed_amx(DType type, const std::byte* group, int64_t n_groups, int64_t group_stride,
                     const std::byte* next, int64_t cols, int64_t first_col, int64_t n_cols,
                     const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride) {
-  const PackedArgs a{reinterpret_cast<const uint8_t*>(group),
-                     group_stride,
-                     reinterpret_cast<const uint8_t*>(next),
-                     cols,
-                     first_col,
-                     n_cols,
-                     x,
-                     out,
-                     out_stride};
+  const PackedArgs a =
+      packed_args(group, group_stride, next, cols, first_col, n_cols, x, out, out_stride);
   switch (type) {
     case DType::kF32:
     case DType::kF16:

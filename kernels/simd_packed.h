@@ -115,18 +115,7 @@ void dot_packed_format(const PackedArgs& args, int64_t n_groups, int64_t n_token
 }
 
 template <class L>
-void dot_packed_on(DType type, const std::byte* group, int64_t n_groups, int64_t group_stride,
-                   const std::byte* next, int64_t cols, int64_t first_col, int64_t n_cols,
-                   const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride) {
-  const PackedArgs args{reinterpret_cast<const uint8_t*>(group),
-                        group_stride,
-                        reinterpret_cast<const uint8_t*>(next),
-                        cols,
-                        first_col,
-                        n_cols,
-                        x,
-                        out,
-                        out_stride};
+void dot_packed_type(DType type, const PackedArgs& args, int64_t n_groups, int64_t n_tokens) {
   switch (type) {
     case DType::kF32:
       return dot_packed_format<L, PackedF32<L, 8>, PackedF32<L, 1>>(args, n_groups, n_tokens);
@@ -148,6 +137,29 @@ void dot_packed_on(DType type, const std::byte* group, int64_t n_groups, int64_t
     case DType::kQ6_K:
       return dot_packed_format<L, PackedQ6K<L>>(args, n_groups, n_tokens);
   }
+}
+
+PackedArgs packed_args(const std::byte* group, int64_t group_stride, const std::byte* next,
+                       int64_t cols, int64_t first_col, int64_t n_cols, const std::byte* const* x,
+                       float* out, int64_t out_stride) {
+  return {reinterpret_cast<const uint8_t*>(group),
+          group_stride,
+          reinterpret_cast<const uint8_t*>(next),
+          cols,
+          first_col,
+          n_cols,
+          x,
+          out,
+          out_stride};
+}
+
+template <class L>
+void dot_packed_on(DType type, const std::byte* group, int64_t n_groups, int64_t group_stride,
+                   const std::byte* next, int64_t cols, int64_t first_col, int64_t n_cols,
+                   const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride) {
+  dot_packed_type<L>(
+      type, packed_args(group, group_stride, next, cols, first_col, n_cols, x, out, out_stride),
+      n_groups, n_tokens);
 }
 
 }  // namespace
