@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "kernels/check.h"
 #include "kernels/onednn_gemm.h"
 #include "kernels/onednn_tile.h"
+#include "kernels/simd.h"
 #include "runtime/device/cpu_device.h"
 #include "runtime/device/cpu_quota.h"
 #include "runtime/device/cpu_topology.h"
@@ -121,8 +123,12 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
   loaded_bytes_h2d_ = device_->copied_to_device_bytes();
 }
 
-// What BF16 products of many tokens are computed by.
+// What products are computed by: our kernels, or oneDNN for BF16 and many tokens.
 void Engine::choose_products(const MachineProfile& machine) {
+  const char* isa = std::getenv("TANDEM_ISA");
+  const bool forced = isa != nullptr && *isa != '\0';
+  effective_.push_back(
+      {"kernels", forced ? isa : "auto", simd().name, forced ? "" : "the best that this CPU runs"});
   const int64_t from = machine.cpu.onednn_bf16_tokens;
   use_onednn_from(from == 0 ? kOnednnNever : from);
   if (from == 0) return;

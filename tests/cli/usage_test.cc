@@ -1,4 +1,5 @@
 // --help, wrong flags and wrong values. Usage errors exit with 2.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -153,6 +154,17 @@ TEST_CASE("threads from 0 to all that make sense are taken, and shown") {
   CHECK(automatic["requested"] == "auto");
   CHECK(contains(automatic["reason"].get<std::string>(), "physical core"));
   CHECK(json("3")["settings"]["threads"]["effective"] == "3");
+}
+
+TEST_CASE("the instruction set of the kernels is shown, and who chose it") {
+  const Strings run{"run", "-p", "a", "-n", "1", "--json"};
+  const Strings known{"avx512-amx", "avx512-bf16", "avx512", "avx2", "scalar"};
+  const std::string chosen = tandem(run).json()["settings"]["kernels"]["effective"];
+  CHECK(std::count(known.begin(), known.end(), chosen) == 1);
+  const ReferenceArithmetic scalar;
+  const auto forced = tandem(run).json()["settings"]["kernels"];
+  CHECK(forced["requested"] == "scalar");
+  CHECK(forced["effective"] == "scalar");
 }
 
 TEST_CASE("what becomes of NUMA nodes is shown") {
