@@ -1,5 +1,5 @@
 // Dot products of a tile of weight rows with a tile of tokens: the one loop under dense.cc and
-// expert_ffn.cc. Runs on the calling thread, about 40 KiB of stack, no allocation.
+// expert_ffn.cc. Runs on the calling thread, about 100 KiB of stack, no allocation.
 #pragma once
 
 #include <cstdint>

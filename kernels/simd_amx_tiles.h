@@ -69,11 +69,11 @@ template <int kTile, int kOffset = 0>
                    : "r"(from), "r"(stride), "i"(kTile), "i"(kOffset)
                    : "memory");
 }
-template <int kTile, int kOffset = 0>
+template <int kTile>
 [[gnu::always_inline]] inline void tile_store(void* to, int64_t stride) {
-  __asm__ volatile("tilestored %%tmm%c2, %c3(%0,%1,1)"
+  __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)"
                    :
-                   : "r"(to), "r"(stride), "i"(kTile), "i"(kOffset)
+                   : "r"(to), "r"(stride), "i"(kTile)
                    : "memory");
 }
 // Sums += tokens . weights: of signed bytes; with unsigned weights; of bf16.

@@ -109,6 +109,23 @@ TEST_CASE("a token's product has the same bits in every batch split and on any t
   }
 }
 
+TEST_CASE("denormal bf16 weights are the same with one token and with several") {
+  constexpr int64_t kRows = 16;
+  constexpr int64_t kCols = 64;
+  const std::vector<uint16_t> bits(kRows * kCols, 0x0040);  // 2^-127
+  const WeightView w{DType::kBF16, kRows, kCols, reinterpret_cast<const std::byte*>(bits.data())};
+  const std::vector<float> x(2 * kCols, 0x1p120F);
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    INFO(ops->name);
+    std::vector<float> both(2 * kRows);
+    std::vector<float> one(kRows);
+    matmul_one(w, nullptr, x.data(), 2, both.data(), serial_for);
+    matmul_one(w, nullptr, x.data(), 1, one.data(), serial_for);
+    CHECK(same_bits(one, {both.begin(), both.begin() + kRows}));
+  }
+}
+
 TEST_CASE("products that share their tokens have the bits of each alone, whatever their formats") {
   std::mt19937 rng(6);
   const int64_t cols = 512;
