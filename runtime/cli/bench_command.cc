@@ -1,6 +1,7 @@
 // tandem bench: measures reading and writing. Output is in bench_report.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <random>
@@ -22,33 +23,41 @@ struct BenchOptions {
   ModelOptions model;
   std::vector<int64_t> prompt{512};
   std::vector<int64_t> generate{128};
+  std::vector<std::string> both;  // "512,128": a prompt, and what is generated behind it
+  std::vector<int64_t> depth{0};
   int64_t repetitions = 5;
   std::string output = "md";
   bool json = false;
   bool no_warmup = false;
 };
 
-void run_once(Engine& engine, const BenchTest& test, std::mt19937& random) {
-  engine.rewind(0);
+void read_tokens(Engine& engine, int64_t n, std::mt19937& random) {
+  if (n == 0) return;
   const auto vocab = static_cast<uint32_t>(engine.model().config().n_vocab);
-  const auto draw = [&] { return static_cast<int32_t>(random() % vocab); };
-  if (test.n_prompt > 0) {
-    std::vector<int32_t> tokens(static_cast<size_t>(test.n_prompt));
-    for (int32_t& token : tokens) token = draw();
-    engine.eval(tokens);
-  }
-  for (int64_t i = 0; i < test.n_gen; ++i) {
-    const int32_t token = draw();
-    engine.eval({&token, 1});
-  }
+  std::vector<int32_t> tokens(static_cast<size_t>(n));
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % vocab);
+  engine.eval(tokens);
+}
+
+// Behind the tokens of test.n_depth, which stay.
+void run_once(Engine& engine, const BenchTest& test, std::mt19937& random) {
+  engine.rewind(test.n_depth);
+  read_tokens(engine, test.n_prompt, random);
+  for (int64_t i = 0; i < test.n_gen; ++i) read_tokens(engine, 1, random);
 }
 
 BenchSamples measure(Engine& engine, const BenchTest& test, const BenchOptions& options,
                      Progress* progress) {
   std::mt19937 random(1);
+  if (test.n_depth > 0) {
+    progress->show(fmt::format("{}: reading {} tokens", test.name(), test.n_depth));
+    read_tokens(engine, test.n_depth, random);
+  }
   if (!options.no_warmup) {
     progress->show(test.name() + ": warming up");
-    run_once(engine, test.n_prompt > 0 ? test : BenchTest{0, 1}, random);
+    BenchTest warmup = test;
+    warmup.n_gen = std::min<int64_t>(test.n_gen, 1);
+    run_once(engine, warmup, random);
   }
   BenchSamples samples;
   const EngineStats before = engine.stats();
@@ -74,15 +83,21 @@ BenchSamples measure(Engine& engine, const BenchTest& test, const BenchOptions& 
 std::vector<BenchTest> list_tests(const BenchOptions& options) {
   const ModelOptions& model = options.model;
   std::vector<BenchTest> tests;
-  for (const int64_t n : options.prompt) {
-    if (n > 0) tests.push_back({n, 0, model.kv_type_k, model.kv_type_v});
-  }
-  for (const int64_t n : options.generate) {
-    if (n > 0) tests.push_back({0, n, model.kv_type_k, model.kv_type_v});
+  for (const int64_t depth : options.depth) {
+    const auto add = [&](int64_t n_prompt, int64_t n_gen) {
+      if (n_prompt + n_gen == 0) return;
+      tests.push_back({n_prompt, n_gen, depth, model.kv_type_k, model.kv_type_v});
+    };
+    for (const int64_t n : options.prompt) add(n, 0);
+    for (const int64_t n : options.generate) add(0, n);
+    for (const std::string& sizes : options.both) {
+      const size_t comma = sizes.find(',');
+      add(std::stoll(sizes.substr(0, comma)), std::stoll(sizes.substr(comma + 1)));
+    }
   }
   if (tests.empty()) throw ConfigError("nothing to measure: -p and -n are 0");
   for (const BenchTest& test : tests) {
-    const int64_t needed = test.n_prompt + test.n_gen;
+    const int64_t needed = test.n_context();
     if (model.n_ctx > 0 && needed > model.n_ctx) {
       throw ConfigError(
           fmt::format("{} needs a context of {}, -c is {}", test.name(), needed, model.n_ctx));
@@ -109,7 +124,7 @@ void bench(const BenchOptions& options) {
   BenchPrinter printer(options.output);
   for (const BenchTest& test : tests) {
     EngineSettings settings = options.model.engine_settings();
-    if (settings.n_ctx == 0) settings.n_ctx = test.n_prompt + test.n_gen;
+    if (settings.n_ctx == 0) settings.n_ctx = test.n_context();
     Engine engine(model, machine, settings);
     const BenchSamples samples = measure(engine, test, options, &progress);
     progress.clear();
@@ -130,6 +145,20 @@ void add_bench_command(CLI::App* program) {
   options->model.add_model(app);
   add_sizes(app, "-p,--n-prompt", "tokens of prompt tests", &options->prompt);
   add_sizes(app, "-n,--n-gen", "tokens of generation tests", &options->generate);
+  app->add_option("--pg", options->both, "tests that read a prompt, then generate; also -pg")
+      ->type_name("N,M")
+      ->allow_extra_args(false)
+      ->check(CLI::Validator(
+          [size = whole_number(0, 1 << 24)](std::string& text) -> std::string {
+            const size_t comma = text.find(',');
+            if (comma == std::string::npos) return fmt::format("\"{}\" is not N,M", text);
+            std::string n = text.substr(0, comma);
+            std::string m = text.substr(comma + 1);
+            const std::string wrong = size(n);
+            return wrong.empty() ? size(m) : wrong;
+          },
+          ""));
+  add_sizes(app, "-d,--n-depth", "tokens before each test, not measured", &options->depth);
   app->add_option("-r,--repetitions", options->repetitions, "repetitions of each test")
       ->type_name("N")
       ->check(whole_number(1, 100000))

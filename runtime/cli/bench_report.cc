@@ -118,7 +118,8 @@ void add_times(const BenchTest& test, const BenchSamples& samples, Json* json) {
 }
 
 std::string markdown_line(const Json& r) {
-  const BenchTest test{r["n_prompt"].get<int64_t>(), r["n_gen"].get<int64_t>()};
+  const BenchTest test{r["n_prompt"].get<int64_t>(), r["n_gen"].get<int64_t>(),
+                       r["n_depth"].get<int64_t>()};
   const auto hits = r["cache_hits"].get<double>();
   const double lookups = hits + r["cache_misses"].get<double>();
   return fmt::format(
@@ -159,7 +160,11 @@ std::string csv_line(const Json& row) {
 }  // namespace
 
 std::string BenchTest::name() const {
-  return n_prompt > 0 ? fmt::format("pp{}", n_prompt) : fmt::format("tg{}", n_gen);
+  std::string name;
+  if (n_prompt > 0) name = fmt::format("pp{}", n_prompt);
+  if (n_gen > 0) name += fmt::format("{}tg{}", name.empty() ? "" : "+", n_gen);
+  if (n_depth > 0) name += fmt::format(" @ d{}", n_depth);
+  return name;
 }
 
 Json bench_row(const Engine& engine, const MachineProfile& machine,
@@ -177,7 +182,7 @@ Json bench_row(const Engine& engine, const MachineProfile& machine,
   json["type_v"] = test.type_v;
   json["n_prompt"] = test.n_prompt;
   json["n_gen"] = test.n_gen;
-  json["n_depth"] = 0;
+  json["n_depth"] = test.n_depth;
   add_times(test, samples, &json);
   json["device"] = engine.device().info().name;
   json["machine"] = machine.name;

@@ -12,14 +12,17 @@
 
 namespace tandem {
 
-// One test: n_prompt tokens read in batches, or n_gen tokens one by one.
+// One test: n_prompt tokens read in batches, then n_gen tokens one by one, behind n_depth tokens
+// that are not measured.
 struct BenchTest {
   int64_t n_prompt = 0;
   int64_t n_gen = 0;
+  int64_t n_depth = 0;
   std::string type_k{};  // of the KV cache
   std::string type_v{};
-  // "pp512", "tg128"
+  // As llama-bench: "pp512", "tg128", "pp512+tg128", "tg128 @ d4096".
   std::string name() const;
+  int64_t n_context() const { return n_prompt + n_gen + n_depth; }
 };
 
 struct BenchSamples {

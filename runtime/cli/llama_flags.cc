@@ -19,6 +19,7 @@ constexpr LlamaFlag kFlags[] = {
     {"-ctv", "--cache-type-v", ""},
     {"-sys", "--system-prompt", ""},
     {"-nr", "--no-repack", ""},
+    {"-pg", "--pg", ""},
     {"-mmp", "--mmap", ""},
     {"-ngl", "--n-gpu-layers", kVram},
     {"", "--gpu-layers", kVram},

@@ -1,4 +1,5 @@
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -97,6 +98,32 @@ TEST_CASE("bench runs one test for each size of a list") {
   std::multiset<int> sizes;
   for (const auto& row : run.json()) sizes.insert(row["n_prompt"].get<int>());
   CHECK(sizes == std::multiset<int>{2, 4, 8});
+}
+
+TEST_CASE("bench measures behind tokens that are there already, and prompts with generation") {
+  const Outcome run = tandem({"bench", "-p", "4", "-n", "2", "-pg", "4,3", "-pg", "8,1", "-d",
+                              "0,16", "-r", "1", "-o", "jsonl"});
+  REQUIRE(run.exit_code == 0);
+  std::vector<std::string> sizes;
+  std::istringstream lines(run.out);
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = nlohmann::json::parse(line);
+    sizes.push_back(row["n_prompt"].dump() + "+" + row["n_gen"].dump() + "@" +
+                    row["n_depth"].dump());
+    CHECK((row["n_prompt"] > 0 || row["experts_cpu"] == 2 * 6 * 4));  // tokens, layers, top-k
+  }
+  CHECK(sizes == std::vector<std::string>{"4+0@0", "0+2@0", "4+3@0", "8+1@0", "4+0@16", "0+2@16",
+                                          "4+3@16", "8+1@16"});
+  const Outcome table =
+      tandem({"bench", "-p", "0", "-n", "2", "-pg", "4,3", "-d", "16", "-r", "1"});
+  CHECK(contains(table.out, "| tg2 @ d16 |"));
+  CHECK(contains(table.out, "| pp4+tg3 @ d16 |"));
+  const Outcome small = tandem({"bench", "-p", "0", "-n", "2", "-d", "16", "-c", "17"});
+  CHECK(small.exit_code == 2);
+  CHECK(contains(small.err, "tg2 @ d16 needs a context of 18, -c is 17"));
+  const Outcome odd = tandem({"bench", "-pg", "4"});
+  CHECK(odd.exit_code == 2);
+  CHECK(contains(odd.err, "--pg"));
 }
 
 TEST_CASE("bench refuses tests that cannot run before it runs any") {
