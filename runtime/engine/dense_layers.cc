@@ -209,17 +209,18 @@ void DenseLayers::attend(const KvLayer& cache) {
   const KvShape shape = kv_shape(c, shape_);
   const int64_t kv_read = shape.k_bytes(first_pos_ + n_) + shape.v_bytes(first_pos_ + n_);
   const int64_t flops = 2 * n_ * (first_pos_ + n_) * c.n_heads * (c.head_dim + c.v_head_dim);
-  device_.launch(
-      Stream::kCompute,
-      {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
-         const KvView kv{shape, scope.write(cache.k, kv_bytes_k_),
-                         scope.write(cache.v, kv_bytes_v_)};
-         const NewTokens tokens{scope.read_as<float>(q_, n_ * c.q_width()),
-                                scope.read_as<float>(k_, n_ * c.k_width()),
-                                scope.read_as<float>(v_, n_ * c.v_width()), first_pos_, n_};
-         tandem::attention(kv, tokens, c.n_heads, 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
-                           scope.write_as<float>(attended_, n_ * out_width), pool_);
-       }});
+  device_.launch(Stream::kCompute,
+                 {"attention", touches, kv_read, flops, [&](const KernelScope& scope) {
+                    const KvView kv{shape, scope.write(cache.k, kv_bytes_k_),
+                                    scope.write(cache.v, kv_bytes_v_)};
+                    const NewTokens tokens{scope.read_as<float>(q_, n_ * c.q_width()),
+                                           scope.read_as<float>(k_, n_ * c.k_width()),
+                                           scope.read_as<float>(v_, n_ * c.v_width()), first_pos_,
+                                           n_};
+                    tandem::attention(
+                        kv, tokens, c.n_heads, 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
+                        scope.write_as<float>(attended_, n_ * out_width), pool_.workspace(), pool_);
+                  }});
 }
 
 void DenseLayers::attention_output(const DeviceLayer& layer) {

@@ -45,23 +45,25 @@ class Sequence {
 
   float scale() const { return 1.5F / std::sqrt(static_cast<float>(shape_.head_dim)); }
 
-  // Appends and attends `batch` tokens at a time, as an engine does.
-  std::vector<float> run(int64_t batch, ParallelFor parallel) const {
+  // Appends and attends a prompt at once, then `batch` tokens at a time, as an engine does.
+  std::vector<float> run(int64_t batch, ParallelFor parallel, int64_t prompt = 0) const {
     const int64_t n_ctx = n_ + 40;
     const KvShape kv{shape_.type_k, shape_.type_v, shape_.n_kv_heads, shape_.head_dim,
                      shape_.v_head_dim};
     std::vector<std::byte> k(static_cast<size_t>(kv.k_bytes(n_ctx)), std::byte{0xFF});
     std::vector<std::byte> v(static_cast<size_t>(kv.v_bytes(n_ctx)), std::byte{0xFF});
     const KvView cache{kv, k.data(), v.data()};
+    Workspace scratch;
     std::vector<float> out(static_cast<size_t>(n_ * shape_.n_heads * shape_.v_head_dim),
                            std::numeric_limits<float>::quiet_NaN());
-    for (int64_t t = 0; t < n_; t += batch) {
-      const int64_t count = std::min(batch, n_ - t);
+    int64_t count = 0;
+    for (int64_t t = 0; t < n_; t += count) {
+      count = std::min(t < prompt ? prompt : batch, n_ - t);
       const NewTokens tokens{q_.data() + t * shape_.n_heads * shape_.head_dim,
                              k_.data() + t * shape_.n_kv_heads * shape_.head_dim,
                              v_.data() + t * shape_.n_kv_heads * shape_.v_head_dim, t, count};
       attention(cache, tokens, shape_.n_heads, scale(),
-                out.data() + t * shape_.n_heads * shape_.v_head_dim, parallel);
+                out.data() + t * shape_.n_heads * shape_.v_head_dim, scratch, parallel);
     }
     return out;
   }
@@ -146,6 +148,36 @@ TEST_CASE("attention has the same bits in every batch split and on any threads")
   }
 }
 
+// Longer than the spans that keys are cut into; a batch may begin in one and end in the next.
+TEST_CASE("long sequences match float64, with the same bits in every batch split") {
+  const Shape shapes[] = {{KvType::kF32, KvType::kF32, 5, 1, 13, 7},
+                          {KvType::kF16, KvType::kF16, 4, 2, 32, 32}};
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const Shape& shape : shapes) {
+      const int64_t n = 1050;
+      INFO(ops->name << " head_dim " << shape.head_dim);
+      const Sequence sequence(shape, n, 13);
+      const std::vector<float> whole = sequence.run(n, serial_for);
+      for (const int64_t t : {int64_t{0}, int64_t{511}, int64_t{512}, n - 1}) {
+        for (int64_t h = 0; h < shape.n_heads; ++h) {
+          const std::vector<double> expected = sequence.reference(t, h);
+          const float* got = whole.data() + (t * shape.n_heads + h) * shape.v_head_dim;
+          for (size_t c = 0; c < expected.size(); ++c) {
+            REQUIRE(std::abs(static_cast<double>(got[c]) - expected[c]) < 4e-6);
+          }
+        }
+      }
+      for (const int64_t batch : {1, 3, 6}) {
+        CHECK(same_bits(whole, sequence.run(batch, serial_for, 500)));
+        CHECK(same_bits(whole, sequence.run(batch, testing::reverse_for, 1010)));
+      }
+      CHECK(same_bits(whole, sequence.run(100, serial_for)));
+      CHECK(same_bits(whole, sequence.run(5, testing::threads_for, 1010)));
+    }
+  }
+}
+
 TEST_CASE("scores too large for exp do not overflow the softmax") {
   const std::vector<float> q = {1.0F, 1.0F, 1.0F};
   const std::vector<float> k = {10.0F, -500.0F, 1000.0F};
@@ -157,8 +189,9 @@ TEST_CASE("scores too large for exp do not overflow the softmax") {
     std::vector<std::byte> cache_k(static_cast<size_t>(shape.k_bytes(3)));
     std::vector<std::byte> cache_v(static_cast<size_t>(shape.v_bytes(3)));
     std::vector<float> out(3);
+    Workspace scratch;
     attention({shape, cache_k.data(), cache_v.data()}, {q.data(), k.data(), v.data(), 0, 3}, 1,
-              1.0F, out.data(), serial_for);
+              1.0F, out.data(), scratch, serial_for);
     CHECK(out == std::vector<float>{1.0F, 1.0F, 3.0F});
   }
 }
