@@ -55,6 +55,7 @@ inline constexpr const char* kScalar = "scalar";           // the same with the 
 inline constexpr const char* kOnednn = "onednn";           // its own order of weights, made before
 inline constexpr const char* kOnednnTile = "onednn-tile";  // rows, dequantised on the way
 inline constexpr const char* kExpertFfn = "expert_ffn";
+inline constexpr const char* kMoeLayer = "moe_layer";
 inline constexpr const char* kU8S8 = "u8s8";  // a type: bytes without scales
 
 Peak peak_of(DType type);
@@ -64,8 +65,16 @@ std::unique_ptr<Bench> matmul_bench(std::mt19937& rng, const std::string& type, 
                                     int64_t cols, const Pools& pools, const Wanted& wanted);
 std::unique_ptr<Bench> onednn_bench(std::mt19937& rng, const std::string& type, int64_t rows,
                                     int64_t cols, const Pools& pools, const Wanted& wanted);
-// Eight experts of [ff, d], each with all tokens; on the last of the pools.
-std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, int64_t ff, int64_t d,
+// Routed experts of one layer; each token goes to top_k of the n, drawn evenly.
+struct Experts {
+  const char* kernel;
+  int64_t n;
+  int64_t top_k;
+  int64_t ff;
+  int64_t d;
+};
+// On the last of the pools.
+std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, const Experts& experts,
                                  const Pools& pools, const Wanted& wanted);
 
 DType type_named(const std::string& name);

@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <numeric>
 
 #include "bench/kernels/cases.h"
 #include "bench/kernels/weights.h"
@@ -11,7 +11,6 @@
 namespace tandem::bench {
 namespace {
 
-constexpr size_t kExperts = 8;
 // The rounding of a hidden value may fall to the other side than float64's.
 constexpr double kTolerance = 2e-3;
 
@@ -19,30 +18,25 @@ float weight_of(size_t expert) { return 0.1F + 0.01F * static_cast<float>(expert
 
 class FfnBench : public Bench {
  public:
-  FfnBench(std::mt19937& rng, DType type, int64_t ff, int64_t d, const Pools& pools,
+  FfnBench(std::mt19937& rng, DType type, const Experts& experts, const Pools& pools,
            const Wanted& wanted)
-      : gate_(rng, type, ff, d),
-        up_(rng, type, ff, d),
-        down_(rng, type, d, ff),
+      : experts_(experts),
+        gate_(rng, type, experts.ff, experts.d),
+        up_(rng, type, experts.ff, experts.d),
+        down_(rng, type, experts.d, experts.ff),
         ring_(expert(), wanted.ring_bytes),
-        x_(testing::random_floats(rng, wanted.most_tokens * d)),
+        x_(testing::random_floats(rng, wanted.most_tokens * experts.d)),
         pool_(*pools.back()) {}
 
   std::vector<Case> cases(int64_t tokens) override {
-    const int64_t ff = gate_.rows();
-    const int64_t d = gate_.cols();
+    const auto [kernel, n_experts, top_k, ff, d] = experts_;
     const DType type = gate_.type();
-    rows_.clear();
-    for (int64_t t = 0; t < tokens; ++t) rows_.push_back({static_cast<int32_t>(t), 0});
+    route(tokens);
     y_.assign(static_cast<size_t>(tokens * d), 0.0F);
-    hidden_.resize(kExperts * static_cast<size_t>(tokens * ff));
-    for (size_t e = 0; e < kExperts; ++e) {
-      rows_of_[e] = rows_;
-      for (ExpertRow& row : rows_of_[e]) row.weight = weight_of(e);
-    }
-    Case c{kExpertFfn, dtype_info(type).name, ff, d, tokens, &pool_};
-    c.weight_bytes = kExperts * 3 * dtype_bytes(type, ff * d);
-    c.ops = kExperts * 3 * 2 * tokens * ff * d;
+    hidden_.resize(static_cast<size_t>(tokens * top_k * ff));
+    Case c{kernel, dtype_info(type).name, ff, d, tokens, &pool_};
+    c.weight_bytes = static_cast<int64_t>(calls_.size()) * 3 * dtype_bytes(type, ff * d);
+    c.ops = tokens * top_k * 3 * 2 * ff * d;
     c.peak = peak_of(type);
     c.call = [this, tokens] { call(tokens); };
     c.check = [this, tokens] {
@@ -54,6 +48,25 @@ class FfnBench : public Bench {
   }
 
  private:
+  // Each token draws its experts, all as likely.
+  void route(int64_t tokens) {
+    rows_of_.assign(static_cast<size_t>(experts_.n), {});
+    std::vector<size_t> order(rows_of_.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::mt19937 rng(2);
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::shuffle(order.begin(), order.end(), rng);
+      for (int64_t i = 0; i < experts_.top_k; ++i) {
+        const size_t expert = order[static_cast<size_t>(i)];
+        rows_of_[expert].push_back({static_cast<int32_t>(t), weight_of(expert)});
+      }
+    }
+    calls_.clear();
+    for (const std::vector<ExpertRow>& rows : rows_of_) {
+      if (!rows.empty()) calls_.push_back({{}, rows});
+    }
+  }
+
   // As models are packed at load: the groups of gate and up taking turns, then down.
   std::vector<std::byte> expert() const {
     const int64_t group = gate_.group_bytes();
@@ -80,10 +93,9 @@ class FfnBench : public Bench {
   }
 
   void call(int64_t tokens) {
-    std::array<ExpertCall, kExperts> calls;
-    for (size_t e = 0; e < kExperts; ++e) calls[e] = {view(ring_.next()), rows_of_[e]};
-    expert_ffn(calls, x_.data(), tokens, gate_.cols(), y_.data(), hidden_.data(), pool_.workspace(),
-               pool_);
+    for (ExpertCall& call : calls_) call.weights = view(ring_.next());
+    expert_ffn(calls_, x_.data(), tokens, gate_.cols(), y_.data(), hidden_.data(),
+               pool_.workspace(), pool_);
   }
 
   // All experts have the same weights, so a token's output is one expert's times all of theirs.
@@ -98,7 +110,9 @@ class FfnBench : public Bench {
     }
     std::vector<float> seen = testing::as_seen_by(down_.type(), hidden.data(), gate_.rows());
     float weights = 0;
-    for (size_t e = 0; e < kExperts; ++e) weights += weight_of(e);
+    for (const ExpertCall& call : calls_) {
+      for (const ExpertRow& row : call.rows) weights += row.row == token ? row.weight : 0;
+    }
     for (float& v : seen) v *= weights;
     return seen;
   }
@@ -113,6 +127,7 @@ class FfnBench : public Bench {
         [&](int64_t) { return hidden.data(); }, kTolerance);
   }
 
+  Experts experts_;
   Matrix gate_;
   Matrix up_;
   Matrix down_;
@@ -120,16 +135,16 @@ class FfnBench : public Bench {
   std::vector<float> x_;  // [most tokens, d]
   std::vector<float> y_;  // [tokens, d]
   std::vector<float> hidden_;
-  std::vector<ExpertRow> rows_;
-  std::array<std::vector<ExpertRow>, kExperts> rows_of_;
+  std::vector<std::vector<ExpertRow>> rows_of_;  // [experts]
+  std::vector<ExpertCall> calls_;                // of those that have rows
   ThreadPool& pool_;
 };
 
 }  // namespace
 
-std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, int64_t ff, int64_t d,
+std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, const Experts& experts,
                                  const Pools& pools, const Wanted& wanted) {
-  return std::make_unique<FfnBench>(rng, type_named(type), ff, d, pools, wanted);
+  return std::make_unique<FfnBench>(rng, type_named(type), experts, pools, wanted);
 }
 
 }  // namespace tandem::bench

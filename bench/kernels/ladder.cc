@@ -27,11 +27,13 @@ namespace {
 
 struct Shape {
   const char* name;
+  int64_t n_experts;
+  int64_t top_k;
   int64_t ff;
   int64_t d;
 };
-constexpr Shape kExperts[] = {
-    {"olmoe", 1024, 2048}, {"qwen3", 768, 2048}, {"mixtral", 14336, 4096}};
+constexpr Shape kShapes[] = {
+    {"olmoe", 64, 8, 1024, 2048}, {"qwen3", 128, 8, 768, 2048}, {"mixtral", 8, 2, 14336, 4096}};
 
 struct Options {
   std::vector<std::string> types{"f32",  "f16",  "bf16", "q4_0", "q5_0",
@@ -39,6 +41,7 @@ struct Options {
   std::vector<int64_t> tokens{1, 2, 4, 8, 12, 16, 32, 64, 128, 512};
   std::vector<int> threads{1, CpuTopology::of_this_machine().cores()};
   std::vector<std::string> kernels{kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn};
+
   std::vector<std::string> experts{"olmoe", "qwen3", "mixtral"};
   int64_t rows = 1024;
   int64_t cols = 2048;
@@ -95,18 +98,13 @@ class Ladder {
       }
       climb(products);
     }
-    if (!wanted_.has(kExpertFfn)) return;
-    for (const Shape& shape : kExperts) {
-      if (std::find(options_.experts.begin(), options_.experts.end(), shape.name) ==
+    for (const Shape& s : kShapes) {
+      if (std::find(options_.experts.begin(), options_.experts.end(), s.name) ==
           options_.experts.end()) {
         continue;
       }
-      for (const std::string& type : options_.types) {
-        if (type == kU8S8) continue;
-        std::vector<std::unique_ptr<Bench>> experts;
-        experts.push_back(ffn_bench(rng_, type, shape.ff, shape.d, pools_, wanted_));
-        climb(experts);
-      }
+      if (wanted_.has(kExpertFfn)) climb_experts({kExpertFfn, 8, 8, s.ff, s.d});
+      if (wanted_.has(kMoeLayer)) climb_experts({kMoeLayer, s.n_experts, s.top_k, s.ff, s.d});
     }
   }
 
@@ -114,6 +112,15 @@ class Ladder {
   static Ring as_memory(int64_t megabytes) {
     const std::vector<std::byte> one(1'000'000, std::byte{1});
     return {one, megabytes * 1'000'000};
+  }
+
+  void climb_experts(const Experts& shape) {
+    for (const std::string& type : options_.types) {
+      if (type == kU8S8) continue;
+      std::vector<std::unique_ptr<Bench>> experts;
+      experts.push_back(ffn_bench(rng_, type, shape, pools_, wanted_));
+      climb(experts);
+    }
   }
 
   // All kernels of a number of tokens take turns.
@@ -188,10 +195,10 @@ int run(int argc, char** argv) {
   list("--types", &options.types, "of weights; u8s8: oneDNN's bytes without scales")
       ->check(CLI::IsMember(options.types));
   list("--tokens", &options.tokens, "at once")->check(CLI::Range(1, 4096));
-  list("--threads", &options.threads, "expert_ffn takes the last")->check(CLI::Range(1, 1024));
+  list("--threads", &options.threads, "experts take the last")->check(CLI::Range(1, 1024));
   list("--kernels", &options.kernels, "which to measure")
-      ->check(CLI::IsMember({kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn}));
-  list("--experts", &options.experts, "shapes for expert_ffn")
+      ->check(CLI::IsMember({kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn, kMoeLayer}));
+  list("--experts", &options.experts, "shapes for expert_ffn and moe_layer")
       ->check(CLI::IsMember({"olmoe", "qwen3", "mixtral"}));
   app.add_option("--rows", options.rows, "of the matrix, a multiple of 16")->capture_default_str();
   app.add_option("--cols", options.cols, "of the matrix, a multiple of 256")->capture_default_str();
