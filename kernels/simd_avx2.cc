@@ -41,9 +41,20 @@ struct Avx2Lanes {
     return _mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(mask)));
   }
   static Int or_bits(Int a, Int b) { return _mm256_or_si256(a, b); }
+  static Int pick(Int a, uint32_t m, Int b, uint32_t n) {
+    return or_bits(and_bits(a, m), and_bits(b, n));
+  }
   static Int shl(Int v, int n) { return _mm256_slli_epi32(v, n); }
   static Int shr(Int v, int n) { return _mm256_srli_epi32(v, n); }
   static Int sar(Int v, int n) { return _mm256_srai_epi32(v, n); }
+  static Int fifth_bits(Int v, int k) {
+    const __m256i byte_of_dword = _mm256_broadcastsi128_si256(
+        _mm_add_epi8(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12),
+                     _mm_set1_epi8(static_cast<char>(k / 2))));
+    const __m256i bits = _mm256_set1_epi32(k % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010U));
+    const __m256i bytes = _mm256_and_si256(_mm256_shuffle_epi8(v, byte_of_dword), bits);
+    return and_bits(_mm256_cmpeq_epi8(bytes, bits), 0x10101010);
+  }
   static Int even_bytes_s16(Int v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
   static Int odd_bytes_s16(Int v) { return _mm256_srai_epi16(v, 8); }
 

@@ -45,9 +45,22 @@ struct Avx512Lanes {
     return _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(mask)));
   }
   static Int or_bits(Int a, Int b) { return _mm512_or_si512(a, b); }
+  static Int pick(Int a, uint32_t m, Int b, uint32_t n) {
+    constexpr int kAndThenOr = 0xEA;  // (a & b) | c
+    return _mm512_ternarylogic_epi32(a, _mm512_set1_epi32(static_cast<int>(m)), and_bits(b, n),
+                                     kAndThenOr);
+  }
   static Int shl(Int v, int n) { return _mm512_slli_epi32(v, static_cast<unsigned>(n)); }
   static Int shr(Int v, int n) { return _mm512_srli_epi32(v, static_cast<unsigned>(n)); }
   static Int sar(Int v, int n) { return _mm512_srai_epi32(v, static_cast<unsigned>(n)); }
+  static Int fifth_bits(Int v, int k) {
+    const __m512i byte_of_dword = _mm512_broadcast_i32x4(
+        _mm_add_epi8(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12),
+                     _mm_set1_epi8(static_cast<char>(k / 2))));
+    const __m512i bits = _mm512_set1_epi32(k % 2 == 0 ? 0x08040201 : static_cast<int>(0x80402010U));
+    return _mm512_maskz_set1_epi8(
+        _mm512_test_epi8_mask(_mm512_shuffle_epi8(v, byte_of_dword), bits), 16);
+  }
   static Int even_bytes_s16(Int v) { return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8); }
   static Int odd_bytes_s16(Int v) { return _mm512_srai_epi16(v, 8); }
 

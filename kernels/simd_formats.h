@@ -173,11 +173,7 @@ struct WeightsQ50 {
   using Int = typename L::Int;
   [[gnu::always_inline]] static Int start(Int minus) { return L::shl(minus, 4); }  // 16 too high
   [[gnu::always_inline]] static Int unpack(const uint8_t* q, int k) {
-    const Int four = L::and_bits(L::shr(L::line(q), 4 * k), 0xF);
-    const Int spread = L::or_bits(L::or_bits(four, L::shl(four, 7)),
-                                  L::or_bits(L::shl(four, 14), L::shl(four, 21)));
-    const Int fifth = L::shl(L::and_bits(spread, 0x01010101), 4);
-    return L::or_bits(nibbles<L>(q + kLineBytes, k), fifth);
+    return L::or_bits(nibbles<L>(q + kLineBytes, k), L::fifth_bits(L::line(q), k));
   }
   [[gnu::always_inline]] static Int dot(Int sum, Int w, Int x) { return L::dot_u8(sum, w, x); }
 };

@@ -222,15 +222,31 @@ struct PackedQ5K {
     });
     typename BlockSum<L>::Sum sum[G][T];
     clear<L>(sum);
-    for (int s = 0; s < 8; ++s) {
+    const auto add = [&](int s, const auto& unpack) __attribute__((always_inline)) {
       const auto scale = [&](int g) __attribute__((always_inline)) { return head[g].scale[s]; };
-      const auto unpack = [&](int g, int k) __attribute__((always_inline)) {
-        return weights(block.at + g * block.stride, lane, s, k);
-      };
       const auto ahead = [&](int k) __attribute__((always_inline)) {
         block.template fetch_part<G, kBytes, 8, L::kAhead, L::kAheadToL2>(s, k);
       };
       add_sub_block<L, 8>(scale, x, s * 32, unpack, ahead, sum);
+    };
+    if constexpr (G * T <= kFewSums) {
+      unrolled<8>([&](auto s) __attribute__((always_inline)) {
+        add(
+            s, [&](int g, int k) __attribute__((always_inline)) {
+              return weights(block.at + g * block.stride, lane, s, k);
+            });
+      });
+    } else {
+      for (int half = 0; half < 2; ++half) {
+        unrolled<4>([&](auto j) __attribute__((always_inline)) {
+          add(
+              4 * half + j, [&](int g, int k) __attribute__((always_inline)) {
+                const uint8_t* at = block.at + g * block.stride;
+                return join(L::line(nibbles_line(at, lane, 2 * half + j / 2, k)),
+                            L::shr(L::line(bits_line(at, lane, k)), 4 * half), j);
+              });
+        });
+      }
     }
     each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
       acc[g][t] = head[g].finish(x[t], sum[g][t], acc[g][t]);
@@ -239,10 +255,24 @@ struct PackedQ5K {
 
   [[gnu::always_inline]] static typename L::Int weights(const uint8_t* block, int lane, int s,
                                                         int k) {
-    const uint8_t* bits = block + (4 + k) * kLineBytes + lane * 4;
-    const typename L::Int line = L::line(bits + (8 + s / 2 * 8) * kLineBytes);
-    const typename L::Int bit = L::and_bits(L::shr(L::line(bits), s), 0x01010101);
-    return L::or_bits(L::and_bits(L::shr(line, s % 2 * 4), 0x0F0F0F0F), L::shl(bit, 4));
+    return join(L::line(nibbles_line(block, lane, s / 2, k)), L::line(bits_line(block, lane, k)),
+                s);
+  }
+
+ private:
+  static constexpr int kFewSums = 4;
+
+  static const uint8_t* bits_line(const uint8_t* block, int lane, int k) {
+    return block + (4 + k) * kLineBytes + lane * 4;
+  }
+  static const uint8_t* nibbles_line(const uint8_t* block, int lane, int pair, int k) {
+    return block + (12 + pair * 8 + k) * kLineBytes + lane * 4;
+  }
+  // Fifth bits are bits s of `bits`. s is a constant: it chooses the shifts.
+  [[gnu::always_inline]] static typename L::Int join(typename L::Int line, typename L::Int bits,
+                                                     int s) {
+    return L::pick(s % 2 == 0 ? line : L::shr(line, 4), 0x0F0F0F0F,
+                   s > 4 ? L::shr(bits, s - 4) : L::shl(bits, 4 - s), 0x10101010);
   }
 };
 
@@ -290,19 +320,13 @@ struct PackedQ6K {
     });
     typename BlockSum<L>::Sum sum[G][T];
     clear<L>(sum);
-    for (int s = 0; s < 8; ++s) {  // 32 columns each, two scales
-      unrolled<2>([&](auto u) __attribute__((always_inline)) {
-        const auto scale = [&](int g) __attribute__((always_inline)) {
-          return tail[g].scale[2 * s + u];
-        };
-        const auto unpack = [&](int g, int k) __attribute__((always_inline)) {
-          return weights(block.at + g * block.stride, lane, s, 4 * u + k);
-        };
-        const auto ahead = [&](int k) __attribute__((always_inline)) {
-          block.template fetch_part<G, kBytes, 16, L::kAhead + kBytes, L::kAheadToL2>(2 * s + u, k);
-        };
-        add_sub_block<L, 4>(scale, x, s * 32 + u * 16, unpack, ahead, sum);
+    // Halves of the columns; of their four sub-blocks first all that have their first scale.
+    if constexpr (G * T <= kFewSums) {
+      unrolled<4>([&](auto i) __attribute__((always_inline)) {
+        add_four(block, lane, i / 2, i % 2, tail, x, sum);
       });
+    } else {
+      for (int i = 0; i < 4; ++i) add_one_by_one(block, lane, i / 2, i % 2, tail, x, sum);
     }
     each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
       acc[g][t] = tail[g].finish(x[t], sum[g][t], acc[g][t]);
@@ -312,11 +336,89 @@ struct PackedQ6K {
   // 32 too high; sub-blocks of 32 columns, the first four lines of which have the first scale.
   [[gnu::always_inline]] static typename L::Int weights(const uint8_t* block, int lane, int s,
                                                         int k) {
-    const uint8_t* low = block + (s / 4 * 16 + s % 2 * 8 + k) * kLineBytes + lane * 4;
-    const uint8_t* high = block + (32 + s / 4 * 8 + k) * kLineBytes + lane * 4;
-    const typename L::Int four = L::and_bits(L::shr(L::line(low), s % 4 / 2 * 4), 0x0F0F0F0F);
-    const typename L::Int two = L::and_bits(L::shr(L::line(high), s % 4 * 2), 0x03030303);
-    return L::or_bits(four, L::shl(two, 4));
+    return join(L::line(low_line(block, lane, s / 4, s % 2, k)),
+                L::line(high_line(block, lane, s / 4, k)), s % 4);
+  }
+
+ private:
+  static constexpr int kFewSums = L::kLanes == 16 ? 4 : 2;
+
+  // Of a half: low bits of sub-blocks `odd` and `odd` + 2, high bits of all four.
+  static const uint8_t* low_line(const uint8_t* block, int lane, int half, int odd, int k) {
+    return block + (half * 16 + odd * 8 + k) * kLineBytes + lane * 4;
+  }
+  static const uint8_t* high_line(const uint8_t* block, int lane, int half, int k) {
+    return block + (32 + half * 8 + k) * kLineBytes + lane * 4;
+  }
+  // The weights of sub-block j of a half.
+  [[gnu::always_inline]] static typename L::Int join(typename L::Int low, typename L::Int high,
+                                                     int j) {
+    return L::pick(j < 2 ? low : L::shr(low, 4), 0x0F0F0F0F,
+                   j < 2    ? L::shl(high, 4 - 2 * j)
+                   : j == 2 ? high
+                            : L::shr(high, 2),
+                   0x30303030);
+  }
+
+  template <int G, int T>
+  [[gnu::always_inline]] static void add_one_by_one(const Block& block, int lane, int half, int u,
+                                                    const TailQ6K<L> (&tail)[G], const XBlock* x,
+                                                    typename BlockSum<L>::Sum (&sum)[G][T]) {
+    unrolled<4>([&](auto j) __attribute__((always_inline)) {
+      const auto scale = [&](int g) __attribute__((always_inline)) {
+        return tail[g].scale[2 * (4 * half + j) + u];
+      };
+      const auto unpack = [&](int g, auto k) __attribute__((always_inline)) {
+        const uint8_t* at = block.at + g * block.stride;
+        return join(L::line(low_line(at, lane, half, j % 2, 4 * u + k)),
+                    L::line(high_line(at, lane, half, 4 * u + k)), j);
+      };
+      const auto ahead = [&](int k) __attribute__((always_inline)) {
+        block.template fetch_part<G, kBytes, 16, L::kAhead + kBytes, L::kAheadToL2>(
+            8 * half + 4 * u + j, k);
+      };
+      add_sub_block<L, 4>(scale, x, (4 * half + j) * 32 + u * 16, unpack, ahead, sum);
+    });
+  }
+  // Four sub-blocks at once: each line is loaded once, for four times as many sums.
+  template <int G, int T>
+  [[gnu::always_inline]] static void add_four(const Block& block, int lane, int half, int u,
+                                              const TailQ6K<L> (&tail)[G], const XBlock* x,
+                                              typename BlockSum<L>::Sum (&sum)[G][T]) {
+    typename L::Int part[4][G][T];
+    unrolled<4>([&](auto j) __attribute__((always_inline)) {
+      each<G, T>([&](auto g, auto t) __attribute__((always_inline)) { part[j][g][t] = L::zero(); });
+    });
+    unrolled<4>([&](auto kk) __attribute__((always_inline)) {
+      const int k = 4 * u + kk;
+      unrolled<4>([&](auto i) __attribute__((always_inline)) {
+        block.template fetch_part<G, kBytes, 16, L::kAhead + kBytes, L::kAheadToL2>(
+            8 * half + 4 * u + kk, i);
+      });
+      typename L::Int low[2][G];
+      typename L::Int high[G];
+      unrolled<G>([&](auto g) __attribute__((always_inline)) {
+        const uint8_t* at = block.at + g * block.stride;
+        low[0][g] = L::line(low_line(at, lane, half, 0, k));
+        low[1][g] = L::line(low_line(at, lane, half, 1, k));
+        high[g] = L::line(high_line(at, lane, half, k));
+      });
+      const auto dot = [](auto total, auto weights, auto column) __attribute__((always_inline)) {
+        return L::dot_u8(total, weights, column);
+      };
+      unrolled<4>([&](auto j) __attribute__((always_inline)) {
+        typename L::Int w[G];
+        unrolled<G>([&](auto g)
+                        __attribute__((always_inline)) { w[g] = join(low[j % 2][g], high[g], j); });
+        add_line<L>(x, (4 * half + j) * 32 + k * 4, w, dot, part[j]);
+      });
+    });
+    unrolled<4>([&](auto j) __attribute__((always_inline)) {
+      each<G, T>([&](auto g, auto t) __attribute__((always_inline)) {
+        sum[g][t] =
+            BlockSum<L>::add(sum[g][t], part[j][g][t], tail[g].scale[2 * (4 * half + j) + u]);
+      });
+    });
   }
 };
 

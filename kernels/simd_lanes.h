@@ -11,6 +11,8 @@
 //   bcast(p)                one dword in every lane; bcast_float(p): one f32
 //   load(p), store(p, v)    kLanes f32
 //   and_bits, or_bits       on dwords, as are shl, shr (logical) and sar
+//   pick(a, m, b, n)        (a & m) | (b & n)
+//   fifth_bits(v, k)        16 in byte i where bit 4 k + i is set, else 0
 //   even_bytes_s16(v)       bytes 0 and 2 as signed words; odd_bytes_s16: 1 and 3
 //   dot_u8(acc, w, x)       acc + four products of unsigned w and signed x
 //   dot_s8(acc, w, x)       with signed w, in the form that weights_s8(line) gives, from a sum that
