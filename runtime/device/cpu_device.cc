@@ -11,6 +11,12 @@
 #include "runtime/words.h"
 
 namespace tandem {
+namespace {
+
+// From here on huge pages are asked for, which take memory 2 MiB at a time.
+constexpr int64_t kLarge = int64_t{4} << 20;
+
+}  // namespace
 
 CpuDevice::CpuDevice(const MachineProfile& profile)
     : ModelledDevice({"cpu", "host memory, no GPU", 0, true, false}, profile) {}
@@ -27,6 +33,8 @@ DeviceAddr CpuDevice::alloc(int64_t bytes, const char* tag) {
   if (at == MAP_FAILED) {
     throw MemoryError(fmt::format("{}: cannot allocate {} of host memory", tag, bytes_text(bytes)));
   }
+  // May fail silently: it changes speed, not content.
+  if (size >= kLarge) madvise(at, static_cast<size_t>(size), MADV_HUGEPAGE);
   blocks_.push_back({static_cast<std::byte*>(at), size});
   used_bytes_ += size;
   return {static_cast<std::byte*>(at)};
