@@ -41,7 +41,8 @@ TEST_CASE("no kernel allocates memory") {
     matmul(parts, x.data(), n, scratch, serial_for);
     rope_table(rope, 0, n, table.data());
     rope_apply(RopeStyle::kHalves, table.data(), 64, n, 4, 64, y.data(), d);
-    attention(cache, {x.data(), x.data(), x.data(), 0, n}, 4, 0.125F, y.data(), scratch, serial_for);
+    attention(cache, {x.data(), x.data(), x.data(), 0, n}, 4, 0.125F, y.data(), scratch,
+              serial_for);
   }
   expert_ffn(calls, x.data(), 5, d, y.data(), hidden.data(), scratch, serial_for);
   const int64_t after = test::allocation_count.load();
