@@ -41,7 +41,6 @@ struct Options {
   std::vector<int64_t> tokens{1, 2, 4, 8, 12, 16, 32, 64, 128, 512};
   std::vector<int> threads{1, CpuTopology::of_this_machine().cores()};
   std::vector<std::string> kernels{kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn};
-
   std::vector<std::string> experts{"olmoe", "qwen3", "mixtral"};
   int64_t rows = 1024;
   int64_t cols = 2048;
