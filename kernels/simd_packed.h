@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/simd_formats.h"
-#include "kernels/simd_formats_k.h"
+#include "kernels/simd_formats_q6k.h"
 
 namespace tandem {
 namespace {
