@@ -158,7 +158,8 @@ bool LinkFiller::send(ExpertKey key, SlotId slot, ExpertCache* cache) {
   const double end = piece_end(at_, key.layer);
   at_ = end;
   const int32_t first = cache->pieces(slot);
-  if (!slices_.empty() && slices_.back().slot == slot) {
+  // One slot may be given to two experts in one window.
+  if (!slices_.empty() && slices_.back().slot == slot && slices_.back().key == key) {
     ++slices_.back().n_pieces;
   } else {
     slices_.push_back({key, slot, first, 1});

@@ -1,0 +1,65 @@
+#include "scheduler/link_filler.h"
+
+#include <vector>
+
+#include "tests/scheduler/scheduler_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+constexpr int32_t kPieces = 4;
+
+// Remembers what it was to copy.
+class CopyingExecutor final : public Executor {
+ public:
+  int32_t n_layers() const override { return 2; }
+  Clocks clocks() const override { return {}; }
+  void begin_step(const Batch& /*batch*/) override {}
+  const RoutingDecision& route(LayerId /*layer*/) override { return routing_.decision; }
+  void run(const LayerPlan& /*plan*/) override {}
+  void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) override {
+    copied.assign(slices.begin(), slices.end());
+    for (ModelTime& t : landed) t = 1;
+  }
+  std::span<const float> end_step() override { return {}; }
+
+  std::vector<CopySlice> copied;
+
+ private:
+  Loads routing_{0, {1, 0, 0, 0}};
+};
+
+}  // namespace
+
+TEST_CASE("an expert that gets the slot of one just copied is copied as itself") {
+  const std::vector<ExpertCost> costs(2, {4'000'000, 1000, kPieces});
+  ExpertCache cache({2, 4, kPieces, {4'000'000, 4'000'000}, 4'000'000},
+                    make_eviction_policy("lru", {2, 4, nullptr, {}}));
+  LinkFiller filler(CostModel(round_machine()), costs, cache, 0);
+  CopyingExecutor exec;
+  LayerPlan plan;
+  plan.use.layer = LayerId{0};
+  plan.pieces = kPieces;
+  // The CPU is busy for a second, which is idle time of the link.
+  filler.open(plan, cache, {1e6, 0, 0});
+
+  const ExpertKey first{LayerId{1}, ExpertId{2}};
+  const ExpertKey second{LayerId{1}, ExpertId{3}};
+  for (const ExpertKey key : {first, second}) {
+    const ExpertCache::Offer offer = cache.offer(key.layer);
+    REQUIRE(offer.slot == SlotId{0});
+    filler.start(key, offer, &cache);
+    for (int32_t i = 0; i < kPieces; ++i) REQUIRE(filler.send(key, offer.slot, &cache));
+  }
+  filler.close(&cache, &exec);
+
+  REQUIRE(exec.copied.size() == 2);
+  CHECK(exec.copied[0].key == first);
+  CHECK(exec.copied[0].n_pieces == kPieces);
+  CHECK(exec.copied[1].key == second);
+  CHECK(exec.copied[1].first_piece == 0);
+  CHECK(exec.copied[1].n_pieces == kPieces);
+}
+
+}  // namespace tandem::test
