@@ -30,9 +30,11 @@ void add_matrix(WeightView* w, std::vector<Unit>* out) {
   if (*w && can_pack(*w)) out->push_back({w, nullptr});
 }
 
+// All three matrices or none: where the intermediate values are no whole groups, an expert is
+// divided between values that a packed `down` could not be cut at (ExpertCuts).
 void add_expert(ExpertWeights* expert, std::vector<Unit>* out) {
-  const bool alike = expert->gate.type == expert->up.type;
-  if (alike && can_pack(expert->gate)) {
+  if (!can_pack(expert->gate) || !can_pack(expert->up) || !can_pack(expert->down)) return;
+  if (expert->gate.type == expert->up.type) {
     out->push_back({&expert->gate, &expert->up});
   } else {
     add_matrix(&expert->gate, out);

@@ -1,10 +1,12 @@
 // Experts of which a part runs on either side: any division gives what the CPU alone gives.
 #include <map>
+#include <random>
 
 #include "scheduler/layer_plan.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
+#include "tests/support/tiny_model.h"
 #include "tests/support/unrounded.h"
 
 namespace tandem::test {
@@ -98,6 +100,36 @@ TEST_CASE("experts of every family can be divided at every piece") {
       INFO(name << ", present " << one.present << ", gpu " << one.gpu << " of " << n);
       CHECK(relative_error(run_divided(model, tokens, 0, {one}), expected) <= 1e-5);
     }
+  }
+}
+
+TEST_CASE("experts that are no whole groups of rows are divided where their weights are packed") {
+  const Unrounded unrounded;
+  constexpr uint64_t kWidth = 16;
+  constexpr uint64_t kFf = 20;
+  TinyModel tiny;
+  tiny.counts["embedding_length"] = kWidth;
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal(0, 0.3F);
+  for (auto& [name, shape] : tiny.shapes) {
+    size_t n = 1;
+    for (uint64_t& size : shape) {
+      size = size == 8 ? kWidth : size == 16 ? kFf : size;
+      n *= size;
+    }
+    std::vector<float>& values = tiny.values[name];
+    for (size_t i = 0; i < n; ++i) values.push_back(normal(rng));
+  }
+  const Bytes image = tiny.file().build();
+  Model model = Model::load(GgufFile::from_memory(image, "tiny.gguf"));
+  model.pack(PackScope::kAll, serial_for, [](int64_t) {});
+  const std::vector<int32_t> tokens{1, 2, 3, 0};
+  const int32_t pieces = ExpertCuts(model).pieces();
+  REQUIRE(pieces > 1);
+  const std::vector<float> expected = run_divided(model, tokens, 0, {{}});
+  for (const Division& one : all_divisions(pieces)) {
+    INFO("present " << one.present << ", gpu " << one.gpu << " of " << pieces);
+    CHECK(relative_error(run_divided(model, tokens, 0, {one}), expected) <= 1e-5);
   }
 }
 
