@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "kernels/check.h"
+#include "kernels/dot_tile.h"
 #include "kernels/onednn_gemm.h"
 #include "kernels/onednn_tile.h"
 #include "kernels/simd.h"
@@ -130,12 +131,16 @@ void Engine::choose_products(const MachineProfile& machine) {
   effective_.push_back(
       {"kernels", forced ? isa : "auto", simd().name, forced ? "" : "the best that this CPU runs"});
   const int64_t from = machine.cpu.onednn_bf16_tokens;
-  use_onednn_from(from == 0 ? kOnednnNever : from);
+  const char* missing = onednn_missing();
+  const bool reached = from <= kTokenTile;
+  const bool used = from > 0 && missing == nullptr && reached;
+  use_onednn_from(used ? from : kOnednnNever);
   if (from == 0) return;
   const std::string wanted = fmt::format("from {} tokens on", from);
-  const char* missing = onednn_missing();
-  effective_.push_back({"onednn", wanted, missing == nullptr ? wanted : "never",
-                        missing == nullptr ? "BF16 weights" : missing});
+  const std::string reason = missing != nullptr ? missing
+                             : reached          ? "BF16 weights"
+                                       : fmt::format("products take {} at a time", kTokenTile);
+  effective_.push_back({"onednn", wanted, used ? wanted : "never", reason});
 }
 
 void Engine::make_cache(const EngineSettings& settings) {

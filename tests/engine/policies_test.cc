@@ -1,4 +1,6 @@
 // The engine under the same scheduling policies as the simulator.
+#include "kernels/dot_tile.h"
+#include "kernels/onednn_tile.h"
 #include "runtime/config/embedded.h"
 #include "runtime/config/scheduling_policy.h"
 #include "runtime/engine/engine_scheduling.h"
@@ -155,6 +157,19 @@ TEST_CASE("gates are reused where the policy's predictor asks for it, or a trace
   EngineSettings traced = cpu_settings();
   traced.recorded_distances = 2;
   CHECK(distances(traced) == 2);
+}
+
+TEST_CASE("oneDNN is not used, and not said to be, for more tokens than a tile of products holds") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  MachineProfile machine = test_machine();
+  machine.cpu.onednn_bf16_tokens = kTokenTile + 1;
+  const Engine engine(model, machine, cpu_settings());
+  CHECK(onednn_from() == kOnednnNever);
+  for (const EffectiveSetting& setting : engine.effective()) {
+    if (setting.name == "onednn") CHECK(setting.effective == "never");
+  }
+  CHECK(std::any_of(engine.effective().begin(), engine.effective().end(),
+                    [](const EffectiveSetting& setting) { return setting.name == "onednn"; }));
 }
 
 }  // namespace tandem::test
