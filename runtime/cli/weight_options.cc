@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "runtime/error.h"
+#include "runtime/model/available_memory.h"
 #include "runtime/model/host_memory.h"
 #include "runtime/words.h"
 

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <fstream>
-#include <string>
+
+#include "runtime/control_groups.h"
 
 namespace tandem {
 namespace {
@@ -18,24 +19,11 @@ std::optional<double> quota_in(const fs::path& group) {
   return quota / period;
 }
 
-// Below the mount point; empty where the process has no group of version 2.
-std::string own_group(const fs::path& root) {
-  const std::string version2 = "0::/";
-  std::ifstream file(root / "proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind(version2, 0) == 0) return line.substr(version2.size());
-  }
-  return "";
-}
-
 }  // namespace
 
 std::optional<double> cpu_quota(const fs::path& root) {
-  const fs::path top = root / "sys/fs/cgroup";
-  std::optional<double> least = quota_in(top);
-  fs::path group = top;
-  for (const fs::path& name : fs::path(own_group(root))) {
-    group /= name;
+  std::optional<double> least;
+  for (const fs::path& group : control_groups(root)) {
     const std::optional<double> quota = quota_in(group);
     if (quota) least = std::min(*quota, least.value_or(*quota));
   }

@@ -7,8 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <limits>
 #include <string>
 #include <utility>
 
@@ -17,18 +15,6 @@
 
 namespace tandem {
 namespace {
-
-// The number behind a file's first word `key`, or the whole file where it is empty; -1: none.
-int64_t number_in(const char* path, const std::string& key) {
-  std::ifstream file(path);
-  std::string word;
-  int64_t number = 0;
-  if (key.empty()) return file >> number ? number : -1;
-  while (file >> word) {
-    if (word == key) return file >> number ? number : -1;
-  }
-  return -1;
-}
 
 std::string lock_limit_text() {
   rlimit limit{};
@@ -75,20 +61,6 @@ int node_of_byte(int64_t byte, int64_t begin, int64_t end, int n_nodes) {
   // A page on a cut belongs to the part that has more of it.
   const int64_t middle = std::clamp(page * kHugePage + kHugePage / 2, begin, end - 1);
   return static_cast<int>((middle - begin) * n_nodes / (end - begin));
-}
-
-int64_t available_host_bytes() {
-  int64_t bytes = std::numeric_limits<int64_t>::max();
-  const int64_t kib = number_in("/proc/meminfo", "MemAvailable:");
-  if (kib >= 0) bytes = kib * 1024;
-  // Version 2, as a container sees its own group. "max" is no number.
-  const int64_t limit = number_in("/sys/fs/cgroup/memory.max", "");
-  const int64_t used = number_in("/sys/fs/cgroup/memory.current", "");
-  const int64_t files = number_in("/sys/fs/cgroup/memory.stat", "file");
-  if (limit >= 0 && used >= 0) {
-    bytes = std::min(bytes, std::max<int64_t>(limit - used + std::max<int64_t>(files, 0), 0));
-  }
-  return bytes;
 }
 
 MemoryLock lock_memory(const std::vector<std::span<const std::byte>>& ranges) {

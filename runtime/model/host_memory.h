@@ -47,10 +47,6 @@ struct MemoryNodes {
 // a node: the node's threads take these rows first (ThreadPool). Pages of smaller ones go round.
 int node_of_byte(int64_t byte, int64_t begin, int64_t end, int n_nodes);
 
-// What this process can still get without swapping: the system's estimate, or less where a control
-// group limits it. The largest int64 where the system does not say.
-int64_t available_host_bytes();
-
 // What became of a wish to keep memory from being swapped out.
 struct MemoryLock {
   int64_t wanted_bytes = 0;
