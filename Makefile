@@ -25,7 +25,7 @@ deps:
 	@./deps.sh
 
 format:
-	@git ls-files '*.h' '*.cc' | xargs clang-format -i
+	@git ls-files '*.h' '*.cc' '*.cu' | xargs clang-format -i
 
 clean:
 	rm -rf $(BUILD)

@@ -132,11 +132,10 @@ class RandomWeights {
   WeightView view_;
 };
 
-// Activations as a product with weights of a type sees them: rounded by the rule that packed.h
-// states, in plain float64 here. [n] f32 values, n a multiple of the block.
-inline std::vector<float> as_seen_by(DType type, const float* x, int64_t n) {
+// Activations as products see them: rounded by the rule that packed.h states, in plain float64
+// here. [n] f32 values, n a multiple of the block.
+inline std::vector<float> as_packed(XKind kind, const float* x, int64_t n) {
   std::vector<float> out(x, x + n);
-  const XKind kind = x_kind(type);
   if (kind == XKind::kFloat) return out;
   if (kind == XKind::kBf16) {
     for (float& v : out) {
@@ -158,6 +157,10 @@ inline std::vector<float> as_seen_by(DType type, const float* x, int64_t n) {
     }
   }
   return out;
+}
+
+inline std::vector<float> as_seen_by(DType type, const float* x, int64_t n) {
+  return as_packed(x_kind(type), x, n);
 }
 
 // sum a[i] b[i] in float64, and sum |a[i] b[i]|, in whose units float32 errors are bounded.

@@ -1,0 +1,73 @@
+// Runs CUDA kernels on the CPU: a fiber for each CUDA thread, a block at a time. It is there to
+// check kernels, not to be fast: threads run in an order that tests choose, asynchronous copies
+// land as early or as late as they may, and what CUDA leaves undefined ends a launch with
+// KernelFault: a barrier that not all threads reach, a shuffle with a lane that is not there, too
+// much shared memory. Under ASan and TSan it also tells these what a CUDA thread is.
+//
+// What it cannot show: speed, coalescing, the rounding of tensor cores and of approximate
+// functions, weak memory between blocks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+
+#include "kernels/function_ref.h"
+
+namespace tandem::vgpu {
+
+// Threads that may run, in the order of their numbers or another; blocks alike.
+enum class Order : uint8_t { kForward, kReverse, kRandom };
+
+struct EmulationOptions {
+  Order order = Order::kForward;
+  uint64_t seed = 1;
+  bool early_copies = false;                // cp.async lands when issued, not when waited for
+  size_t shared_bytes = size_t{99} * 1024;  // of a block: what sm_86, 89 and 120 have at most
+};
+
+struct Size3 {
+  unsigned x = 1;
+  unsigned y = 1;
+  unsigned z = 1;
+  constexpr Size3(unsigned x_size = 1, unsigned y_size = 1, unsigned z_size = 1)  // NOLINT: as dim3
+      : x(x_size), y(y_size), z(z_size) {}
+  constexpr uint64_t count() const { return uint64_t{x} * y * z; }
+};
+
+struct EmulationStats {
+  uint64_t launches = 0;
+  uint64_t blocks = 0;
+  uint64_t threads = 0;
+};
+
+// What a kernel did that CUDA does not define.
+class KernelFault : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class BlockRunner;
+
+// Stands in for a CUDA stream where kernels are launched. One host thread at a time.
+class Emulation {
+ public:
+  explicit Emulation(const EmulationOptions& options = {});
+  ~Emulation();
+  Emulation(const Emulation&) = delete;
+  Emulation& operator=(const Emulation&) = delete;
+
+  // Runs body() once as each CUDA thread. Returns when all have ended; KernelFault.
+  void launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
+              FunctionRef<void()> body);
+
+  const EmulationStats& stats() const { return stats_; }
+
+ private:
+  EmulationOptions options_;
+  EmulationStats stats_;
+  std::unique_ptr<BlockRunner> runner_;
+};
+
+}  // namespace tandem::vgpu

@@ -1,0 +1,50 @@
+// vgpu.h for nvcc. The instructions are those of NVIDIA's PTX ISA reference, sm_80 and later.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+// Both kinds of code may be in one program.
+#define VGPU_NAMESPACE tandem::gpu::cuda
+#define VGPU_OPS kCudaOps
+#define VGPU_KERNEL __global__
+#define VGPU_DEVICE __device__ __forceinline__
+#define VGPU_LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
+#define VGPU_SHARED(T, name, n) __shared__ __align__(16) T name[n]
+#define VGPU_DYNAMIC_SHARED(T, name)                                         \
+  extern __shared__ __align__(16) unsigned char vgpu_dynamic_shared_bytes[]; \
+  T* name = reinterpret_cast<T*>(vgpu_dynamic_shared_bytes)
+#define VGPU_LAUNCH(kernel, grid, block, dynamic_shared_bytes, stream, ...)               \
+  kernel<<<(grid), (block), (dynamic_shared_bytes), static_cast<cudaStream_t>(stream)>>>( \
+      __VA_ARGS__)
+
+namespace VGPU_NAMESPACE {
+
+VGPU_DEVICE uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
+VGPU_DEVICE uint32_t load_u32(const void* p) { return *static_cast<const uint32_t*>(p); }
+VGPU_DEVICE float load_f32(const void* p) { return *static_cast<const float*>(p); }
+
+VGPU_DEVICE void store_u16(void* p, uint16_t v) { *static_cast<uint16_t*>(p) = v; }
+VGPU_DEVICE void store_u32(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }
+
+VGPU_DEVICE float bits_to_f32(uint32_t bits) { return __uint_as_float(bits); }
+VGPU_DEVICE uint32_t f32_to_bits(float f) { return __float_as_uint(f); }
+
+VGPU_DEVICE float f16_to_f32(uint16_t h) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+  return f;
+}
+VGPU_DEVICE uint16_t f32_to_f16(float f) {  // to nearest, ties to even
+  uint16_t h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+}
+
+// c + the four products of signed bytes.
+VGPU_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
+  return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
+}
+
+}  // namespace VGPU_NAMESPACE

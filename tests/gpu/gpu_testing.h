@@ -1,0 +1,90 @@
+// What the tests of GPU kernels share: every way in which the emulation runs them, and buffers that
+// stand for device memory.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "kernels/gpu/emulation/emulation.h"
+#include "kernels/gpu/gpu_ops.h"
+#include "kernels/packed.h"
+#include "tests/kernels/kernel_testing.h"
+
+namespace tandem::testing {
+
+struct Way {
+  std::string name;
+  vgpu::EmulationOptions options;
+};
+
+// Three orders of threads and blocks, asynchronous copies late and early.
+inline std::vector<Way> all_ways() {
+  std::vector<Way> out;
+  const auto add = [&](const char* name, vgpu::Order order, bool early) {
+    vgpu::EmulationOptions options;
+    options.order = order;
+    options.early_copies = early;
+    out.push_back({std::string(name) + (early ? ", early copies" : ", late copies"), options});
+  };
+  for (const bool early : {false, true}) {
+    add("forward", vgpu::Order::kForward, early);
+    add("reverse", vgpu::Order::kReverse, early);
+    add("random", vgpu::Order::kRandom, early);
+  }
+  return out;
+}
+
+// Bytes that are aligned as the device allocates them; ASan knows where they end.
+class DeviceBytes {
+ public:
+  explicit DeviceBytes(int64_t bytes) : bytes_(bytes) {
+    constexpr size_t kAlign = 256;
+    void* at = nullptr;
+    if (posix_memalign(&at, kAlign, static_cast<size_t>(std::max<int64_t>(bytes, 1))) != 0) {
+      throw std::bad_alloc();
+    }
+    at_.reset(static_cast<uint8_t*>(at));
+    std::memset(at, 0, static_cast<size_t>(bytes));
+  }
+  uint8_t* data() { return at_.get(); }
+  const uint8_t* data() const { return at_.get(); }
+  int64_t size() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* at) const { std::free(at); }
+  };
+  std::unique_ptr<uint8_t[], Free> at_;
+  int64_t bytes_;
+};
+
+// A matrix as it lies in device memory: packed, its rows filled up to whole groups.
+class DeviceMatrix {
+ public:
+  explicit DeviceMatrix(const WeightView& w)
+      : w_(w),
+        group_bytes_(packed_bytes(w.type, w.cols)),
+        bytes_((w.rows + kGroupRows - 1) / kGroupRows * group_bytes_) {
+    for (int64_t r = 0; r < w.rows; r += kGroupRows) {
+      pack_group(w, r, std::min(kGroupRows, w.rows - r), 0, w.cols,
+                 reinterpret_cast<std::byte*>(bytes_.data() + r / kGroupRows * group_bytes_));
+    }
+  }
+  gpu::PackedWeights weights() const {
+    return {bytes_.data(), group_bytes_, static_cast<int>(w_.rows), static_cast<int>(w_.cols)};
+  }
+
+ private:
+  WeightView w_;
+  int64_t group_bytes_;
+  DeviceBytes bytes_;
+};
+
+}  // namespace tandem::testing
