@@ -35,6 +35,54 @@ struct TokenList {
   int n;
 };
 
+// An expert of a launch, and its uses by tokens: [first_use, first_use + n_uses) of all uses.
+struct ExpertUses {
+  PackedWeights gate;  // [ff, d]
+  PackedWeights up;    // [ff, d]
+  PackedWeights down;  // [d, ff]
+  int first_use;
+  int n_uses;
+};
+
+// Experts of one layer, of the same types and shapes. most_uses: at least every n_uses.
+struct ExpertCalls {
+  const ExpertUses* experts;  // [n_experts]
+  int n_experts;
+  int most_uses;
+};
+
+// The uses that add to each token: uses[begin[t]] … uses[begin[t + 1] - 1], in that order.
+struct TokenUses {
+  const int* begin;  // [n + 1]
+  const int* uses;
+  const float* weights;  // of uses, by use: the router's
+};
+
+// One layer's keys and values of one sequence, in the layout of kernels/kv_cache.h.
+struct KvCache {
+  bool f16_k;  // f32 otherwise
+  bool f16_v;
+  int n_kv_heads;
+  int head_dim;
+  int v_head_dim;
+  uint8_t* k;  // 4-byte aligned
+  uint8_t* v;
+};
+
+// Of `n` tokens behind `first_pos` others: queries that attention computes with one block of
+// threads for all positions, or one for each span of so many (then joined in order), where there
+// are few.
+inline constexpr int kAttentionSpan = 512;
+inline constexpr int kAttentionFewTokens = 32;
+constexpr int attention_spans(int first_pos, int n) {
+  return n <= kAttentionFewTokens ? (first_pos + n + kAttentionSpan - 1) / kAttentionSpan : 1;
+}
+// [spans, n, n_heads] of outputs, a largest score and a sum.
+constexpr int64_t attention_scratch_floats(int first_pos, int n, int n_heads, int v_head_dim) {
+  const int spans = attention_spans(first_pos, n);
+  return spans > 1 ? int64_t{spans} * n * n_heads * (v_head_dim + 2) : 0;
+}
+
 struct GpuOps {
   // to = pack_x(kind) of x: [n, cols] f32.
   void (*pack_x)(void* stream, XKind kind, const float* x, int n, int cols, uint8_t* to,
@@ -43,6 +91,37 @@ struct GpuOps {
   // or nullptr. x is packed as the type wants it.
   void (*product)(void* stream, DType type, const PackedWeights& w, const PackedX& x,
                   const TokenList& tokens, const float* bias, float* y);
+  // hidden[u, r] = silu(gate . x[tokens[u]])[r] * (up . x[tokens[u]])[r] of each use u.
+  // type: of gate and up. tokens: [uses]. hidden: [uses, ff] f32.
+  void (*expert_hidden)(void* stream, DType type, const ExpertCalls& calls, const PackedX& x,
+                        const int* tokens, int ff, float* hidden);
+  // out[u] = down . hidden[u]. type: of down. hidden: [uses, ff], packed as it wants. out: [uses,
+  // d] f32.
+  void (*expert_output)(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden,
+                        int d, float* out);
+  // y[t] += sum of weights[u] * out[u] over the uses u of t. y: [n, d] f32.
+  void (*combine)(void* stream, const float* out, const TokenUses& uses, int n, int d, float* y);
+  // y[t, c] = x[t, c] / sqrt(mean_c x^2 + eps) * gain[c]; x, y: [n, d] f32; x == y is allowed.
+  void (*rms_norm)(void* stream, const float* x, const float* gain, float eps, int n, int d,
+                   float* y);
+  // y[i] += x[i]
+  void (*add)(void* stream, const float* x, int64_t n, float* y);
+  // x[i] = x[i] limited to [-limit, limit]; NaN stays.
+  void (*clamp)(void* stream, float limit, int64_t n, float* x);
+  // Turns the first n_rot elements of every head of x: [n, n_heads, head_dim] f32, in place, by
+  // table: [n, n_rot] f32, cosines and then sines (rope_table() of kernels/elementwise.h). halves:
+  // pairs are (i, i + n_rot / 2), else (2i, 2i + 1).
+  void (*rope)(void* stream, const float* table, bool halves, int n_rot, int n, int n_heads,
+               int head_dim, float* x);
+  // Stores k: [n, n_kv_heads, head_dim] and v: [n, n_kv_heads, v_head_dim], f32, at positions
+  // first_pos … first_pos + n - 1.
+  void (*kv_append)(void* stream, const KvCache& cache, const float* k, const float* v,
+                    int first_pos, int n);
+  // out[t, h, :] = softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group], j <= first_pos +
+  // t. q: [n, n_heads, head_dim] f32; out: [n, n_heads, v_head_dim] f32; scratch:
+  // attention_scratch_floats(). Positions that no token sees may hold anything.
+  void (*attention)(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
+                    int n_heads, float scale, float* scratch, float* out);
 };
 
 // How weights of a type want their activations on a GPU.

@@ -4,8 +4,8 @@
 //      of k = 16 bytes a row, dword t only: {g|t, g+8|t}
 //   B: column g, dwords t and t + 4 (or t): {t|g, t+4|g}
 //   C: rows g and g + 8, columns 2t and 2t + 1: {g|2t, g|2t+1, g+8|2t, g+8|2t+1}
-// where a dword is four int8 or two bf16 of neighbouring k. A packed group of weights (packed.h)
-// is such an A without further ado: row r of line i of a block is dword i of row r.
+// where a dword is four int8 or two bf16 or f16 of neighbouring k. A packed group of weights
+// (packed.h) is such an A without further ado: row r of line i of a block is dword i of row r.
 #pragma once
 
 #include "kernels/gpu/vgpu.h"
@@ -42,8 +42,22 @@ VGPU_DEVICE void mma_bf16_k16(float (&c)[4], const FragmentA& a, const FragmentB
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b.r[0]), "r"(b.r[1]));
 }
+VGPU_DEVICE void mma_f16_k16(float (&c)[4], const FragmentA& a, const FragmentB& b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a.r[0]), "r"(a.r[1]), "r"(a.r[2]), "r"(a.r[3]), "r"(b.r[0]), "r"(b.r[1]));
+}
 
 #else
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
 
 // What the lanes hold, put together as matrices and multiplied. kDwords: of a row of A.
 template <int kDwords, typename C, typename Element>
@@ -78,7 +92,8 @@ struct WarpProduct {
     }
   }
   static int value(int8_t v) { return v; }
-  static float value(uint16_t bf16) { return bits_to_f32(uint32_t{bf16} << 16); }
+  static float value(Bf16 v) { return bits_to_f32(uint32_t{v.bits} << 16); }
+  static float value(F16 v) { return f16_to_f32(v.bits); }
 };
 
 template <int kDwords, typename Element, typename C>
@@ -97,7 +112,11 @@ inline void mma_s8_k16(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b,
 }
 inline void mma_bf16_k16(float (&c)[4], const FragmentA& a, const FragmentB& b,
                          const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  warp_product<8, uint16_t>(c, a, b, {file, line});
+  warp_product<8, Bf16>(c, a, b, {file, line});
+}
+inline void mma_f16_k16(float (&c)[4], const FragmentA& a, const FragmentB& b,
+                        const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  warp_product<8, F16>(c, a, b, {file, line});
 }
 
 #endif

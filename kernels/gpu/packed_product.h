@@ -2,6 +2,8 @@
 // tokens, its warps take blocks of columns in turn and add up in shared memory, in their order.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/gpu/packed_floats.h"
 
 namespace VGPU_NAMESPACE {
@@ -49,22 +51,31 @@ VGPU_DEVICE void group_product(const PackedWeights& w, int group, const PackedX&
   __syncthreads();
 }
 
-// y[t, r] = W x (+ bias), t < tokens.n; blockIdx: group, tile of tokens.
-template <DType kType, int kTiles>
-VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
-    product(PackedWeights w, PackedX x, TokenList tokens, const float* bias, float* y) {
-  VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
-  VGPU_SHARED(GroupSums<kTiles>, sums, 1);
-  const int group = static_cast<int>(blockIdx.x);
-  const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
-  group_product<kType, kTiles>(w, group, x, tokens, first, parts, sums);
-  for (int i = static_cast<int>(threadIdx.x); i < 16 * GroupSums<kTiles>::kTokens;
-       i += kProductThreads) {
-    const int token = first + i / 16;
-    const int row = group * 16 + i % 16;
-    if (token >= tokens.n || row >= w.rows) continue;
-    const float sum = sums->of[i / 16][i % 16];
-    y[static_cast<int64_t>(token) * w.rows + row] = bias != nullptr ? sum + bias[row] : sum;
+// From so many tokens on, tiles of 32 at a time.
+inline constexpr int kManyTokens = 9;
+
+// f(std::integral_constant<DType, type>)
+template <typename F>
+void with_type(DType type, const F& f) {
+  switch (type) {
+    case DType::kF32:
+      return f(std::integral_constant<DType, DType::kF32>{});
+    case DType::kF16:
+      return f(std::integral_constant<DType, DType::kF16>{});
+    case DType::kBF16:
+      return f(std::integral_constant<DType, DType::kBF16>{});
+    case DType::kQ4_0:
+      return f(std::integral_constant<DType, DType::kQ4_0>{});
+    case DType::kQ5_0:
+      return f(std::integral_constant<DType, DType::kQ5_0>{});
+    case DType::kQ8_0:
+      return f(std::integral_constant<DType, DType::kQ8_0>{});
+    case DType::kQ4_K:
+      return f(std::integral_constant<DType, DType::kQ4_K>{});
+    case DType::kQ5_K:
+      return f(std::integral_constant<DType, DType::kQ5_K>{});
+    case DType::kQ6_K:
+      return f(std::integral_constant<DType, DType::kQ6_K>{});
   }
 }
 

@@ -87,4 +87,26 @@ class DeviceMatrix {
   DeviceBytes bytes_;
 };
 
+// x as the type wants it, in device memory.
+struct PackedRowsOnGpu {
+  XKind kind;
+  int stride;
+  DeviceBytes bytes;
+  gpu::PackedX view{};
+
+  PackedRowsOnGpu(vgpu::Emulation* emulation, DType type, const std::vector<float>& x, int64_t cols)
+      : kind(gpu::gpu_x_kind(type)),
+        stride(static_cast<int>(kind == XKind::kFloat ? cols * 4 : x_bytes(kind, cols))),
+        bytes(static_cast<int64_t>(x.size()) / cols * stride) {
+    const auto n = static_cast<int>(static_cast<int64_t>(x.size()) / cols);
+    if (kind == XKind::kFloat) {
+      std::memcpy(bytes.data(), x.data(), x.size() * sizeof(float));
+    } else {
+      gpu::kEmulatedOps.pack_x(emulation, kind, x.data(), n, static_cast<int>(cols), bytes.data(),
+                               stride);
+    }
+    view = {bytes.data(), stride, static_cast<int>(cols)};
+  }
+};
+
 }  // namespace tandem::testing

@@ -33,19 +33,13 @@ void check_product(const Way& way, DType type, const Shape& shape, const std::ve
   const std::vector<float> x = random_floats(rng, shape.tokens * shape.cols);
   const std::vector<float> bias = random_floats(rng, shape.rows);
   const XKind kind = gpu::gpu_x_kind(type);
-  const auto stride =
-      static_cast<int>(kind == XKind::kFloat ? shape.cols * 4 : x_bytes(kind, shape.cols));
-  DeviceBytes packed(shape.tokens * stride);
   vgpu::Emulation emulation(way.options);
-  gpu::kEmulatedOps.pack_x(&emulation, kind, x.data(), static_cast<int>(shape.tokens),
-                           static_cast<int>(shape.cols), packed.data(), stride);
-  const auto* x_rows =
-      kind == XKind::kFloat ? reinterpret_cast<const uint8_t*>(x.data()) : packed.data();
+  const PackedRowsOnGpu packed(&emulation, type, x, shape.cols);
   const int n = rows.empty() ? static_cast<int>(shape.tokens) : static_cast<int>(rows.size());
   std::vector<float> y(static_cast<size_t>(n * shape.rows), -7.0F);
-  gpu::kEmulatedOps.product(
-      &emulation, type, w.weights(), {x_rows, stride, static_cast<int>(shape.cols)},
-      {rows.empty() ? nullptr : rows.data(), n}, with_bias ? bias.data() : nullptr, y.data());
+  gpu::kEmulatedOps.product(&emulation, type, w.weights(), packed.view,
+                            {rows.empty() ? nullptr : rows.data(), n},
+                            with_bias ? bias.data() : nullptr, y.data());
   for (int t = 0; t < n; ++t) {
     const int row = rows.empty() ? t : rows[static_cast<size_t>(t)];
     const std::vector<float> seen = as_packed(kind, x.data() + row * shape.cols, shape.cols);

@@ -1,0 +1,107 @@
+// Routed experts: y = down(silu(gate x) * up x) of each use of an expert by a token, in two kernels
+// with the packing of the hidden values between them; all experts of a launch at once.
+#include "kernels/gpu/gpu_launchers.h"
+#include "kernels/gpu/packed_product.h"
+
+namespace VGPU_NAMESPACE {
+namespace {
+
+// hidden[use, r] = silu(gate . x) * up . x; blockIdx: group of rows, tile of uses, expert.
+template <DType kType, int kTiles>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    expert_hidden_kernel(const ExpertUses* experts, PackedX x, const int* tokens, float* hidden) {
+  VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
+  VGPU_SHARED(GroupSums<kTiles>, gate, 1);
+  VGPU_SHARED(GroupSums<kTiles>, up, 1);
+  const ExpertUses& expert = experts[blockIdx.z];
+  const int group = static_cast<int>(blockIdx.x);
+  const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
+  if (first >= expert.n_uses || group * 16 >= expert.gate.rows) return;
+  const TokenList list{tokens + expert.first_use, expert.n_uses};
+  group_product<kType, kTiles>(expert.gate, group, x, list, first, parts, gate);
+  group_product<kType, kTiles>(expert.up, group, x, list, first, parts, up);
+  const int ff = expert.gate.rows;
+  for (int i = static_cast<int>(threadIdx.x); i < 16 * GroupSums<kTiles>::kTokens;
+       i += kProductThreads) {
+    const int use = first + i / 16;
+    const int row = group * 16 + i % 16;
+    if (use >= expert.n_uses || row >= ff) continue;
+    const float g = gate->of[i / 16][i % 16];
+    const float value = g / (1.0F + expf(-g)) * up->of[i / 16][i % 16];
+    hidden[static_cast<int64_t>(expert.first_use + use) * ff + row] = value;
+  }
+}
+
+// out[use, r] = down . hidden[use]
+template <DType kType, int kTiles>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    expert_output_kernel(const ExpertUses* experts, PackedX hidden, float* out) {
+  VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
+  VGPU_SHARED(GroupSums<kTiles>, sums, 1);
+  const ExpertUses& expert = experts[blockIdx.z];
+  const int group = static_cast<int>(blockIdx.x);
+  const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
+  if (first >= expert.n_uses) return;
+  const PackedX rows{hidden.rows + static_cast<int64_t>(expert.first_use) * hidden.stride,
+                     hidden.stride, hidden.cols};
+  group_product<kType, kTiles>(expert.down, group, rows, {nullptr, expert.n_uses}, first, parts,
+                               sums);
+  const int d = expert.down.rows;
+  for (int i = static_cast<int>(threadIdx.x); i < 16 * GroupSums<kTiles>::kTokens;
+       i += kProductThreads) {
+    const int use = first + i / 16;
+    const int row = group * 16 + i % 16;
+    if (use >= expert.n_uses || row >= d) continue;
+    out[static_cast<int64_t>(expert.first_use + use) * d + row] = sums->of[i / 16][i % 16];
+  }
+}
+
+struct Grid {
+  dim3 of;
+  bool many;
+};
+
+Grid grid_of(const ExpertCalls& calls, int rows) {
+  const bool many = calls.most_uses >= kManyTokens;
+  const unsigned tile = many ? 32 : 8;
+  return {dim3(static_cast<unsigned>(rows + 15) / 16,
+               (static_cast<unsigned>(calls.most_uses) + tile - 1) / tile,
+               static_cast<unsigned>(calls.n_experts)),
+          many};
+}
+
+}  // namespace
+
+void expert_hidden(void* stream, DType type, const ExpertCalls& calls, const PackedX& x,
+                   const int* tokens, int ff, float* hidden) {
+  if (calls.n_experts == 0 || calls.most_uses == 0) return;
+  const Grid grid = grid_of(calls, ff);
+  with_type(type, [&](auto constant) {
+    constexpr DType kType = constant();
+    if (grid.many) {
+      VGPU_LAUNCH((expert_hidden_kernel<kType, 4>), grid.of, dim3(kProductThreads), 0, stream,
+                  calls.experts, x, tokens, hidden);
+    } else {
+      VGPU_LAUNCH((expert_hidden_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,
+                  calls.experts, x, tokens, hidden);
+    }
+  });
+}
+
+void expert_output(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden, int d,
+                   float* out) {
+  if (calls.n_experts == 0 || calls.most_uses == 0) return;
+  const Grid grid = grid_of(calls, d);
+  with_type(type, [&](auto constant) {
+    constexpr DType kType = constant();
+    if (grid.many) {
+      VGPU_LAUNCH((expert_output_kernel<kType, 4>), grid.of, dim3(kProductThreads), 0, stream,
+                  calls.experts, hidden, out);
+    } else {
+      VGPU_LAUNCH((expert_output_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,
+                  calls.experts, hidden, out);
+    }
+  });
+}
+
+}  // namespace VGPU_NAMESPACE
