@@ -162,6 +162,41 @@ TEST_CASE("expert_ffn matches float64 with several experts on a token") {
   }
 }
 
+TEST_CASE("an expert of every format with many rows matches float64, packed or not") {
+  constexpr int64_t kRowsOfX = 40;
+  constexpr int64_t kD = 256;
+  constexpr int64_t kFf = 512;
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : testing::kAllTypes) {
+      std::mt19937 rng(77);
+      const Expert expert(rng, type, type, kD, kFf);
+      const std::vector<float> x = random_floats(rng, kRowsOfX * kD, 0.05F);
+      std::vector<ExpertRow> rows;
+      for (int32_t i = 0; i < kRowsOfX; ++i)
+        rows.push_back({(i * 7) % 40, 0.25F + 0.01F * static_cast<float>(i)});
+      const testing::Packed gate(expert.gate.view());
+      const testing::Packed up(expert.up.view());
+      const testing::Packed down(expert.down.view());
+      const ExpertWeights packed{gate.view(), up.view(), down.view()};
+      for (const ExpertWeights& weights : {expert.weights(), packed}) {
+        INFO(ops->name << " " << dtype_info(type).name
+                       << (weights.gate.layout == Layout::kPacked ? ", packed" : ""));
+        const Result result =
+            run_all({{weights, rows}}, x, kD, std::vector<float>(x.size()), serial_for);
+        for (int64_t i = 0; i < kRowsOfX; ++i) {
+          const ExpertRow& row = rows[static_cast<size_t>(i)];
+          const float* hidden = result.hidden.data() + i * kFf;
+          INFO("row " << row.row);
+          check_close({hidden, hidden + kFf}, hidden_reference(expert, x.data() + row.row * kD));
+          const float* y = result.y.data() + row.row * kD;
+          check_close({y, y + kD}, output_reference(expert, hidden, row.weight));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("the order of experts parts no row from its weight") {
   const Layer layer(DType::kQ8_0, DType::kQ8_0, 64, 64);
   std::vector<ExpertCall> calls = layer.calls();

@@ -140,8 +140,9 @@ inline std::vector<float> as_packed(XKind kind, const float* x, int64_t n) {
   if (kind == XKind::kBf16) {
     for (float& v : out) {
       int exponent = 0;
-      const float mantissa = std::frexp(v, &exponent);  // eight bits of it stay
-      v = std::ldexp(std::nearbyint(mantissa * 256.0F), exponent - 8);
+      std::frexp(v, &exponent);
+      const int last = std::max(exponent - 8, -133);  // eight bits stay, fewer of denormals
+      v = std::ldexp(std::nearbyint(std::ldexp(v, -last)), last);
     }
     return out;
   }
@@ -149,7 +150,10 @@ inline std::vector<float> as_packed(XKind kind, const float* x, int64_t n) {
   for (int64_t b = 0; b < n; b += block) {
     float largest = 0;
     for (int64_t i = b; i < b + block; ++i) largest = std::max(largest, std::abs(x[i]));
-    if (largest == 0) continue;
+    if (largest < 1e-36F) {
+      std::fill_n(out.begin() + b, block, 0.0F);
+      continue;
+    }
     const float inverse = 127.0F / largest;
     for (int64_t i = b; i < b + block; ++i) {
       out[static_cast<size_t>(i)] = static_cast<float>(
