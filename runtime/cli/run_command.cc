@@ -116,6 +116,7 @@ int run(const RunOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Model model = options.model.load_model(&progress);
   const std::chrono::duration<double> load = std::chrono::steady_clock::now() - start;
+  const ProcessMemory loaded = process_memory();
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();
   const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);
@@ -142,7 +143,8 @@ int run(const RunOptions& options) {
     hot.router_hash = router_hash(model);
     write_file(options.save_hot_set, hot_set_text(hot));
   }
-  const RunReport report{engine, result, machine, sampling, effective, load.count()};
+  const RunReport report{engine,    result,       machine, sampling,
+                         effective, load.count(), loaded,  process_memory()};
   if (options.json) {
     nlohmann::ordered_json json = summary_json(report);
     json["text"] = text;

@@ -44,6 +44,12 @@ std::string speed_line(const char* what, int64_t tokens, double tps, double mode
                      what, tokens, tps, modelled_tps, machine);
 }
 
+std::string memory_text(const RunReport& report) {
+  return fmt::format("{} at most, {} after loading, {} in huge pages",
+                     bytes_text(report.ended.peak_bytes), bytes_text(report.loaded.resident_bytes),
+                     bytes_text(report.ended.huge_bytes));
+}
+
 }  // namespace
 
 std::string json_text(const nlohmann::ordered_json& json, int indent) {
@@ -90,6 +96,7 @@ std::string summary_text(const RunReport& report) {
   std::string text = "\n" + line("model", fmt::format("{} ({}), {}", printable(config.name),
                                                       config.arch, file_size_text(engine)));
   text += line("load", fmt::format("{:.2f} s", report.load_seconds));
+  text += line("memory", memory_text(report));
   text += settings_text(report.settings);
   text += line("sampling", sampling_text(report.sampling));
   text += speed_line("prefill", result.prompt_tokens, result.prefill_tps(),
@@ -125,6 +132,11 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
   json["stopped"] = stop_reason_text(result.stop);
   json["seed"] = report.sampling.seed;
   json["load_seconds"] = report.load_seconds;
+  json["memory"] = {{"file_bytes", report.engine.model().file().file_bytes()},
+                    {"loading_peak_bytes", report.loaded.peak_bytes},
+                    {"loaded_bytes", report.loaded.resident_bytes},
+                    {"peak_bytes", report.ended.peak_bytes},
+                    {"huge_bytes", report.ended.huge_bytes}};
   json["prefill_tps"] = result.prefill_tps();
   json["decode_tps"] = result.decode_tps();
   json["modelled_prefill_tps"] = result.modelled_prefill_tps();

@@ -11,6 +11,7 @@
 #include "runtime/engine/generate.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/engine/settings.h"
+#include "runtime/model/available_memory.h"
 
 namespace tandem {
 
@@ -22,6 +23,8 @@ struct RunReport {
   const SamplingSettings& sampling;
   std::vector<EffectiveSetting> settings;
   double load_seconds = 0;  // from opening the file to weights that can be used
+  ProcessMemory loaded;     // when weights could be used
+  ProcessMemory ended;
 };
 
 // Several lines for stderr: settings requested and effective, speeds, cache, experts, link.

@@ -46,11 +46,25 @@ int64_t left_in(const fs::path& group, const Names& names) {
   return std::max<int64_t>(limit - (used - files), 0);
 }
 
+int64_t kib_in(const fs::path& path, const std::string& key) {
+  const int64_t kib = number_in(path, key);
+  return kib >= 0 && kib <= kNone / 1024 ? kib * 1024 : -1;
+}
+
 }  // namespace
 
+ProcessMemory process_memory(const fs::path& root) {
+  const fs::path self = root / "proc/self";
+  ProcessMemory memory;
+  memory.resident_bytes = std::max<int64_t>(kib_in(self / "status", "VmRSS:"), 0);
+  memory.peak_bytes = std::max<int64_t>(kib_in(self / "status", "VmHWM:"), memory.resident_bytes);
+  memory.huge_bytes = std::max<int64_t>(kib_in(self / "smaps_rollup", "AnonHugePages:"), 0);
+  return memory;
+}
+
 int64_t available_host_bytes(const fs::path& root) {
-  const int64_t kib = number_in(root / "proc/meminfo", "MemAvailable:");
-  int64_t bytes = kib >= 0 && kib <= kNone / 1024 ? kib * 1024 : kNone;
+  int64_t bytes = kib_in(root / "proc/meminfo", "MemAvailable:");
+  if (bytes < 0) bytes = kNone;
   for (const fs::path& group : control_groups(root)) {
     bytes = std::min(bytes, left_in(group, {"memory.max", "memory.current", ""}));
   }

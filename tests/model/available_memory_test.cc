@@ -83,4 +83,17 @@ TEST_CASE("a group that uses more than its limit leaves nothing") {
   CHECK(machine.available() == 0);
 }
 
+TEST_CASE("what a process has is what the system says of it") {
+  const Machine machine;
+  CHECK(process_memory(machine.root.path()).peak_bytes == 0);
+  machine.write("proc/self/status", "Name:\ttandem\nVmHWM:\t 4096 kB\nVmRSS:\t 2048 kB\n");
+  machine.write("proc/self/smaps_rollup",
+                "0-1 ---p [rollup]\nRss: 2048 kB\nAnonHugePages: 512 kB\n");
+  const ProcessMemory memory = process_memory(machine.root.path());
+  CHECK(memory.peak_bytes == 4096 * 1024);
+  CHECK(memory.resident_bytes == 2048 * 1024);
+  CHECK(memory.huge_bytes == 512 * 1024);
+  CHECK(process_memory().peak_bytes > 0);
+}
+
 }  // namespace tandem::test
