@@ -8,6 +8,7 @@
 
 #include "kernels/packed.h"
 #include "runtime/error.h"
+#include "runtime/model/available_memory.h"
 #include "runtime/words.h"
 #include "tests/kernels/kernel_testing.h"
 

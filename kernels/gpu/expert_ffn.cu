@@ -63,7 +63,7 @@ struct Grid {
 
 Grid grid_of(const ExpertCalls& calls, int rows) {
   const bool many = calls.most_uses >= kManyTokens;
-  const unsigned tile = many ? 32 : 8;
+  const unsigned tile = many ? 16 : 8;
   return {dim3(static_cast<unsigned>(rows + 15) / 16,
                (static_cast<unsigned>(calls.most_uses) + tile - 1) / tile,
                static_cast<unsigned>(calls.n_experts)),
@@ -79,7 +79,7 @@ void expert_hidden(void* stream, DType type, const ExpertCalls& calls, const Pac
   with_type(type, [&](auto constant) {
     constexpr DType kType = constant();
     if (grid.many) {
-      VGPU_LAUNCH((expert_hidden_kernel<kType, 4>), grid.of, dim3(kProductThreads), 0, stream,
+      VGPU_LAUNCH((expert_hidden_kernel<kType, 2>), grid.of, dim3(kProductThreads), 0, stream,
                   calls.experts, x, tokens, hidden);
     } else {
       VGPU_LAUNCH((expert_hidden_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,
@@ -95,7 +95,7 @@ void expert_output(void* stream, DType type, const ExpertCalls& calls, const Pac
   with_type(type, [&](auto constant) {
     constexpr DType kType = constant();
     if (grid.many) {
-      VGPU_LAUNCH((expert_output_kernel<kType, 4>), grid.of, dim3(kProductThreads), 0, stream,
+      VGPU_LAUNCH((expert_output_kernel<kType, 2>), grid.of, dim3(kProductThreads), 0, stream,
                   calls.experts, hidden, out);
     } else {
       VGPU_LAUNCH((expert_output_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,

@@ -36,7 +36,7 @@ void product(void* stream, DType type, const PackedWeights& w, const PackedX& x,
       VGPU_LAUNCH((product_kernel<kType, 1>), dim3(groups, (n + 7) / 8), dim3(kProductThreads), 0,
                   stream, w, x, tokens, bias, y);
     } else {
-      VGPU_LAUNCH((product_kernel<kType, 4>), dim3(groups, (n + 31) / 32), dim3(kProductThreads), 0,
+      VGPU_LAUNCH((product_kernel<kType, 2>), dim3(groups, (n + 15) / 16), dim3(kProductThreads), 0,
                   stream, w, x, tokens, bias, y);
     }
   });

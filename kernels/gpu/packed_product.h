@@ -51,7 +51,7 @@ VGPU_DEVICE void group_product(const PackedWeights& w, int group, const PackedX&
   __syncthreads();
 }
 
-// From so many tokens on, tiles of 32 at a time.
+// From so many tokens on, tiles of 16 at a time.
 inline constexpr int kManyTokens = 9;
 
 // f(std::integral_constant<DType, type>)

@@ -10,7 +10,9 @@
 #define VGPU_OPS kCudaOps
 #define VGPU_KERNEL __global__
 #define VGPU_DEVICE __device__ __forceinline__
-#define VGPU_LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
+// At least three blocks to a multiprocessor: without a number ptxas aims at steps of occupancy and
+// spills a few registers for them.
+#define VGPU_LAUNCH_BOUNDS(threads) __launch_bounds__(threads, 3)
 #define VGPU_SHARED(T, name, n) __shared__ __align__(16) T name[n]
 #define VGPU_DYNAMIC_SHARED(T, name)                                         \
   extern __shared__ __align__(16) unsigned char vgpu_dynamic_shared_bytes[]; \
