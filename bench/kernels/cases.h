@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bench/kernels/limits.h"
+#include "kernels/kv_cache.h"
 #include "kernels/simd.h"
 #include "runtime/device/thread_pool.h"
 
@@ -56,6 +57,7 @@ inline constexpr const char* kOnednn = "onednn";           // its own order of w
 inline constexpr const char* kOnednnTile = "onednn-tile";  // rows, dequantised on the way
 inline constexpr const char* kExpertFfn = "expert_ffn";
 inline constexpr const char* kMoeLayer = "moe_layer";
+inline constexpr const char* kAttention = "attention";
 inline constexpr const char* kU8S8 = "u8s8";  // a type: bytes without scales
 
 Peak peak_of(DType type);
@@ -76,6 +78,17 @@ struct Experts {
 // On the last of the pools.
 std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, const Experts& experts,
                                  const Pools& pools, const Wanted& wanted);
+
+// One layer's attention of tokens behind `depth` others, each head of n_kv read by n / n_kv heads.
+// Rows are heads and columns the depth; tokens are at most as many. On the last of the pools.
+struct Heads {
+  int64_t n;
+  int64_t n_kv;
+  int64_t dim;
+  int64_t depth;
+};
+std::unique_ptr<Bench> attention_bench(std::mt19937& rng, KvType type, const Heads& heads,
+                                       const Pools& pools, const Wanted& wanted);
 
 DType type_named(const std::string& name);
 

@@ -31,9 +31,13 @@ struct Shape {
   int64_t top_k;
   int64_t ff;
   int64_t d;
+  int64_t n_heads;
+  int64_t n_kv_heads;
 };
-constexpr Shape kShapes[] = {
-    {"olmoe", 64, 8, 1024, 2048}, {"qwen3", 128, 8, 768, 2048}, {"mixtral", 8, 2, 14336, 4096}};
+constexpr Shape kShapes[] = {{"olmoe", 64, 8, 1024, 2048, 16, 16},
+                             {"qwen3", 128, 8, 768, 2048, 32, 4},
+                             {"mixtral", 8, 2, 14336, 4096, 32, 8}};
+constexpr int64_t kHeadDim = 128;  // of all three
 
 struct Options {
   std::vector<std::string> types{"f32",  "f16",  "bf16", "q4_0", "q5_0",
@@ -42,6 +46,7 @@ struct Options {
   std::vector<int> threads{1, CpuTopology::of_this_machine().cores()};
   std::vector<std::string> kernels{kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn};
   std::vector<std::string> experts{"olmoe", "qwen3", "mixtral"};
+  std::vector<int64_t> depths{512, 4096};
   int64_t rows = 1024;
   int64_t cols = 2048;
   int rounds = 5;
@@ -104,6 +109,11 @@ class Ladder {
       }
       if (wanted_.has(kExpertFfn)) climb_experts({kExpertFfn, 8, 8, s.ff, s.d});
       if (wanted_.has(kMoeLayer)) climb_experts({kMoeLayer, s.n_experts, s.top_k, s.ff, s.d});
+      if (wanted_.has(kAttention)) {
+        for (const int64_t depth : options_.depths) {
+          climb_attention({s.n_heads, s.n_kv_heads, kHeadDim, depth});
+        }
+      }
     }
   }
 
@@ -120,6 +130,14 @@ class Ladder {
       experts.push_back(ffn_bench(rng_, type, shape, pools_, wanted_));
       climb(experts);
     }
+  }
+
+  void climb_attention(const Heads& heads) {
+    std::vector<std::unique_ptr<Bench>> caches;
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+      caches.push_back(attention_bench(rng_, type, heads, pools_, wanted_));
+    }
+    climb(caches);
   }
 
   // All kernels of a number of tokens take turns.
@@ -194,10 +212,14 @@ int run(int argc, char** argv) {
   list("--types", &options.types, "of weights; u8s8: oneDNN's bytes without scales")
       ->check(CLI::IsMember(options.types));
   list("--tokens", &options.tokens, "at once")->check(CLI::Range(1, 4096));
-  list("--threads", &options.threads, "experts take the last")->check(CLI::Range(1, 1024));
+  list("--threads", &options.threads, "experts and attention take the last")
+      ->check(CLI::Range(1, 1024));
   list("--kernels", &options.kernels, "which to measure")
-      ->check(CLI::IsMember({kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn, kMoeLayer}));
-  list("--experts", &options.experts, "shapes for expert_ffn and moe_layer")
+      ->check(CLI::IsMember(
+          {kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn, kMoeLayer, kAttention}));
+  list("--depths", &options.depths, "tokens before those of attention")
+      ->check(CLI::Range(1, 65536));
+  list("--experts", &options.experts, "shapes for expert_ffn, moe_layer and attention")
       ->check(CLI::IsMember({"olmoe", "qwen3", "mixtral"}));
   app.add_option("--rows", options.rows, "of the matrix, a multiple of 16")->capture_default_str();
   app.add_option("--cols", options.cols, "of the matrix, a multiple of 256")->capture_default_str();

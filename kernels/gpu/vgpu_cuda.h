@@ -44,6 +44,21 @@ VGPU_DEVICE uint16_t f32_to_f16(float f) {  // to nearest, ties to even
   return h;
 }
 
+// Copies 16 bytes to shared memory while the thread goes on: the first `bytes` from global memory,
+// zeros behind them. Both 16-byte aligned. Copies since the last commit_copies() are a group; after
+// wait_copies<N>() all groups of this thread but the last N have landed, for this thread; others
+// see them behind a barrier.
+VGPU_DEVICE void copy_async16(void* to, const void* from, unsigned bytes) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes)
+               : "memory");
+}
+VGPU_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+VGPU_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
 // c + the four products of signed bytes.
 VGPU_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
   return __dp4a(static_cast<int>(a), static_cast<int>(b), c);

@@ -143,6 +143,15 @@ inline uint32_t f32_to_bits(float f) {
 inline float f16_to_f32(uint16_t h) { return tandem::f16_to_f32(h); }
 inline uint16_t f32_to_f16(float f) { return tandem::f32_to_f16(f); }
 
+inline void copy_async16(void* to, const void* from, unsigned bytes) {
+  vgpu::runner->copy_async({to, from, bytes});
+}
+inline void commit_copies() { vgpu::runner->commit_copies(); }
+template <int N>
+inline void wait_copies() {
+  vgpu::runner->wait_copies(N);
+}
+
 inline int dp4a(uint32_t a, uint32_t b, int c) {
   for (int i = 0; i < 32; i += 8) {
     c += static_cast<int8_t>(a >> i & 0xFFU) * static_cast<int8_t>(b >> i & 0xFFU);

@@ -19,14 +19,27 @@ std::optional<double> quota_in(const fs::path& group) {
   return quota / period;
 }
 
+// The same of version 1, where -1 is no limit.
+std::optional<double> quota_in_version1(const fs::path& group) {
+  std::ifstream quota_file(group / "cpu.cfs_quota_us");
+  std::ifstream period_file(group / "cpu.cfs_period_us");
+  double quota = 0;
+  double period = 0;
+  if (!(quota_file >> quota) || !(period_file >> period) || quota <= 0 || period <= 0) {
+    return std::nullopt;
+  }
+  return quota / period;
+}
+
 }  // namespace
 
 std::optional<double> cpu_quota(const fs::path& root) {
   std::optional<double> least;
-  for (const fs::path& group : control_groups(root)) {
-    const std::optional<double> quota = quota_in(group);
+  const auto limit = [&](const std::optional<double>& quota) {
     if (quota) least = std::min(*quota, least.value_or(*quota));
-  }
+  };
+  for (const fs::path& group : control_groups(root)) limit(quota_in(group));
+  for (const fs::path& group : control_groups(root, "cpu")) limit(quota_in_version1(group));
   return least;
 }
 

@@ -4,33 +4,13 @@
 
 #include <system_error>
 
+#include "runtime/device/short_wait.h"
 #include "runtime/error.h"
 
 namespace tandem {
 namespace {
 
 constexpr uint32_t kClosed = uint32_t{1} << 31;
-
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Looks at `value` for some 20 us while it is (or, with `equal` false, is not) `expected`, and
-// returns it. Long enough for what comes between two regions of a layer, short enough to leave the
-// core to others while nothing is computed.
-uint32_t wait_while(const std::atomic<uint32_t>& value, uint32_t expected, bool equal) {
-  constexpr int kLooks = 1000;
-  uint32_t now = value.load(std::memory_order_acquire);
-  for (int i = 0; i < kLooks && (now == expected) == equal; ++i) {
-    relax();
-    now = value.load(std::memory_order_acquire);
-  }
-  return now;
-}
 
 }  // namespace
 
@@ -80,7 +60,7 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
   drain(task, 0);
   uint32_t inside = inside_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
   while (inside != kClosed) {
-    inside = wait_while(inside_, kClosed, false);
+    inside = look_while(inside_, kClosed, false);
     if (inside != kClosed) inside_.wait(inside, std::memory_order_acquire);
   }
 }
@@ -124,7 +104,7 @@ void ThreadPool::drain_share(Task task, Share* share) {
 void ThreadPool::work(size_t home) {
   uint32_t seen = 0;
   while (true) {
-    if (wait_while(region_, seen, true) == seen) region_.wait(seen, std::memory_order_acquire);
+    if (look_while(region_, seen, true) == seen) region_.wait(seen, std::memory_order_acquire);
     seen = region_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!enter()) continue;

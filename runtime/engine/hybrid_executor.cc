@@ -33,6 +33,8 @@ CacheShape make_cache_shape(const Model& model, const Device& device, const Cach
   return shape;
 }
 
+constexpr size_t kMostSlices = 256;  // of a prefetcher between two layers
+
 // Policies look at the best 2 top_k (HybriMoE's MRS), and so do traces.
 int32_t rank_count(const Model& model) {
   const RoutingRules& rules = model.config().routing;
@@ -78,22 +80,27 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   by_id_.reserve(n_experts);
   group_.reserve(n_experts);
   calls_.reserve(n_experts);
+  cpu_calls_.reserve(n_experts);
+  copied_.reserve(n_experts + kMostSlices);
   touches_.reserve(3 * n_experts + 3);
+  if (!device.info().host_memory) cpu_.emplace();
 }
 
 Clocks HybridExecutor::clocks() const {
   // Nothing that is enqueued now can start before now, however long a stream has been idle.
   const double now = device_.host_now_us();
-  return {now, std::max(now, device_.stream_now_us(Stream::kCompute)),
+  return {std::max(now, cpu_until_us_), std::max(now, device_.stream_now_us(Stream::kCompute)),
           std::max(now, device_.stream_now_us(Stream::kCopy))};
 }
 
 void HybridExecutor::begin_step(const Batch& batch) {
+  finish_cpu();  // of a step that was stopped
   n_logits_ = batch.n_logits;
   dense_.embed(batch);
 }
 
 const RoutingDecision& HybridExecutor::route(LayerId layer) {
+  finish_cpu();
   if (layer_hook_ && !layer_hook_(layer.value)) throw StepStopped{};
   dense_.attention(layer.value);
   const Timepoint gate = dense_.gate(layer.value);
@@ -150,18 +157,15 @@ void HybridExecutor::run(const LayerPlan& plan) {
   std::sort(by_id_.begin(), by_id_.end(),
             [](const PlannedExpert* a, const PlannedExpert* b) { return a->expert < b->expert; });
   run_gpu(plan);
-  run_cpu(plan);
-  // Not before: the CPU may compute an expert that has a slot, too.
   for (const PlannedExpert& expert : plan.experts) {
     const bool touched = expert.gpu > expert.present || expert.gpu < plan.pieces;
     const bool whole = std::max(expert.gpu, expert.present) == plan.pieces;
-    if (expert.slot.valid() && touched && whole) {
-      slots_.drop_host_pages({plan.layer(), expert.expert});
-    }
+    if (expert.slot.valid() && touched && whole) copied_.push_back({plan.layer(), expert.expert});
     ++(expert.gpu == 0             ? stats_.experts_cpu
        : expert.gpu == plan.pieces ? stats_.experts_gpu
                                    : stats_.experts_split);
   }
+  start_cpu(plan);
 }
 
 // Experts that are there are one launch; each that has yet to land is one of its own, in the order
@@ -235,30 +239,56 @@ std::span<const ExpertRow> HybridExecutor::rows_of(const PlannedExpert& expert) 
                                   static_cast<size_t>(expert.count));
 }
 
-void HybridExecutor::run_cpu(const LayerPlan& plan) {
-  const int64_t d = model_.config().d_model;
+void HybridExecutor::start_cpu(const LayerPlan& plan) {
   const auto layer = static_cast<size_t>(plan.layer().value);
   const LayerCosts cost = costs_.layer(expert_costs_[layer]);
-  calls_.clear();
+  cpu_calls_.clear();
   double alone_us = 0;
   double shared_us = 0;
   for (const PlannedExpert* expert : by_id_) {
     if (expert->gpu == plan.pieces) continue;
     const auto id = static_cast<size_t>(expert->expert.value);
     const ExpertWeights& whole = model_.weights().layers[layer].experts[id];
-    calls_.push_back(
+    cpu_calls_.push_back(
         {expert_part(whole, cut(plan, expert->gpu), cut(plan, plan.pieces)), rows_of(*expert)});
     const double part = static_cast<double>(plan.pieces - expert->gpu) / plan.pieces;
     alone_us += part * cost.cpu(expert->count);
     shared_us += part * cost.cpu_shared(expert->count);
   }
-  if (calls_.empty()) return;
-  std::fill(cpu_out_.begin(), cpu_out_.begin() + dense_.n_tokens() * d, 0.0F);
-  expert_ffn(calls_, dense_.expert_input(), dense_.n_tokens(), d, cpu_out_.data(),
-             cpu_hidden_.data(), pool_.workspace(), pool_);
-  const double copying_us = device_.stream_now_us(Stream::kCopy) - device_.host_now_us();
-  device_.host_busy(cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us));
-  dense_.add_from_host(cpu_out_.data());
+  cpu_started_ = true;
+  if (cpu_calls_.empty()) return;
+  const double now = device_.host_now_us();
+  const double copying_us = device_.stream_now_us(Stream::kCopy) - now;
+  cpu_until_us_ = now + cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us);
+  const auto compute = [this] {
+    const int64_t n = dense_.n_tokens();
+    const int64_t d = model_.config().d_model;
+    std::fill(cpu_out_.begin(), cpu_out_.begin() + n * d, 0.0F);
+    expert_ffn(cpu_calls_, dense_.expert_input(), n, d, cpu_out_.data(), cpu_hidden_.data(),
+               pool_.workspace(), pool_);
+  };
+  if (cpu_) {
+    cpu_->start(compute);
+  } else {
+    compute();
+  }
+}
+
+void HybridExecutor::finish_cpu() {
+  if (!cpu_started_) return;
+  cpu_started_ = false;
+  if (cpu_) cpu_->wait();
+  if (!cpu_calls_.empty()) {
+    device_.host_busy(std::max(0.0, cpu_until_us_ - device_.host_now_us()));
+    dense_.add_from_host(cpu_out_.data());
+  }
+  drop_copied();
+}
+
+// Not while the CPU computes: it may compute an expert that has a slot, too.
+void HybridExecutor::drop_copied() {
+  for (const ExpertKey key : copied_) slots_.drop_host_pages(key);
+  copied_.clear();
 }
 
 void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) {
@@ -267,11 +297,15 @@ void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<Model
     const int32_t end = slice.first_piece + slice.n_pieces;
     slots_.fetch(slice.key, slice.slot, cuts_.at(slice.first_piece, cuts_.pieces()),
                  cuts_.at(end, cuts_.pieces()));
-    if (end == cuts_.pieces()) slots_.drop_host_pages(slice.key);
+    if (end == cuts_.pieces()) copied_.push_back(slice.key);
     landed[i] = device_.stream_now_us(Stream::kCopy);
   }
+  if (!cpu_started_) drop_copied();
 }
 
-std::span<const float> HybridExecutor::end_step() { return dense_.head(n_logits_); }
+std::span<const float> HybridExecutor::end_step() {
+  finish_cpu();
+  return dense_.head(n_logits_);
+}
 
 }  // namespace tandem

@@ -1,5 +1,6 @@
 // Carries out a step on a real model: dense layers on the device, routed experts split between
-// the device (those in slots) and the CPU (from the mapped file).
+// the device (those in slots) and the CPU (from the mapped file). The CPU's are computed beside the
+// thread that feeds the device: run() begins them, and the next call that enqueues a layer waits.
 // Called by the thread that runs the step loop. Nothing allocates after the first steps.
 #pragma once
 
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "runtime/device/device.h"
+#include "runtime/device/side_thread.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/engine/dense_layers.h"
 #include "runtime/engine/expert_slots.h"
@@ -73,7 +75,10 @@ class HybridExecutor final : public Executor {
   void look_ahead(int64_t layer);
   void launch_gpu(const LayerPlan& plan, std::span<const PlannedExpert* const> experts);
   void run_gpu(const LayerPlan& plan);
-  void run_cpu(const LayerPlan& plan);
+  void start_cpu(const LayerPlan& plan);
+  // Waits for the CPU's experts and adds what came out.
+  void finish_cpu();
+  void drop_copied();
   std::span<const ExpertRow> rows_of(const PlannedExpert& expert) const;
   // Where in the intermediate dimension the leading pieces of an expert of the plan end.
   int64_t cut(const LayerPlan& plan, int32_t piece) const { return cuts_.at(piece, plan.pieces); }
@@ -97,6 +102,11 @@ class HybridExecutor final : public Executor {
   RoutingHook routing_hook_;
   ExecutorStats stats_;
 
+  // The CPU's experts of the last layer that ran, until finish_cpu()
+  bool cpu_started_ = false;
+  double cpu_until_us_ = 0;  // modelled
+  std::vector<ExpertCall> cpu_calls_;
+  std::vector<ExpertKey> copied_;            // need no copy in host memory behind it
   std::vector<float> cpu_hidden_;            // [n_batch * top_k, ff]
   std::vector<float> cpu_out_;               // [n_batch, d]
   std::vector<ExpertRow> rows_;              // [n_batch * top_k], as routing_.tokens
@@ -104,6 +114,8 @@ class HybridExecutor final : public Executor {
   std::vector<const PlannedExpert*> group_;  // those of one launch
   std::vector<ExpertCall> calls_;
   std::vector<Touch> touches_;
+  std::optional<SideThread>
+      cpu_;  // last: it uses the others. None where there is no device to feed
 };
 
 }  // namespace tandem

@@ -42,6 +42,16 @@ TEST_CASE("of the quotas above a process the smallest counts") {
   CHECK(cpu_quota(root.path()) == 2.5);
 }
 
+TEST_CASE("control groups of version 1 set quotas, too") {
+  const TempDir root;
+  write(root, "proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/docker/x\n0::/\n");
+  write(root, "sys/fs/cgroup/cpu/docker/x/cpu.cfs_period_us", "100000\n");
+  write(root, "sys/fs/cgroup/cpu/docker/x/cpu.cfs_quota_us", "-1\n");
+  CHECK_FALSE(cpu_quota(root.path()));
+  write(root, "sys/fs/cgroup/cpu/docker/x/cpu.cfs_quota_us", "250000\n");
+  CHECK(cpu_quota(root.path()) == 2.5);
+}
+
 TEST_CASE("a quota that makes no sense is none") {
   const TempDir root;
   for (const char* text : {"", "many", "100000", "0 100000", "100000 0", "-1 100000"}) {

@@ -41,4 +41,31 @@ TEST_CASE("a step's embedding overwrites the residual only after the kernels tha
         busy_us + CostModel(harness.machine).h2d_us(bytes));
 }
 
+TEST_CASE("the link copies beside the CPU's experts, and the next layer waits for these") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  StepHarness harness(model, 8);
+  HybridExecutor& exec = harness.executor;
+  const std::vector<int32_t> tokens{258, 307};
+  exec.begin_step({tokens, 0, 1});
+  const RoutingDecision& routing = exec.route(LayerId{0});
+  LayerPlan plan;
+  plan.use.layer = LayerId{0};
+  plan.pieces = harness.cache.shape().pieces;
+  for (const ExpertLoad& load : routing.loads) {  // all on the CPU
+    plan.experts.push_back({load.expert, load.first, load.count, {}, 0, 0, 0});
+  }
+  exec.run(plan);
+  const Clocks run = exec.clocks();
+  CHECK(run.cpu > run.link);
+  const CopySlice slice{{LayerId{1}, ExpertId{3}}, SlotId{0}, 0, 1};
+  ModelTime landed = 0;
+  exec.prefetch({&slice, 1}, {&landed, 1});
+  const int64_t bytes = model.weights().layers[1].experts[3].bytes() / plan.pieces;
+  const double copy_us = harness.machine.link.latency_us + CostModel(harness.machine).h2d_us(bytes);
+  CHECK(landed == Approx(run.link + copy_us));
+  CHECK(exec.clocks().cpu == run.cpu);
+  exec.route(LayerId{1});
+  CHECK(harness.device->host_now_us() >= run.cpu);
+}
+
 }  // namespace tandem::test

@@ -123,6 +123,57 @@ TEST_CASE("lanes that wait for lanes which never come are a fault") {
   }
 }
 
+TEST_CASE(
+    "asynchronous copies have landed once they are waited for, and not before a late one is") {
+  for (const Way& way : all_ways()) {
+    alignas(16) std::array<uint32_t, 4 * 32> from{};
+    for (uint32_t i = 0; i < from.size(); ++i) from[i] = i;
+    std::array<uint32_t, 32> first{};   // of each thread's copy, before it is waited for
+    std::array<uint32_t, 32> copied{};  // of another thread's, behind a barrier
+    std::array<uint32_t, 32> filled{};
+    Emulation emulation(way.options);
+    emulation.launch("copies", 1, 32, 0, [&] {
+      VGPU_SHARED(uint32_t, tile, 4 * 32);
+      const unsigned i = threadIdx.x;
+      copy_async16(tile + 4 * i, from.data() + 4 * i, i == 3 ? 8 : 16);
+      commit_copies();
+      first[i] = tile[4 * i];
+      wait_copies<0>();
+      __syncthreads();
+      copied[i] = tile[4 * (31 - i)];
+      filled[i] = tile[4 * i + 3];
+    });
+    INFO(way.name);
+    for (uint32_t i = 0; i < 32; ++i) {
+      CHECK(first[i] == (way.options.early_copies ? 4 * i : 0xFFFFFFFFU));
+      CHECK(copied[i] == 4 * (31 - i));
+      CHECK(filled[i] == (i == 3 ? 0 : 4 * i + 3));
+    }
+  }
+  alignas(16) std::array<uint8_t, 32> bytes{};
+  const auto misaligned = [&] {
+    VGPU_SHARED(uint8_t, tile, 32);
+    copy_async16(tile + 8, bytes.data(), 16);
+  };
+  CHECK(says(fault_of(Way{}, misaligned), "misaligned"));
+}
+
+TEST_CASE("the last groups of asynchronous copies may still be on their way") {
+  Emulation emulation;
+  alignas(16) std::array<uint32_t, 8> from{1, 1, 1, 1, 2, 2, 2, 2};
+  std::array<uint32_t, 2> seen{};
+  emulation.launch("groups", 1, 1, 0, [&] {
+    VGPU_SHARED(uint32_t, tile, 8);
+    copy_async16(tile, from.data(), 16);
+    commit_copies();
+    copy_async16(tile + 4, from.data() + 4, 16);
+    commit_copies();
+    wait_copies<1>();
+    seen = {tile[0], tile[4]};
+  });
+  CHECK(seen == std::array<uint32_t, 2>{1, 0xFFFFFFFFU});
+}
+
 TEST_CASE("what no GPU could launch is a fault") {
   Emulation emulation;
   const auto nothing = [] {};

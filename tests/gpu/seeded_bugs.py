@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Plants one bug at a time in the GPU kernels and sees that its detector finds it.
+
+  tests/gpu/seeded_bugs.py --build build --asan build-asan --tsan build-tsan [--only NAME]
+
+A bug is a piece of source that is replaced; the files that contain it are compiled again, with the
+flags of that build, and linked in front of the library. Detectors: `fault`, what the emulation
+says of something that CUDA leaves undefined; `float64`, a test whose result is wrong; `asan`;
+`tsan`. Exit code 0 when each bug is found by its own, and the tests pass without any.
+"""
+import argparse
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PRODUCT = ["packed_product.cu", "expert_ffn.cu"]
+
+
+class Bug:
+    def __init__(self, name, detector, file, old, new, units, tests, says=""):
+        self.name, self.detector, self.file = name, detector, file
+        self.old, self.new, self.units, self.tests, self.says = old, new, units, tests, says
+
+
+BUGS = [
+    Bug("no barrier before partial sums are read", "tsan", "packed_product.h",
+        "  __syncthreads();\n  for (int i", "  for (int i", PRODUCT, "a GPU product takes*"),
+    Bug("no barrier before sums are used", "tsan", "packed_product.h",
+        "  __syncthreads();\n}", "}", PRODUCT, "a GPU product takes*"),
+    Bug("a barrier for one warp only", "fault", "packed_product.h",
+        "  __syncthreads();\n  for (int i", "  if (warp == 0) __syncthreads();\n  for (int i",
+        PRODUCT, "a GPU product takes*", "threads; the others have ended|deadlock|divergent"),
+    Bug("a warp writes behind its shared array", "asan", "packed_product.h",
+        "parts[warp].of", "parts[warp + 1].of", PRODUCT, "a GPU product takes*"),
+    Bug("a block of weights too many", "asan", "packed_product.h",
+        "b < n_blocks;", "b <= n_blocks;", PRODUCT, "a GPU product with packed*"),
+    Bug("a partial sum that nobody wrote", "float64", "packed_product.h",
+        "    for (int p = 0; p < kProductWarps; ++p) sum",
+        "    for (int p = 0; p < kProductWarps + 1; ++p) sum", PRODUCT, "a GPU product takes*"),
+    Bug("fragment rows in the wrong order", "float64", "packed_formats.h",
+        "    a.r[1] = load_u32(at + 32);\n    a.r[2] = load_u32(at + 4 * kLineBytes);",
+        "    a.r[2] = load_u32(at + 32);\n    a.r[1] = load_u32(at + 4 * kLineBytes);", PRODUCT,
+        "a GPU product with packed*"),
+    Bug("a scale of the wrong sub-block", "float64", "packed_formats.h",
+        "byte_of(head[0].scales[s / 4], s % 4)", "byte_of(head[0].scales[s / 4], (s + 1) % 4)",
+        PRODUCT, "a GPU product with packed*"),
+    Bug("a load between dwords", "fault", "packed_formats.h",
+        "const uint8_t* at = x.base + x.own[tile] + col + 4 * t;",
+        "const uint8_t* at = x.base + x.own[tile] + col + 4 * t + 2;", PRODUCT,
+        "a GPU product with packed*", "misaligned"),
+    Bug("a shuffle without all lanes", "fault", "elementwise.cu",
+        "  squares = warp_sum(squares);", "  if (thread % kWarpSize != 5) squares = warp_sum(squares);",
+        ["elementwise.cu"], "RMSNorm*", "wait for lanes"),
+    Bug("all warps write one value", "tsan", "elementwise.cu",
+        "if (thread % kWarpSize == 0) parts[thread / kWarpSize] = squares;",
+        "if (thread % kWarpSize == 0) parts[0] = squares;", ["elementwise.cu"], "RMSNorm*"),
+    Bug("a token too many", "asan", "elementwise.cu",
+        "i < uses.begin[token + 1]; ++i", "i <= uses.begin[token + 1]; ++i", ["elementwise.cu"],
+        "the uses of experts*"),
+    Bug("a use of the last tile is not left out", "asan", "expert_ffn.cu",
+        "    if (use >= expert.n_uses || row >= d) continue;", "    if (row >= d) continue;",
+        ["expert_ffn.cu"], "a layer's experts*"),
+    Bug("attention sees the token behind", "float64", "attention.cu",
+        "seen[i] = position <= last[i % 2];", "seen[i] = position <= last[i % 2] + 1;",
+        ["attention.cu"], "attention on a GPU*"),
+    Bug("attention reads values that nobody stored", "float64", "attention_tile.h",
+        "return 2 * line + 1 < n ? pair : pair & 0xFFFFU;", "return pair;", ["attention.cu"],
+        "attention on a GPU*"),
+    Bug("no barrier before weights of keys are read", "tsan", "attention.cu",
+        "    __syncthreads();\n#pragma unroll\n    for (int i = 0; i < 2; ++i) {\n      sum[i] *= decay[i];",
+        "#pragma unroll\n    for (int i = 0; i < 2; ++i) {\n      sum[i] *= decay[i];",
+        ["attention.cu"], "attention on a GPU*"),
+    Bug("a span's sums lie in the next one's", "float64", "attention.cu",
+        "+ queries.spans * heads * v_head_dim + span * heads;",
+        "+ queries.spans * heads * v_head_dim + span;", ["attention.cu"], "a GPU joins*"),
+    Bug("a key is stored a position too far", "asan", "attention.cu",
+        "const int position = first_pos + token;", "const int position = first_pos + token + 64;",
+        ["attention.cu"], "attention on a GPU*"),
+]
+
+
+def run(command, **more):
+    return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          **more)
+
+
+def compile_command(build, unit):
+    """The command that compiles the emulated unit, from CMake's database."""
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        if entry["file"].endswith("kernels/gpu/" + unit) and "tandem_gpu_emulated" in entry["command"]:
+            return shlex.split(entry["command"]), entry["directory"]
+    sys.exit(f"{build}: no command compiles {unit}; expected a configured build with tests")
+
+
+def plant(bug, build, work):
+    """A test program with the bug in it."""
+    path = ROOT / "kernels/gpu" / bug.file
+    text = path.read_text()
+    if text.count(bug.old) != 1:
+        sys.exit(f"{bug.name}: expected its place once in {bug.file}, found it {text.count(bug.old)} times")
+    place = work / "kernels/gpu" / bug.file
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text.replace(bug.old, bug.new))
+    objects = []
+    for unit in bug.units:
+        command, directory = compile_command(build, unit)
+        source = place if unit == bug.file else ROOT / "kernels/gpu" / unit
+        command = [c for c in command if c != "ccache"]
+        command[command.index("-o") + 1] = str(work / (unit + ".o"))
+        command[-1] = str(source)
+        command.insert(1, f"-I{work}")
+        done = run(command, cwd=directory)
+        if done.returncode != 0:
+            sys.exit(f"{bug.name}: does not compile\n{done.stdout}")
+        objects.append(str(work / (unit + ".o")))
+    link = shlex.split((build / "tests/gpu/CMakeFiles/test_gpu.dir/link.txt").read_text())
+    link = [c for c in link if c != "ccache"]
+    program = work / "test_gpu"
+    link[link.index("-o") + 1] = str(program)
+    link[1:1] = objects
+    done = run(link, cwd=build / "tests/gpu")
+    if done.returncode != 0:
+        sys.exit(f"{bug.name}: does not link\n{done.stdout}")
+    return program
+
+
+FOUND = {
+    "float64": r"FAILED",
+    "asan": r"ERROR: AddressSanitizer|outside of an (allocation|array)",
+    "tsan": r"WARNING: ThreadSanitizer: data race",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("build", "asan", "tsan"):
+        parser.add_argument("--" + name, type=pathlib.Path, required=True)
+    parser.add_argument("--only", default="", help="part of a bug's name")
+    options = parser.parse_args()
+    builds = {"fault": options.build, "float64": options.build, "asan": options.asan,
+              "tsan": options.tsan}
+    builds = {name: path.resolve() for name, path in builds.items()}
+    for build in sorted(set(builds.values())):
+        sound = run([build / "test_gpu"])
+        if sound.returncode != 0:
+            sys.exit(f"{build}: the tests fail without a bug\n{sound.stdout[-2000:]}")
+    missed = 0
+    for i, bug in enumerate(BUGS):
+        if options.only not in bug.name:
+            continue
+        build = builds[bug.detector]
+        program = plant(bug, build, build / "seeded_bugs" / str(i))
+        said = run([program, bug.tests]).stdout
+        found = re.search(bug.says or FOUND[bug.detector], said) is not None
+        missed += not found
+        print(f"{'found' if found else 'MISSED':6}  {bug.detector:8}{bug.name}", flush=True)
+        if not found:
+            print(said[-1500:])
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
