@@ -29,8 +29,8 @@ class Bug:
 BUGS = [
     Bug("no barrier before partial sums are read", "tsan", "packed_product.h",
         "  __syncthreads();\n  for (int i", "  for (int i", PRODUCT, "a GPU product takes*"),
-    Bug("no barrier before sums are used", "tsan", "packed_product.h",
-        "  __syncthreads();\n}", "}", PRODUCT, "a GPU product takes*"),
+    Bug("no barrier before partial sums are written again", "tsan", "packed_product.h",
+        "  __syncthreads();\n}", "}", PRODUCT, "a layer's experts*"),
     Bug("a barrier for one warp only", "fault", "packed_product.h",
         "  __syncthreads();\n  for (int i", "  if (warp == 0) __syncthreads();\n  for (int i",
         PRODUCT, "a GPU product takes*", "threads; the others have ended|deadlock|divergent"),
