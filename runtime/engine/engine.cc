@@ -14,6 +14,7 @@
 #include "runtime/device/cpu_device.h"
 #include "runtime/device/cpu_quota.h"
 #include "runtime/device/cpu_topology.h"
+#include "runtime/device/cuda_probe.h"
 #include "runtime/device/sim_device.h"
 #include "runtime/device/thread_count.h"
 #include "runtime/engine/engine_scheduling.h"
@@ -49,7 +50,10 @@ std::unique_ptr<Device> make_device(const EngineSettings& settings, const Machin
         std::make_unique<SimDevice>(machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes));
   } else {
     if (settings.device == DeviceKind::kAuto) {
-      line.reason = "this version drives no real GPU; --device sim simulates one";
+      const CudaProbe gpu = probe_cuda(program_folder());
+      line.reason = gpu.reason;
+      if (gpu.state == CudaState::kReady) line.reason += ", which this version cannot drive yet";
+      line.reason += "; --device sim simulates one";
     }
     device = std::make_unique<CpuDevice>(machine);
   }
