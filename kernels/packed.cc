@@ -102,25 +102,7 @@ void unpack_row(const WeightView& w, int64_t row, std::byte* to) {
                 w.cols / block.cols, to);
 }
 
-XKind x_kind(DType type) {
-  if (simd().pack_x == nullptr) return XKind::kFloat;
-  switch (type) {
-    case DType::kF32:
-    case DType::kF16:
-      return XKind::kFloat;
-    case DType::kBF16:
-      return XKind::kBf16;
-    case DType::kQ4_0:
-    case DType::kQ5_0:
-    case DType::kQ8_0:
-      return XKind::kQ8;
-    case DType::kQ4_K:
-    case DType::kQ5_K:
-    case DType::kQ6_K:
-      return XKind::kQ8K;
-  }
-  TANDEM_CHECK(false, "type %u", static_cast<unsigned>(type));
-}
+XKind x_kind(DType type) { return simd().pack_x == nullptr ? XKind::kFloat : rounded_x_kind(type); }
 
 int64_t x_bytes(XKind kind, int64_t cols) {
   int64_t bytes = 0;

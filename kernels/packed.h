@@ -47,6 +47,23 @@ void unpack_blocks(const PackedBlock& block, const std::byte* group, int64_t lan
 // One row of a packed matrix as the file would have it. to: w.row_bytes() bytes.
 void unpack_row(const WeightView& w, int64_t row, std::byte* to);
 
+// How weights of a type want their activations, where these are rounded at all.
+constexpr XKind rounded_x_kind(DType type) {
+  switch (type) {
+    case DType::kF32:
+    case DType::kF16:
+      return XKind::kFloat;
+    case DType::kBF16:
+      return XKind::kBf16;
+    case DType::kQ4_0:
+    case DType::kQ5_0:
+    case DType::kQ8_0:
+      return XKind::kQ8;
+    default:
+      return XKind::kQ8K;
+  }
+}
+
 // What the table in use (simd.h) takes: the reference takes f32 for every type.
 XKind x_kind(DType type);
 inline int64_t x_block(XKind kind) { return kind == XKind::kQ8K ? 256 : 32; }

@@ -22,7 +22,8 @@ struct PackedWeights {
 };
 
 // [n, cols] activations as pack_x() of kernels/packed.h leaves them, byte for byte, `stride` bytes
-// apart (x_bytes()); 64-byte aligned.
+// apart (x_bytes()); 64-byte aligned. Of what rounded_x_kind() of the weights says. All rows lie
+// within 2 GiB.
 struct PackedX {
   const uint8_t* rows;
   int stride;
@@ -123,24 +124,6 @@ struct GpuOps {
   void (*attention)(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                     int n_heads, float scale, float* scratch, float* out);
 };
-
-// How weights of a type want their activations on a GPU.
-constexpr XKind gpu_x_kind(DType type) {
-  switch (type) {
-    case DType::kBF16:
-      return XKind::kBf16;
-    case DType::kQ4_0:
-    case DType::kQ5_0:
-    case DType::kQ8_0:
-      return XKind::kQ8;
-    case DType::kQ4_K:
-    case DType::kQ5_K:
-    case DType::kQ6_K:
-      return XKind::kQ8K;
-    default:
-      return XKind::kFloat;
-  }
-}
 
 extern const GpuOps kEmulatedOps;
 extern const GpuOps kCudaOps;  // in the plug-in only

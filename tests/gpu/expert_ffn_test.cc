@@ -64,7 +64,7 @@ void check_close(double expected, double magnitude, float got, int64_t cols) {
 void check_layer(const Way& way, DType type) {
   const Layer layer(type);
   const auto [d, ff] = layer.shape;
-  const XKind kind = gpu::gpu_x_kind(type);
+  const XKind kind = rounded_x_kind(type);
   const gpu::ExpertCalls calls{layer.experts.data(), static_cast<int>(layer.experts.size()), 20};
   vgpu::Emulation emulation(way.options);
 

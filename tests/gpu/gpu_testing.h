@@ -95,7 +95,7 @@ struct PackedRowsOnGpu {
   gpu::PackedX view{};
 
   PackedRowsOnGpu(vgpu::Emulation* emulation, DType type, const std::vector<float>& x, int64_t cols)
-      : kind(gpu::gpu_x_kind(type)),
+      : kind(rounded_x_kind(type)),
         stride(static_cast<int>(kind == XKind::kFloat ? cols * 4 : x_bytes(kind, cols))),
         bytes(static_cast<int64_t>(x.size()) / cols * stride) {
     const auto n = static_cast<int>(static_cast<int64_t>(x.size()) / cols);

@@ -32,7 +32,7 @@ void check_product(const Way& way, DType type, const Shape& shape, const std::ve
   const std::vector<float> values = random.dequantized();
   const std::vector<float> x = random_floats(rng, shape.tokens * shape.cols);
   const std::vector<float> bias = random_floats(rng, shape.rows);
-  const XKind kind = gpu::gpu_x_kind(type);
+  const XKind kind = rounded_x_kind(type);
   vgpu::Emulation emulation(way.options);
   const PackedRowsOnGpu packed(&emulation, type, x, shape.cols);
   const int n = rows.empty() ? static_cast<int>(shape.tokens) : static_cast<int>(rows.size());
