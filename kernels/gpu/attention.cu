@@ -5,6 +5,7 @@
 
 #include "kernels/gpu/attention_tile.h"
 #include "kernels/gpu/gpu_launchers.h"
+#include "kernels/kv_cache.h"
 
 namespace VGPU_NAMESPACE {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kColumns = kAttentionColumns;
-constexpr int kTile = 64;  // kKvTile of kernels/kv_cache.h
+constexpr int kTile = static_cast<int>(kKvTile);
 constexpr int kTileStride = kTile + 4;
 
 struct Queries {
@@ -156,17 +157,20 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
   }
 
   const bool partial = queries.spans > 1;
-  const SpanResults results(queries, cache.v_head_dim, static_cast<int>(blockIdx.z));
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int c = 2 * lane.t + i;
     if (first_column + c >= n_columns) continue;
     const int64_t row = head_row(c);
-    if (partial && warp == 0 && lane.g == 0) {
-      results.most[row] = most[i];
-      results.sum[row] = sum[i];
+    float* out = queries.out + row * cache.v_head_dim;
+    if (partial) {
+      const SpanResults results(queries, cache.v_head_dim, static_cast<int>(blockIdx.z));
+      out = results.out + row * cache.v_head_dim;
+      if (warp == 0 && lane.g == 0) {
+        results.most[row] = most[i];
+        results.sum[row] = sum[i];
+      }
     }
-    float* out = (partial ? results.out : queries.out) + row * cache.v_head_dim;
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
 #pragma unroll

@@ -100,7 +100,7 @@ template <int kDwords, typename Element, typename C>
 inline void warp_product(C (&c)[4], const FragmentA& a, const FragmentB& b, Place place) {
   using Product = WarpProduct<kDwords, C, Element>;
   typename Product::Lane lane{c, a, b};
-  vgpu::runner->with_lanes(kAllLanes, &Product::of_lanes, &lane, false, place);
+  vgpu::runner->with_lanes(kAllLanes, &Product::of_lanes, &lane, place);
 }
 inline void mma_s8_k32(int (&c)[4], const FragmentA& a, const FragmentB& b,
                        const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

@@ -14,7 +14,6 @@ template <>
 struct Format<DType::kBF16> {
   static constexpr int kCols = 64;
   static constexpr int kBytes = 32 * kLineBytes;
-  static constexpr XKind kX = XKind::kBf16;
 
   template <int kTiles>
   VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
@@ -45,7 +44,6 @@ template <typename Weights>
 struct FormatFloat {
   static constexpr int kCols = 32 * Weights::kPerDword;
   static constexpr int kBytes = 32 * kLineBytes;
-  static constexpr XKind kX = XKind::kFloat;
 
   template <int kTiles>
   VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,

@@ -64,7 +64,6 @@ template <typename Weights>
 struct Format32 {
   static constexpr int kCols = 32;
   static constexpr int kBytes = 16 * Weights::kRowBytes;
-  static constexpr XKind kX = XKind::kQ8;
 
   template <int kTiles>
   VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
@@ -178,7 +177,6 @@ template <typename Weights>
 struct FormatK {
   static constexpr int kCols = 256;
   static constexpr int kBytes = 16 * Weights::kRowBytes;
-  static constexpr XKind kX = XKind::kQ8K;
 
   template <int kTiles>
   VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
@@ -261,7 +259,6 @@ template <>
 struct Format<DType::kQ6_K> {
   static constexpr int kCols = 256;
   static constexpr int kBytes = 16 * 210;
-  static constexpr XKind kX = XKind::kQ8K;
 
   template <int kTiles>
   VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,

@@ -36,16 +36,7 @@ namespace VGPU_NAMESPACE {
 using vgpu::Place;
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  vgpu::runner->barrier(vgpu::BarrierKind::kSync, 0, {file, line});
-}
-inline int __syncthreads_or(int predicate, const char* file = __builtin_FILE(),
-                            int line = __builtin_LINE()) {
-  return vgpu::runner->barrier(vgpu::BarrierKind::kOr, predicate, {file, line});
-}
-inline void __syncwarp(uint32_t mask = 0xFFFFFFFFU, const char* file = __builtin_FILE(),
-                       int line = __builtin_LINE()) {
-  vgpu::runner->with_lanes(mask, [](void** /*arguments*/, uint32_t /*mask*/) {}, nullptr, true,
-                           {file, line});
+  vgpu::runner->barrier({file, line});
 }
 
 // The value of another lane of the mask; width is always 32.
@@ -69,7 +60,7 @@ inline T shuffle_from(uint32_t mask, T value, unsigned lane, Place place) {
           me->result = static_cast<Argument*>(arguments[me->from])->value;
         }
       },
-      &mine, false, place);
+      &mine, place);
   return mine.result;
 }
 template <typename T>
@@ -98,7 +89,7 @@ inline int __any_sync(uint32_t mask, int predicate, const char* file = __builtin
                                if ((lanes >> i & 1U) != 0) *static_cast<int*>(arguments[i]) = all;
                              }
                            },
-                           &any, false, {file, line});
+                           &any, {file, line});
   return any;
 }
 

@@ -47,7 +47,6 @@ void BlockRunner::run_grid(const char* name, Size3 grid, Size3 block, size_t dyn
   const uint64_t blocks = grid.count();
   const auto n = static_cast<size_t>(block.count());
   waiting_.resize((n + kWarp - 1) / kWarp);
-  warp_objects_.resize(waiting_.size());
   const bool backwards = options_.order == Order::kReverse;
   for (uint64_t i = 0; i < blocks; ++i) run(backwards ? blocks - 1 - i : i);
   acquire(&launch_end_);
@@ -154,25 +153,21 @@ void BlockRunner::suspend(Thread& thread) {
   thread.fiber.suspend();
 }
 
-int BlockRunner::barrier(BarrierKind kind, int predicate, Place place) {
+void BlockRunner::barrier(Place place) {
   Thread& t = *current_;
   t.place = place;
-  t.kind = kind;
-  t.predicate = predicate;
   t.state = State::kAtBarrier;
   ++at_barrier_;
   char* object = &barrier_objects_[phase_ % 2];
   release(object);
   suspend(t);
   acquire(object);
-  return t.result;
 }
 
 void BlockRunner::release_barrier() {
   const Thread& first = **std::find_if(threads_.begin(), threads_.end(), [](const Thread* t) {
     return t->state == State::kAtBarrier;
   });
-  int count = 0;
   for (const Thread* t : threads_) {
     if (t->state != State::kAtBarrier) continue;
     if (t->place.file != first.place.file || t->place.line != first.place.line) {
@@ -182,7 +177,6 @@ void BlockRunner::release_barrier() {
                        t->place.file, t->place.line);
       return;
     }
-    count += t->predicate != 0 ? 1 : 0;
   }
   if (live_ != threads_.size()) {
     error_ = kernel_fault(
@@ -190,13 +184,7 @@ void BlockRunner::release_barrier() {
         first.place.file, first.place.line, live_, threads_.size());
     return;
   }
-  const int all = static_cast<int>(live_);
-  for (Thread* t : threads_) {
-    t->result = t->kind == BarrierKind::kOr    ? (count > 0 ? 1 : 0)
-                : t->kind == BarrierKind::kAnd ? (count == all ? 1 : 0)
-                                               : count;
-    t->state = State::kReady;
-  }
+  for (Thread* t : threads_) t->state = State::kReady;
   at_barrier_ = 0;
   ++phase_;
 }
@@ -220,8 +208,7 @@ void BlockRunner::report_deadlock() {
       lanes != nullptr ? lanes->mask : 0, threads_.size() - live_);
 }
 
-void BlockRunner::with_lanes(uint32_t mask, WarpFunction function, void* argument, bool orders,
-                             Place place) {
+void BlockRunner::with_lanes(uint32_t mask, WarpFunction function, void* argument, Place place) {
   Thread& me = *current_;
   const unsigned warp = me.index.warp;
   const unsigned base = warp * kWarp;
@@ -236,7 +223,6 @@ void BlockRunner::with_lanes(uint32_t mask, WarpFunction function, void* argumen
   me.function = function;
   me.argument = argument;
   me.place = place;
-  if (orders) release(&warp_objects_[warp]);
   bool all = (waiting_[warp] & mask) == (mask & ~bit);
   void* arguments[kWarp] = {};
   for (unsigned i = 0; i < kWarp && all; ++i) {
@@ -253,7 +239,6 @@ void BlockRunner::with_lanes(uint32_t mask, WarpFunction function, void* argumen
     arguments[i] = other.argument;
   }
   if (all) {
-    // A shuffle moves data and orders nothing.
     {
       const UnseenAccesses unseen;
       function(arguments, mask);
@@ -267,7 +252,6 @@ void BlockRunner::with_lanes(uint32_t mask, WarpFunction function, void* argumen
     waiting_[warp] |= bit;
     suspend(me);
   }
-  if (orders) acquire(&warp_objects_[warp]);
 }
 
 void* BlockRunner::shared_array(const void* key, size_t bytes, size_t align) {

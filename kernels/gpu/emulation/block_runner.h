@@ -40,8 +40,6 @@ struct Place {
 // What lanes do together: called once, with the arguments of all lanes in `mask`.
 using WarpFunction = void (*)(void** arguments, uint32_t mask);
 
-enum class BarrierKind : uint8_t { kSync, kOr, kAnd, kCount };
-
 struct Copy16 {
   void* to;
   const void* from;
@@ -58,10 +56,9 @@ class BlockRunner {
                 FunctionRef<void()> body);
 
   // Called by the CUDA thread that runs:
-  int barrier(BarrierKind kind, int predicate, Place place);
-  // orders: memory accesses before it happen before those behind it (__syncwarp does that,
-  // shuffles don't).
-  void with_lanes(uint32_t mask, WarpFunction function, void* argument, bool orders, Place place);
+  void barrier(Place place);
+  // A shuffle moves data and orders no memory accesses.
+  void with_lanes(uint32_t mask, WarpFunction function, void* argument, Place place);
   void* shared_array(const void* key, size_t bytes, size_t align);
   void* dynamic_shared() const { return dynamic_; }
   void copy_async(const Copy16& copy);
@@ -76,9 +73,6 @@ class BlockRunner {
     ThreadIndex index{};
     State state = State::kEnded;
     Place place;  // where it waits
-    BarrierKind kind = BarrierKind::kSync;
-    int predicate = 0;
-    int result = 0;
     uint32_t mask = 0;
     WarpFunction function = nullptr;
     void* argument = nullptr;
@@ -127,7 +121,6 @@ class BlockRunner {
   void* dynamic_ = nullptr;
   std::exception_ptr error_;
   char barrier_objects_[2] = {};
-  std::vector<char> warp_objects_;
 };
 
 // Of the CUDA thread that runs on this host thread.

@@ -8,8 +8,8 @@
 #include "kernels/gpu/emulation/sanitizers.h"
 
 // Saves what the System V ABI wants kept on the stack, stores the stack pointer at *save, and goes
-// on where `load` was stored. Ten instructions: swapcontext() makes two system calls for the mask
-// of signals and is 13 to 18 times slower.
+// on where `load` was stored. Fifteen instructions: swapcontext() makes two system calls for the
+// mask of signals and is 13 to 18 times slower.
 extern "C" void tandem_vgpu_switch(void** save, void* load);
 
 #if defined(__x86_64__)

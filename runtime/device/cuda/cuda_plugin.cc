@@ -8,7 +8,7 @@
 namespace tandem {
 namespace {
 
-// Makes no context: that takes memory of the GPU, and half a second.
+// Makes no context: that takes memory of the GPU, and time.
 void look(CudaFacts* facts) {
   *facts = {};
   (void)cudaDriverGetVersion(&facts->driver_version);
