@@ -10,7 +10,8 @@ namespace tandem {
 
 enum class Layout : uint8_t {
   kRows,    // as GGUF stores a matrix: one row behind the other
-  kPacked,  // groups of kGroupRows rows, as packed.h says; whole groups only
+  kPacked,  // groups of kGroupRows rows, as packed.h says; the last one may have rows that do not
+            // count on a GPU, nowhere else
 };
 inline constexpr int64_t kGroupRows = 16;
 
@@ -29,11 +30,17 @@ struct WeightView {
   int64_t bytes() const { return row_bytes() * rows; }
   // What lies in one piece whatever the stride: a row, or a group of packed rows.
   int64_t run_rows() const { return layout == Layout::kPacked ? kGroupRows : 1; }
-  int64_t run_bytes() const { return row_bytes() * run_rows(); }
-  int64_t runs() const { return rows / run_rows(); }
+  int64_t run_bytes() const {
+    const bool half_dword = (type == DType::kF16 || type == DType::kBF16) && cols % 2 != 0;
+    const bool filled_up = layout == Layout::kPacked && half_dword;
+    return (row_bytes() + (filled_up ? 2 : 0)) * run_rows();
+  }
+  int64_t runs() const { return (rows + run_rows() - 1) / run_rows(); }
   int64_t run_stride() const { return stride_bytes > 0 ? stride_bytes : run_bytes(); }
   // From the first byte to the last one, with what lies between runs.
   int64_t span_bytes() const { return rows > 0 ? run_stride() * (runs() - 1) + run_bytes() : 0; }
+  // The same matrix were it packed, back to back.
+  WeightView as_packed() const { return {type, rows, cols, data, 0, Layout::kPacked}; }
 };
 
 }  // namespace tandem

@@ -23,6 +23,7 @@ struct Queries {
   int n_heads;
   float scale;
   int spans;
+  int span_tiles;
   float* scratch;
   float* out;
 };
@@ -87,8 +88,7 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
   float acc[kGroups][4] = {};
   float most[2] = {kNothing, kNothing};
   float sum[2] = {};
-  const int span_tiles =
-      queries.spans > 1 ? kAttentionSpan / kTile : (n_positions + kTile - 1) / kTile;
+  const int span_tiles = queries.span_tiles;
   const int first_tile = static_cast<int>(blockIdx.z) * span_tiles;
   __syncthreads();
   for (int tile = first_tile; tile < first_tile + span_tiles && tile * kTile < n_positions;
@@ -276,7 +276,9 @@ void kv_append(void* stream, const KvCache& cache, const float* k, const float* 
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out) {
   if (n == 0) return;
-  const Queries queries{q,       first_pos, n, n_heads, scale, attention_spans(first_pos, n),
+  const int spans = attention_spans(first_pos, n);
+  const int tiles = (first_pos + n + kTile - 1) / kTile;
+  const Queries queries{q,       first_pos, n, n_heads, scale, spans, (tiles + spans - 1) / spans,
                         scratch, out};
   // 16 * kWarps values a group.
   if (cache.v_head_dim <= 64) {

@@ -43,9 +43,14 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads)
   for (int i = thread; i < d; i += kThreads) to[i] = row[i] * scale * gain[i];
 }
 
-VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) add_kernel(const float* x, int64_t n, float* y) {
-  const int64_t i = element();
-  if (i < n) y[i] += x[i];
+// blockIdx.y: token.
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads)
+    add_kernel(const float* x, const float* gate, int d, float* y) {
+  const int64_t token = blockIdx.y;
+  const int64_t c = element();
+  if (c >= d) return;
+  const float scale = gate != nullptr ? 1.0F / (1.0F + expf(-gate[token])) : 1.0F;
+  y[token * d + c] = fmaf(scale, x[token * d + c], y[token * d + c]);
 }
 
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) clamp_kernel(float limit, int64_t n, float* x) {
@@ -97,9 +102,10 @@ void rms_norm(void* stream, const float* x, const float* gain, float eps, int n,
               eps, d, y);
 }
 
-void add(void* stream, const float* x, int64_t n, float* y) {
-  if (n == 0) return;
-  VGPU_LAUNCH(add_kernel, dim3(blocks_for(n)), dim3(kThreads), 0, stream, x, n, y);
+void add(void* stream, const float* x, const float* gate, int n, int d, float* y) {
+  if (n == 0 || d == 0) return;
+  VGPU_LAUNCH(add_kernel, dim3(blocks_for(d), static_cast<unsigned>(n)), dim3(kThreads), 0, stream,
+              x, gate, d, y);
 }
 
 void clamp(void* stream, float limit, int64_t n, float* x) {

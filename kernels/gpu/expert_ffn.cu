@@ -6,39 +6,54 @@
 namespace VGPU_NAMESPACE {
 namespace {
 
+// By value: a reference to either would put `single` into local memory.
+VGPU_DEVICE ExpertUses expert_of(const ExpertCalls& calls, unsigned i) {
+  if (calls.experts != nullptr) return calls.experts[i];
+  return calls.single;
+}
+
 // hidden[use, r] = silu(gate . x) * up . x; blockIdx: group of rows, tile of uses, expert.
 template <DType kType, int kTiles>
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
-    expert_hidden_kernel(const ExpertUses* experts, PackedX x, const int* tokens, float* hidden) {
+    expert_hidden_kernel(HiddenPart part, ExpertCalls calls, PackedX x, const int* tokens, int ff,
+                         float* hidden) {
   VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
   VGPU_SHARED(GroupSums<kTiles>, gate, 1);
   VGPU_SHARED(GroupSums<kTiles>, up, 1);
-  const ExpertUses& expert = experts[blockIdx.z];
+  const ExpertUses expert = expert_of(calls, blockIdx.z);
   const int group = static_cast<int>(blockIdx.x);
   const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
   if (first >= expert.n_uses || group * 16 >= expert.gate.rows) return;
-  const TokenList list{tokens + expert.first_use, expert.n_uses};
-  group_product<kType, kTiles>(expert.gate, group, x, list, first, parts, gate);
-  group_product<kType, kTiles>(expert.up, group, x, list, first, parts, up);
-  const int ff = expert.gate.rows;
+  const TokenList list{tokens != nullptr ? tokens + expert.first_use : nullptr, expert.n_uses};
+  if (part != HiddenPart::kUp) {
+    group_product<kType, kTiles>(expert.gate, group, x, list, first, parts, gate);
+  }
+  if (part != HiddenPart::kGate) {
+    group_product<kType, kTiles>(expert.up, group, x, list, first, parts, up);
+  }
   for (int i = static_cast<int>(threadIdx.x); i < 16 * GroupSums<kTiles>::kTokens;
        i += kProductThreads) {
     const int use = first + i / 16;
     const int row = group * 16 + i % 16;
-    if (use >= expert.n_uses || row >= ff) continue;
-    const float g = gate->of[i / 16][i % 16];
-    const float value = g / (1.0F + expf(-g)) * up->of[i / 16][i % 16];
-    hidden[static_cast<int64_t>(expert.first_use + use) * ff + row] = value;
+    if (use >= expert.n_uses || row >= expert.gate.rows) continue;
+    float* to = hidden + static_cast<int64_t>(expert.first_use + use) * ff + row;
+    float value = part == HiddenPart::kUp ? *to : 0.0F;
+    if (part != HiddenPart::kUp) {
+      const float g = gate->of[i / 16][i % 16];
+      value = g / (1.0F + expf(-g));
+    }
+    if (part != HiddenPart::kGate) value *= up->of[i / 16][i % 16];
+    *to = value;
   }
 }
 
 // out[use, r] = down . hidden[use]
 template <DType kType, int kTiles>
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
-    expert_output_kernel(const ExpertUses* experts, PackedX hidden, float* out) {
+    expert_output_kernel(ExpertCalls calls, PackedX hidden, float* out) {
   VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
   VGPU_SHARED(GroupSums<kTiles>, sums, 1);
-  const ExpertUses& expert = experts[blockIdx.z];
+  const ExpertUses expert = expert_of(calls, blockIdx.z);
   const int group = static_cast<int>(blockIdx.x);
   const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
   if (first >= expert.n_uses) return;
@@ -72,18 +87,18 @@ Grid grid_of(const ExpertCalls& calls, int rows) {
 
 }  // namespace
 
-void expert_hidden(void* stream, DType type, const ExpertCalls& calls, const PackedX& x,
-                   const int* tokens, int ff, float* hidden) {
+void expert_hidden(void* stream, DType type, HiddenPart part, const ExpertCalls& calls,
+                   const PackedX& x, const int* tokens, int ff, float* hidden) {
   if (calls.n_experts == 0 || calls.most_uses == 0) return;
   const Grid grid = grid_of(calls, ff);
   with_type(type, [&](auto constant) {
     constexpr DType kType = constant();
     if (grid.many) {
-      VGPU_LAUNCH((expert_hidden_kernel<kType, 2>), grid.of, dim3(kProductThreads), 0, stream,
-                  calls.experts, x, tokens, hidden);
+      VGPU_LAUNCH((expert_hidden_kernel<kType, 2>), grid.of, dim3(kProductThreads), 0, stream, part,
+                  calls, x, tokens, ff, hidden);
     } else {
-      VGPU_LAUNCH((expert_hidden_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,
-                  calls.experts, x, tokens, hidden);
+      VGPU_LAUNCH((expert_hidden_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream, part,
+                  calls, x, tokens, ff, hidden);
     }
   });
 }
@@ -96,10 +111,10 @@ void expert_output(void* stream, DType type, const ExpertCalls& calls, const Pac
     constexpr DType kType = constant();
     if (grid.many) {
       VGPU_LAUNCH((expert_output_kernel<kType, 2>), grid.of, dim3(kProductThreads), 0, stream,
-                  calls.experts, hidden, out);
+                  calls, hidden, out);
     } else {
       VGPU_LAUNCH((expert_output_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,
-                  calls.experts, hidden, out);
+                  calls, hidden, out);
     }
   });
 }

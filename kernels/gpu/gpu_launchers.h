@@ -10,13 +10,13 @@ void pack_x(void* stream, XKind kind, const float* x, int n, int cols, uint8_t* 
 void product(void* stream, DType type, const PackedWeights& w, const PackedX& x,
              const TokenList& tokens, const float* bias, float* y);
 
-void expert_hidden(void* stream, DType type, const ExpertCalls& calls, const PackedX& x,
-                   const int* tokens, int ff, float* hidden);
+void expert_hidden(void* stream, DType type, HiddenPart part, const ExpertCalls& calls,
+                   const PackedX& x, const int* tokens, int ff, float* hidden);
 void expert_output(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden, int d,
                    float* out);
 void combine(void* stream, const float* out, const TokenUses& uses, int n, int d, float* y);
 void rms_norm(void* stream, const float* x, const float* gain, float eps, int n, int d, float* y);
-void add(void* stream, const float* x, int64_t n, float* y);
+void add(void* stream, const float* x, const float* gate, int n, int d, float* y);
 void clamp(void* stream, float limit, int64_t n, float* x);
 
 void rope(void* stream, const float* table, bool halves, int n_rot, int n, int n_heads,

@@ -36,21 +36,26 @@ struct TokenList {
   int n;
 };
 
-// An expert of a launch, and its uses by tokens: [first_use, first_use + n_uses) of all uses.
+// An expert of a launch, or its leading part: whole blocks of down's columns, whole groups of
+// gate's and up's rows. And its uses by tokens: [first_use, first_use + n_uses) of all uses.
 struct ExpertUses {
-  PackedWeights gate;  // [ff, d]
-  PackedWeights up;    // [ff, d]
-  PackedWeights down;  // [d, ff]
+  PackedWeights gate;  // [ff of the part, d]
+  PackedWeights up;    // likewise
+  PackedWeights down;  // [d, ff of the part]
   int first_use;
   int n_uses;
 };
 
-// Experts of one layer, of the same types and shapes. most_uses: at least every n_uses.
+// Experts of one layer, of the same types. most_uses: at least every n_uses.
 struct ExpertCalls {
-  const ExpertUses* experts;  // [n_experts]
+  const ExpertUses* experts;  // [n_experts]; nullptr: one, which is
+  ExpertUses single;
   int n_experts;
   int most_uses;
 };
+
+// What expert_hidden() computes: both factors, or one after the other.
+enum class HiddenPart : uint8_t { kBoth, kGate, kUp };
 
 // The uses that add to each token: uses[begin[t]] … uses[begin[t + 1] - 1], in that order.
 struct TokenUses {
@@ -70,13 +75,15 @@ struct KvCache {
   uint8_t* v;
 };
 
-// Of `n` tokens behind `first_pos` others: queries that attention computes with one block of
-// threads for all positions, or one for each span of so many (then joined in order), where there
-// are few.
-inline constexpr int kAttentionSpan = 512;
-inline constexpr int kAttentionFewTokens = 32;
+// Of `n` tokens behind `first_pos` others: into how many spans attention divides the positions,
+// each a block of threads of its own (then joined in order), so that few tokens are enough for a
+// GPU. Spans have 512 positions; more where they would be too many.
 constexpr int attention_spans(int first_pos, int n) {
-  return n <= kAttentionFewTokens ? (first_pos + n + kAttentionSpan - 1) / kAttentionSpan : 1;
+  constexpr int kPositions = 512;
+  constexpr int kMostSpans = 128;  // by tokens
+  const int most = n >= kMostSpans ? 1 : kMostSpans / n;
+  const int spans = (first_pos + n + kPositions - 1) / kPositions;
+  return spans < most ? spans : most;
 }
 // [spans, n, n_heads] of outputs, a largest score and a sum.
 constexpr int64_t attention_scratch_floats(int first_pos, int n, int n_heads, int v_head_dim) {
@@ -92,12 +99,14 @@ struct GpuOps {
   // or nullptr. x is packed as the type wants it.
   void (*product)(void* stream, DType type, const PackedWeights& w, const PackedX& x,
                   const TokenList& tokens, const float* bias, float* y);
-  // hidden[u, r] = silu(gate . x[tokens[u]])[r] * (up . x[tokens[u]])[r] of each use u.
-  // type: of gate and up. tokens: [uses]. hidden: [uses, ff] f32.
-  void (*expert_hidden)(void* stream, DType type, const ExpertCalls& calls, const PackedX& x,
-                        const int* tokens, int ff, float* hidden);
-  // out[u] = down . hidden[u]. type: of down. hidden: [uses, ff], packed as it wants. out: [uses,
-  // d] f32.
+  // hidden[u, r] = silu(gate . x[tokens[u]])[r] * (up . x[tokens[u]])[r] of each use u. Or only its
+  // first factor, or that times the second: where gate and up are of different types. type: of the
+  // matrices read. tokens: [uses], or nullptr for 0, 1, …. hidden: [uses, ff] f32, ff being
+  // that of whole experts.
+  void (*expert_hidden)(void* stream, DType type, HiddenPart part, const ExpertCalls& calls,
+                        const PackedX& x, const int* tokens, int ff, float* hidden);
+  // out[u] = down . hidden[u]. type: of down. hidden: [uses, ff], ff of whole experts, packed as it
+  // wants. out: [uses, d] f32.
   void (*expert_output)(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden,
                         int d, float* out);
   // y[t] += sum of weights[u] * out[u] over the uses u of t. y: [n, d] f32.
@@ -105,8 +114,8 @@ struct GpuOps {
   // y[t, c] = x[t, c] / sqrt(mean_c x^2 + eps) * gain[c]; x, y: [n, d] f32; x == y is allowed.
   void (*rms_norm)(void* stream, const float* x, const float* gain, float eps, int n, int d,
                    float* y);
-  // y[i] += x[i]
-  void (*add)(void* stream, const float* x, int64_t n, float* y);
+  // y[t] += x[t], or sigmoid(gate[t]) * x[t] where there is a gate: [n] f32. x, y: [n, d] f32.
+  void (*add)(void* stream, const float* x, const float* gate, int n, int d, float* y);
   // x[i] = x[i] limited to [-limit, limit]; NaN stays.
   void (*clamp)(void* stream, float limit, int64_t n, float* x);
   // Turns the first n_rot elements of every head of x: [n, n_heads, head_dim] f32, in place, by

@@ -29,9 +29,12 @@ VGPU_DEVICE void group_product(const PackedWeights& w, int group, const PackedX&
   const TokenTiles<kTiles> tiles(x, tokens, first);
   const uint8_t* blocks = w.data + group * w.group_stride;
   float acc[kTiles][4] = {};
+  // Where a row of x ends, behind which it has scales: w may have fewer columns. Floats have none.
+  constexpr bool kFloats = kType == DType::kF32 || kType == DType::kF16 || kType == DType::kBF16;
+  const int cols = kFloats ? w.cols : x.cols;
   const int n_blocks = (w.cols + F::kCols - 1) / F::kCols;
   for (int b = warp; b < n_blocks; b += kProductWarps) {
-    F::add(blocks + static_cast<int64_t>(b) * F::kBytes, tiles, w.cols, b * F::kCols, acc);
+    F::add(blocks + static_cast<int64_t>(b) * F::kBytes, tiles, cols, b * F::kCols, acc);
   }
   const Lane lane;
 #pragma unroll

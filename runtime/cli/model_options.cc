@@ -24,7 +24,8 @@ namespace {
 
 DeviceKind device_kind(const std::string& name) {
   if (name == "cpu") return DeviceKind::kCpu;
-  return name == "sim" ? DeviceKind::kSim : DeviceKind::kAuto;
+  if (name == "sim") return DeviceKind::kSim;
+  return name == "sim-cuda" ? DeviceKind::kSimCuda : DeviceKind::kAuto;
 }
 
 KvType kv_type(const std::string& name) { return name == "f32" ? KvType::kF32 : KvType::kF16; }
@@ -110,9 +111,9 @@ void ModelOptions::add_engine(CLI::App* app) {
 void ModelOptions::add_placement(CLI::App* app) {
   const auto names = causal_policy_names();
   const std::vector<std::string> policies(names.begin(), names.end());
-  app->add_option("--device", device, "where to compute; sim: a simulated GPU")
-      ->type_name("auto|cpu|sim")
-      ->check(one_of({"auto", "cpu", "sim"}))
+  app->add_option("--device", device, "where to compute; sim, sim-cuda: a simulated GPU")
+      ->type_name("auto|cpu|sim|sim-cuda")
+      ->check(one_of({"auto", "cpu", "sim", "sim-cuda"}))
       ->capture_default_str();
   app->add_option("--vram", vram_mib, "device memory (default: the machine profile's)")
       ->type_name("MIB")
@@ -174,7 +175,7 @@ GgufFile ModelOptions::open_model() const {
 }
 
 PackScope ModelOptions::pack_scope() const {
-  return device_kind(device) == DeviceKind::kSim ? PackScope::kExperts : PackScope::kAll;
+  return is_gpu(device_kind(device)) ? PackScope::kExperts : PackScope::kAll;
 }
 
 Model ModelOptions::load_model(Progress* progress) const {

@@ -17,6 +17,10 @@
 
 namespace tandem {
 
+namespace gpu {
+struct GpuOps;
+}
+
 enum class Stream : uint8_t { kCompute = 0, kCopy = 1 };
 inline constexpr int kStreamCount = 2;
 
@@ -44,8 +48,11 @@ struct Touch {
 // must lie within what the launch declared.
 class KernelScope {
  public:
-  KernelScope(std::span<const Touch> touches, std::ptrdiff_t offset)
-      : touches_(touches), offset_(offset) {}
+  // stream: what the functions of a GpuOps take; null where host code computes.
+  KernelScope(std::span<const Touch> touches, std::ptrdiff_t offset, void* stream = nullptr)
+      : touches_(touches), offset_(offset), stream_(stream) {}
+
+  void* stream() const { return stream_; }
 
   const std::byte* read(DeviceAddr at, int64_t bytes) const;
   std::byte* write(DeviceAddr at, int64_t bytes) const;
@@ -65,6 +72,7 @@ class KernelScope {
 
   std::span<const Touch> touches_;
   std::ptrdiff_t offset_;  // from device addresses to memory
+  void* stream_;
 };
 
 struct KernelCall {
@@ -87,6 +95,11 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual const DeviceInfo& info() const = 0;
+  // The GPU kernels that bodies of launches enqueue; null where bodies are host code that computes.
+  virtual const gpu::GpuOps* kernels() const { return nullptr; }
+
+  // What kernels see of an address, to be kept in device memory itself.
+  virtual const std::byte* seen_by_kernels(DeviceAddr at) const { return at.at; }
 
   // 256-byte aligned; contents undefined. MemoryError when it does not fit.
   virtual DeviceAddr alloc(int64_t bytes, const char* tag) = 0;

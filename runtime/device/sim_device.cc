@@ -8,6 +8,10 @@
 #include <iterator>
 
 #include "kernels/check.h"
+#ifdef TANDEM_EMULATED_KERNELS
+#include "kernels/gpu/emulation/emulation.h"
+#include "kernels/gpu/gpu_ops.h"
+#endif
 #include "runtime/error.h"
 #include "runtime/words.h"
 
@@ -28,10 +32,19 @@ std::byte* reserve(int64_t bytes, int protection) {
 
 }  // namespace
 
-SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes)
+SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes, SimKernels kernels)
     : ModelledDevice(
           {"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false, true},
           profile) {
+  if (kernels == SimKernels::kEmulated) {
+    info_.name = "sim-cuda";
+    info_.description += ", CUDA kernels emulated";
+#ifdef TANDEM_EMULATED_KERNELS
+    emulation_ = std::make_shared<vgpu::Emulation>();
+#else
+    throw ConfigError("--device sim-cuda: CUDA kernels are emulated on x86-64 only");
+#endif
+  }
   arena_bytes_ = std::max<int64_t>(vram_bytes, kAlignment);
   addresses_ = reserve(arena_bytes_, PROT_NONE);
   memory_ = reserve(arena_bytes_, PROT_READ | PROT_WRITE);
@@ -40,6 +53,13 @@ SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes)
 SimDevice::~SimDevice() {
   munmap(addresses_, static_cast<size_t>(arena_bytes_));
   munmap(memory_, static_cast<size_t>(arena_bytes_));
+}
+
+const gpu::GpuOps* SimDevice::kernels() const {
+#ifdef TANDEM_EMULATED_KERNELS
+  if (emulation_) return &gpu::kEmulatedOps;
+#endif
+  return nullptr;
 }
 
 DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
@@ -114,7 +134,7 @@ Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {
   for (const Touch& touch : call.touches) {
     if (touch.bytes > 0) backing(touch.at, touch.bytes);  // nothing is nowhere: an absent bias
   }
-  call.body(KernelScope(call.touches, memory_ - addresses_));
+  call.body(KernelScope(call.touches, memory_ - addresses_, emulation_.get()));
   return clock_.run(stream, model_.gpu_us(call.bytes, call.flops));
 }
 

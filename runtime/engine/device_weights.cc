@@ -1,5 +1,9 @@
 #include "runtime/engine/device_weights.h"
 
+#include <algorithm>
+
+#include "kernels/packed.h"
+
 namespace tandem {
 
 DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(device) {
@@ -37,10 +41,30 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(devic
   // rows are looked up there. Where the file ties it to the output, a row costs a page fault.
   for (const std::span<const std::byte> bytes : uploaded_) model.file().advise_dont_need(bytes);
   uploaded_ = {};
+  packed_ = {};
+}
+
+// A group at a time, with zeros for rows that the last one lacks.
+WeightView DeviceWeights::upload_packed(const WeightView& host, const char* tag) {
+  WeightView view = host.as_packed();
+  const DeviceAddr at = device_.alloc(view.span_bytes(), tag);
+  view.data = at.at;
+  packed_.resize(static_cast<size_t>(view.span_bytes()));
+  for (int64_t row = 0; row < host.rows; row += kGroupRows) {
+    pack_group(host, row, std::min(kGroupRows, host.rows - row), 0, host.cols,
+               packed_.data() + row / kGroupRows * view.run_bytes());
+  }
+  last_copy_ = device_.copy_to_device(Stream::kCopy, at, packed_.data(), view.span_bytes());
+  device_.host_wait(last_copy_);  // packed_ is used again
+  uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));
+  return view;
 }
 
 WeightView DeviceWeights::upload(const WeightView& host, const char* tag) {
   if (!host || device_.info().host_memory) return host;
+  if (device_.kernels() != nullptr && host.layout == Layout::kRows) {
+    return upload_packed(host, tag);
+  }
   const DeviceAddr at = device_.alloc(host.bytes(), tag);
   last_copy_ = device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes());
   uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));

@@ -1,6 +1,7 @@
 // The dense weights (attention, norms, router, shared expert, head) where the device can read
-// them: in the mapped file itself for a CPU, uploaded for a GPU. Experts are not here; they pass
-// through slots. Owned by the executor; addresses are valid as long as it lives.
+// them: in the mapped file itself for a CPU, uploaded for a GPU, packed where GPU kernels read
+// them. Experts are not here; they pass through slots. Owned by the executor; addresses are valid
+// as long as it lives.
 #pragma once
 
 #include <cstddef>
@@ -41,16 +42,21 @@ class DeviceWeights {
   DeviceWeights(const Model& model, Device& device);
 
   const DeviceLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
+  std::span<const DeviceLayer> layers(int64_t first, int64_t count) const {
+    return std::span(layers_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  }
   const DeviceVector& output_norm() const { return output_norm_; }
   const WeightView& output() const { return output_; }
 
  private:
   WeightView upload(const WeightView& host, const char* tag);
+  WeightView upload_packed(const WeightView& host, const char* tag);
   DeviceVector upload(const Vector& host, const char* tag);
 
   Device& device_;
   Timepoint last_copy_{};
   std::vector<std::span<const std::byte>> uploaded_;  // parts of the file, while uploading
+  std::vector<std::byte> packed_;                     // likewise
   std::vector<DeviceLayer> layers_;
   DeviceVector output_norm_;
   WeightView output_;

@@ -35,6 +35,8 @@ const char* device_name(DeviceKind kind) {
       return "cpu";
     case DeviceKind::kSim:
       return "sim";
+    case DeviceKind::kSimCuda:
+      return "sim-cuda";
   }
   return "?";
 }
@@ -43,11 +45,14 @@ std::unique_ptr<Device> make_device(const EngineSettings& settings, const Machin
                                     std::vector<EffectiveSetting>* effective) {
   EffectiveSetting line{"device", device_name(settings.device), "cpu", ""};
   std::unique_ptr<Device> device;
-  if (settings.device == DeviceKind::kSim) {
-    line.effective = "sim";
+  if (is_gpu(settings.device)) {
+    const bool cuda = settings.device == DeviceKind::kSimCuda;
+    line.effective = line.requested;
     line.reason = "simulated GPU of machine profile " + machine.name;
+    if (cuda) line.reason += "; CUDA kernels are emulated, which is slow";
     device =
-        std::make_unique<SimDevice>(machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes));
+        std::make_unique<SimDevice>(machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes),
+                                    cuda ? SimKernels::kEmulated : SimKernels::kHost);
   } else {
     if (settings.device == DeviceKind::kAuto) {
       const CudaProbe gpu = probe_cuda(program_folder());
@@ -89,7 +94,7 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
                         shape.n_batch < settings.n_batch ? "the context is no longer" : ""});
   shape.max_logits = std::min(settings.max_logits, shape.n_batch);
   // Where nothing can be fetched, nobody needs to guess.
-  const bool cached = settings.device == DeviceKind::kSim && settings.expert_slots != 0;
+  const bool cached = is_gpu(settings.device) && settings.expert_slots != 0;
   shape.lookahead.count =
       std::max(settings.recorded_distances,
                cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/packed.h"
+
 namespace tandem {
 namespace {
 
@@ -28,14 +30,27 @@ WeightView both(WeightView gate) {
   return gate;
 }
 
+// How a matrix lies in a slot.
+WeightView in_slot(const WeightView& host, const Device& device) {
+  return device.kernels() != nullptr && host.layout == Layout::kRows ? host.as_packed() : host;
+}
+
+// As in a slot, but for the addresses.
+ExpertWeights in_slot(const ExpertWeights& host, const Device& device) {
+  return {in_slot(host.gate, device), in_slot(host.up, device), in_slot(host.down, device)};
+}
+
+// Of a matrix that has a place of its own, or takes turns with another of its size.
+int64_t slot_bytes(const WeightView& w) { return aligned(w.run_bytes() * w.runs()); }
+
 }  // namespace
 
-std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model) {
+std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device& device) {
   std::vector<int64_t> bytes;
   for (const LayerWeights& layer : model.weights().layers) {
-    const ExpertWeights& expert = layer.experts.front();  // a layer's experts have one type
-    bytes.push_back(aligned(expert.gate.bytes()) + aligned(expert.up.bytes()) +
-                    aligned(expert.down.bytes()));
+    // A layer's experts have one type.
+    const ExpertWeights expert = in_slot(layer.experts.front(), device);
+    bytes.push_back(slot_bytes(expert.gate) + slot_bytes(expert.up) + slot_bytes(expert.down));
   }
   return bytes;
 }
@@ -77,7 +92,23 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) 
   state.ready = copy(from.down, to.down);
 }
 
+Timepoint ExpertSlots::copy_packing(const WeightView& host, const WeightView& device) {
+  const int64_t run = device.run_bytes();
+  device_.host_wait(packed_until_);
+  packed_.resize(std::max(packed_.size(), static_cast<size_t>(device.runs() * run)));
+  for (int64_t i = 0; i < device.runs(); ++i) {
+    const int64_t row = i * kGroupRows;
+    pack_group(host, row, std::min(kGroupRows, host.rows - row), 0, host.cols,
+               packed_.data() + i * run);
+  }
+  packed_until_ =
+      device_.copy_rows_to_device(Stream::kCopy, {const_cast<std::byte*>(device.data)},
+                                  packed_.data(), {device.runs(), run, device.run_stride(), run});
+  return packed_until_;
+}
+
 Timepoint ExpertSlots::copy(const WeightView& host, const WeightView& device) {
+  if (host.layout != device.layout) return copy_packing(host, device);
   const DeviceAddr at{const_cast<std::byte*>(device.data)};
   if (host.bytes() == host.span_bytes()) {
     return device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes());
@@ -96,10 +127,10 @@ void ExpertSlots::drop_host_pages(ExpertKey key) const {
 }
 
 ExpertWeights ExpertSlots::weights(ExpertKey key, SlotId slot) const {
-  ExpertWeights view = host_weights(model_, key);
+  ExpertWeights view = in_slot(host_weights(model_, key), device_);
   const DeviceAddr gate = address(slot);
-  const DeviceAddr behind = gate + aligned(view.gate.bytes());
-  const DeviceAddr down = behind + aligned(view.up.bytes());
+  const DeviceAddr behind = gate + slot_bytes(view.gate);
+  const DeviceAddr down = behind + slot_bytes(view.up);
   const DeviceAddr up = take_turns(view) ? gate + view.gate.run_bytes() : behind;
   view.gate.data = gate.at;
   view.up.data = up.at;

@@ -1,6 +1,7 @@
 // The bytes behind the ExpertCache's slots: where each lies in device memory, and the timepoints
-// that order copies and kernels. A copy into a slot waits for its last use; a kernel that reads a
-// slot waits until it is ready. No reference counts.
+// that order copies and kernels. In slots that GPU kernels read, experts are packed; if they are
+// not in host memory, then on their way. A copy into a slot waits for its last use; a kernel that
+// reads a slot waits until it is ready. No reference counts.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,9 @@ namespace tandem {
 
 class ExpertSlots {
  public:
-  // Bytes of one expert of each layer in a slot, its three matrices 256-byte aligned: [n_layers].
-  static std::vector<int64_t> expert_bytes(const Model& model);
+  // Bytes of one expert of each layer in a slot of the device, its three matrices 256-byte aligned:
+  // [n_layers].
+  static std::vector<int64_t> expert_bytes(const Model& model, const Device& device);
 
   // Slots for a cache of this shape, whose expert_bytes are the above. None on a device that reads
   // host memory.
@@ -40,6 +42,7 @@ class ExpertSlots {
  private:
   DeviceAddr address(SlotId slot) const;
   Timepoint copy(const WeightView& host, const WeightView& device);
+  Timepoint copy_packing(const WeightView& host, const WeightView& device);
 
   struct State {
     Timepoint ready;
@@ -51,6 +54,9 @@ class ExpertSlots {
   std::vector<SlotClass> classes_;
   std::vector<DeviceAddr> bases_;  // of each class
   std::vector<State> state_;
+  // Of an expert that GPU kernels read and that is not packed in host memory.
+  std::vector<std::byte> packed_;
+  Timepoint packed_until_;
 };
 
 }  // namespace tandem

@@ -6,6 +6,8 @@
 #include <numeric>
 
 #include "kernels/check.h"
+#include "runtime/engine/gpu_kernel_ops.h"
+#include "runtime/engine/host_kernel_ops.h"
 #include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 
@@ -19,7 +21,7 @@ CacheShape make_cache_shape(const Model& model, const Device& device, const Cach
   shape.n_layers = static_cast<int32_t>(c.n_layers);
   shape.n_experts = c.routing.n_experts;
   shape.pieces = ExpertCuts(model).pieces();
-  shape.expert_bytes = ExpertSlots::expert_bytes(model);
+  shape.expert_bytes = ExpertSlots::expert_bytes(model, device);
   shape.pool = wish.pool;
   if (device.info().host_memory) return shape;
   shape.capacity_bytes = std::max<int64_t>(device.info().vram_bytes - device.used_bytes(), 0);
@@ -31,6 +33,12 @@ CacheShape make_cache_shape(const Model& model, const Device& device, const Cach
     shape.capacity_bytes = std::min(shape.capacity_bytes, wished);
   }
   return shape;
+}
+
+std::unique_ptr<DeviceOps> make_ops(const Model& model, Device& device, ThreadPool& pool,
+                                    const EngineShape& shape) {
+  if (device.kernels() != nullptr) return std::make_unique<GpuKernelOps>(model, device, shape);
+  return std::make_unique<HostKernelOps>(model.config(), device, pool, shape);
 }
 
 constexpr size_t kMostSlices = 256;  // of a prefetcher between two layers
@@ -62,11 +70,8 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       costs_(costs),
       expert_costs_(expert_costs(model)),
       cuts_(model),
-      dense_(model, device, pool, shape),
-      gpu_hidden_bytes_(shape.n_batch * model.config().routing.top_k * model.config().expert_ff *
-                        kFloat),
-      gpu_hidden_(device.info().host_memory ? DeviceAddr{}
-                                            : device.alloc(gpu_hidden_bytes_, "activations")),
+      ops_(make_ops(model, device, pool, shape)),
+      dense_(model, device, *ops_, shape),
       cache_shape_(make_cache_shape(model, device, wish)),
       slots_(model, device, cache_shape_),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch), rank_count(model)) {
@@ -78,11 +83,11 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   resize_host(&predicted_, pairs * shape.lookahead.count, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
   by_id_.reserve(n_experts);
-  group_.reserve(n_experts);
-  calls_.reserve(n_experts);
+  on_gpu_.reserve(n_experts);
+  device_experts_.reserve(n_experts);
+  add_order_.reserve(n_experts);
   cpu_calls_.reserve(n_experts);
   copied_.reserve(n_experts + kMostSlices);
-  touches_.reserve(3 * n_experts + 3);
   if (!device.info().host_memory) cpu_.emplace();
 }
 
@@ -121,8 +126,8 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
 // A guess that is not finite is none: if the weights are damaged, their own layer will say so.
 void HybridExecutor::look_ahead(int64_t layer) {
   const size_t n = routing_.ids.size();
-  const int32_t reachable = dense_.gates().reachable(layer);
-  routing_.n_ahead = dense_.gates().distances();
+  const int32_t reachable = dense_.reachable(layer);
+  routing_.n_ahead = dense_.distances();
   const auto all = std::span(predicted_).first(n * static_cast<size_t>(routing_.n_ahead));
   for (int32_t i = 0; i < routing_.n_ahead; ++i) {
     const auto guess = all.subspan(static_cast<size_t>(i) * n, n);
@@ -171,67 +176,51 @@ void HybridExecutor::run(const LayerPlan& plan) {
 // Experts that are there are one launch; each that has yet to land is one of its own, in the order
 // of landing, as the planner reckons.
 void HybridExecutor::run_gpu(const LayerPlan& plan) {
-  const double now = device_.stream_now_us(Stream::kCompute);
-  const auto there = [&](const PlannedExpert& e) {
-    return e.gpu > 0 && e.gpu <= e.present && e.ready <= now;
-  };
-  group_.clear();
-  for (const PlannedExpert* expert : by_id_) {
-    if (there(*expert)) group_.push_back(expert);
+  const size_t n_there = order_gpu(plan);
+  if (on_gpu_.empty()) return;
+  device_experts_.clear();
+  for (const PlannedExpert* expert : on_gpu_) {
+    const ExpertWeights whole = slots_.weights({plan.layer(), expert->expert}, expert->slot);
+    device_experts_.push_back({expert_part(whole, 0, cut(plan, expert->gpu)), rows_of(*expert)});
   }
-  launch_gpu(plan, group_);
-  group_.clear();
-  for (const PlannedExpert* expert : by_id_) {
-    if (expert->gpu > 0 && expert->gpu <= expert->present && !there(*expert)) {
-      group_.push_back(expert);
-    }
-  }
-  std::stable_sort(
-      group_.begin(), group_.end(),
-      [](const PlannedExpert* a, const PlannedExpert* b) { return a->ready < b->ready; });
-  for (const int32_t i : plan.fetches) group_.push_back(&plan.experts[static_cast<size_t>(i)]);
-  for (size_t i = 0; i < group_.size(); ++i) launch_gpu(plan, std::span(group_).subspan(i, 1));
+  add_order_.resize(on_gpu_.size());
+  std::iota(add_order_.begin(), add_order_.end(), 0);
+  std::sort(add_order_.begin(), add_order_.end(), [&](int32_t a, int32_t b) {
+    return on_gpu_[static_cast<size_t>(a)]->expert < on_gpu_[static_cast<size_t>(b)]->expert;
+  });
+  ops_->begin_experts(device_experts_, add_order_);
+  if (n_there > 0) launch_gpu(0, n_there);
+  for (size_t i = n_there; i < on_gpu_.size(); ++i) launch_gpu(i, 1);
+  ops_->end_experts(dense_.residual());
 }
 
-void HybridExecutor::launch_gpu(const LayerPlan& plan,
-                                std::span<const PlannedExpert* const> experts) {
-  if (experts.empty()) return;
-  const int64_t n = dense_.n_tokens();
-  const int64_t d = model_.config().d_model;
-  touches_.assign({Touch{dense_.normed(), n * d * kFloat, false},
-                   Touch{dense_.residual(), n * d * kFloat, true},
-                   Touch{gpu_hidden_, gpu_hidden_bytes_, true}});
-  int64_t bytes = 0;
-  double tokens = 0;  // a part of an expert counts as its part
-  const auto part_of = [&](const PlannedExpert& expert) {
-    return expert_part(slots_.weights({plan.layer(), expert.expert}, expert.slot), 0,
-                       cut(plan, expert.gpu));
-  };
-  for (const PlannedExpert* expert : experts) {
-    device_.wait(Stream::kCompute, slots_.ready(expert->slot));
-    const ExpertWeights at = part_of(*expert);
-    for (const WeightView& w : {at.gate, at.up, at.down}) touches_.push_back(read_of(w));
-    bytes += at.bytes();
-    tokens += static_cast<double>(expert->count) * expert->gpu / plan.pieces;
+size_t HybridExecutor::order_gpu(const LayerPlan& plan) {
+  const double now = device_.stream_now_us(Stream::kCompute);
+  const auto there = [&](const PlannedExpert& e) { return e.ready <= now; };
+  const auto resident = [](const PlannedExpert& e) { return e.gpu > 0 && e.gpu <= e.present; };
+  on_gpu_.clear();
+  for (const PlannedExpert* expert : by_id_) {
+    if (resident(*expert) && there(*expert)) on_gpu_.push_back(expert);
   }
-  const ExpertCost& cost = expert_costs_[static_cast<size_t>(plan.layer().value)];
-  const Timepoint done = device_.launch(
-      Stream::kCompute,
-      {"experts", touches_, bytes,
-       static_cast<int64_t>(static_cast<double>(cost.flops_per_token) * tokens),
-       [&](const KernelScope& scope) {
-         calls_.clear();
-         for (const PlannedExpert* expert : experts) {
-           const ExpertWeights at = part_of(*expert);
-           calls_.push_back(
-               {{scope.read(at.gate), scope.read(at.up), scope.read(at.down)}, rows_of(*expert)});
-         }
-         expert_ffn(calls_, scope.read_as<float>(dense_.normed(), n * d), n, d,
-                    scope.write_as<float>(dense_.residual(), n * d),
-                    scope.write_as<float>(gpu_hidden_, gpu_hidden_bytes_ / kFloat),
-                    pool_.workspace(), pool_);
-       }});
-  for (const PlannedExpert* expert : experts) slots_.used(expert->slot, done);
+  const size_t n_there = on_gpu_.size();
+  for (const PlannedExpert* expert : by_id_) {
+    if (resident(*expert) && !there(*expert)) on_gpu_.push_back(expert);
+  }
+  std::stable_sort(
+      on_gpu_.begin() + static_cast<std::ptrdiff_t>(n_there), on_gpu_.end(),
+      [](const PlannedExpert* a, const PlannedExpert* b) { return a->ready < b->ready; });
+  for (const int32_t i : plan.fetches) on_gpu_.push_back(&plan.experts[static_cast<size_t>(i)]);
+  return n_there;
+}
+
+void HybridExecutor::launch_gpu(size_t first, size_t count) {
+  const auto some = std::span(on_gpu_).subspan(first, count);
+  for (const PlannedExpert* expert : some) {
+    device_.wait(Stream::kCompute, slots_.ready(expert->slot));
+  }
+  const Timepoint done = ops_->experts(static_cast<int64_t>(first), static_cast<int64_t>(count),
+                                       dense_.normed(), dense_.residual());
+  for (const PlannedExpert* expert : some) slots_.used(expert->slot, done);
 }
 
 std::span<const ExpertRow> HybridExecutor::rows_of(const PlannedExpert& expert) const {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "runtime/device/side_thread.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/engine/dense_layers.h"
+#include "runtime/engine/device_ops.h"
 #include "runtime/engine/expert_slots.h"
 #include "runtime/model/model.h"
 #include "runtime/model/shape_of_model.h"
@@ -73,8 +75,12 @@ class HybridExecutor final : public Executor {
   // FileError with the tensor that makes the layer's router give values that are not finite.
   [[noreturn]] void name_damage(int64_t layer) const;
   void look_ahead(int64_t layer);
-  void launch_gpu(const LayerPlan& plan, std::span<const PlannedExpert* const> experts);
+  // One launch: [first, first + count) of the layer's experts on the device.
+  void launch_gpu(size_t first, size_t count);
   void run_gpu(const LayerPlan& plan);
+  // Those of the plan's experts that the device computes, in the order of their launches; returns
+  // how many are there, which are the first ones.
+  size_t order_gpu(const LayerPlan& plan);
   void start_cpu(const LayerPlan& plan);
   // Waits for the CPU's experts and adds what came out.
   void finish_cpu();
@@ -89,9 +95,8 @@ class HybridExecutor final : public Executor {
   CostModel costs_;
   std::vector<ExpertCost> expert_costs_;
   ExpertCuts cuts_;
+  std::unique_ptr<DeviceOps> ops_;
   DenseLayers dense_;
-  int64_t gpu_hidden_bytes_;
-  DeviceAddr gpu_hidden_;  // [n_batch * top_k, ff] f32; null where the CPU runs every expert
   CacheShape cache_shape_;
   ExpertSlots slots_;
   Router router_;
@@ -106,14 +111,14 @@ class HybridExecutor final : public Executor {
   bool cpu_started_ = false;
   double cpu_until_us_ = 0;  // modelled
   std::vector<ExpertCall> cpu_calls_;
-  std::vector<ExpertKey> copied_;            // need no copy in host memory behind it
-  std::vector<float> cpu_hidden_;            // [n_batch * top_k, ff]
-  std::vector<float> cpu_out_;               // [n_batch, d]
-  std::vector<ExpertRow> rows_;              // [n_batch * top_k], as routing_.tokens
-  std::vector<const PlannedExpert*> by_id_;  // the plan's experts
-  std::vector<const PlannedExpert*> group_;  // those of one launch
-  std::vector<ExpertCall> calls_;
-  std::vector<Touch> touches_;
+  std::vector<ExpertKey> copied_;             // need no copy in host memory behind it
+  std::vector<float> cpu_hidden_;             // [n_batch * top_k, ff]
+  std::vector<float> cpu_out_;                // [n_batch, d]
+  std::vector<ExpertRow> rows_;               // [n_batch * top_k], as routing_.tokens
+  std::vector<const PlannedExpert*> by_id_;   // the plan's experts
+  std::vector<const PlannedExpert*> on_gpu_;  // in the order of their launches
+  std::vector<DeviceExpert> device_experts_;  // likewise
+  std::vector<int32_t> add_order_;            // indices of those, by id
   std::optional<SideThread>
       cpu_;  // last: it uses the others. None where there is no device to feed
 };

@@ -10,7 +10,11 @@
 
 namespace tandem {
 
-enum class DeviceKind { kAuto, kCpu, kSim };
+// kSim: a simulated GPU with the CPU's kernels; kSimCuda: with CUDA kernels, emulated.
+enum class DeviceKind { kAuto, kCpu, kSim, kSimCuda };
+inline bool is_gpu(DeviceKind kind) {
+  return kind == DeviceKind::kSim || kind == DeviceKind::kSimCuda;
+}
 
 struct EngineSettings {
   DeviceKind device = DeviceKind::kAuto;

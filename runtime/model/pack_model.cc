@@ -30,8 +30,7 @@ void add_matrix(WeightView* w, std::vector<Unit>* out) {
   if (*w && can_pack(*w)) out->push_back({w, nullptr});
 }
 
-// All three matrices or none: where the intermediate values are no whole groups, an expert is
-// divided between values that a packed `down` could not be cut at (ExpertCuts).
+// All three matrices or none: parts of an expert are packed or not as a whole.
 void add_expert(ExpertWeights* expert, std::vector<Unit>* out) {
   if (!can_pack(expert->gate) || !can_pack(expert->up) || !can_pack(expert->down)) return;
   if (expert->gate.type == expert->up.type) {

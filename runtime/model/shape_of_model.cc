@@ -37,14 +37,12 @@ void add_shared(const SharedExpert& shared, ModelShape::Part* part) {
 
 }  // namespace
 
-ExpertCuts::ExpertCuts(const Model& model) {
+ExpertCuts::ExpertCuts(const Model& model) : ff_(model.config().expert_ff) {
   for (const LayerWeights& layer : model.weights().layers) {
     const DTypeInfo& type = dtype_info(layer.experts.front().down.type);
     block_ = std::max<int64_t>(block_, type.block_elems);
   }
-  // Whole groups of rows, so that packed weights can be cut there too.
-  if (model.config().expert_ff % kGroupRows == 0) block_ = std::max(block_, kGroupRows);
-  blocks_ = model.config().expert_ff / block_;
+  blocks_ = (ff_ + block_ - 1) / block_;
   pieces_ = static_cast<int32_t>(std::min(blocks_, kMostPieces));
 }
 

@@ -44,6 +44,12 @@ EngineSettings sim_settings(int32_t slots) {
   return settings;
 }
 
+EngineSettings cuda_settings(int32_t slots) {
+  EngineSettings settings = sim_settings(slots);
+  settings.device = DeviceKind::kSimCuda;
+  return settings;
+}
+
 EngineSettings cpu_settings() {
   EngineSettings settings;
   settings.device = DeviceKind::kCpu;

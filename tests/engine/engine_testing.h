@@ -27,6 +27,8 @@ MachineProfile test_machine();
 
 // A simulated GPU with room for everything and `slots` expert slots.
 EngineSettings sim_settings(int32_t slots);
+// One that emulates CUDA kernels.
+EngineSettings cuda_settings(int32_t slots);
 EngineSettings cpu_settings();
 
 // Logits of every position of `tokens`, read in batches of the settings' size.

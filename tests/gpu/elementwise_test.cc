@@ -43,7 +43,7 @@ TEST_CASE("a GPU adds and limits element by element") {
     std::vector<float> expected = y;
     for (size_t i = 0; i < x.size(); ++i) expected[i] += x[i];
     vgpu::Emulation emulation(way.options);
-    gpu::kEmulatedOps.add(&emulation, x.data(), 777, y.data());
+    gpu::kEmulatedOps.add(&emulation, x.data(), nullptr, 1, 777, y.data());
     CHECK(same_bits(y, expected));
 
     const float inf = std::numeric_limits<float>::infinity();
@@ -57,14 +57,14 @@ TEST_CASE("a GPU adds and limits element by element") {
 TEST_CASE("operations on nothing launch nothing") {
   vgpu::Emulation emulation;
   const gpu::GpuOps& ops = gpu::kEmulatedOps;
-  ops.add(&emulation, nullptr, 0, nullptr);
+  ops.add(&emulation, nullptr, nullptr, 0, 0, nullptr);
   ops.clamp(&emulation, 1, 0, nullptr);
   ops.rms_norm(&emulation, nullptr, nullptr, 1, 0, 8, nullptr);
   ops.combine(&emulation, nullptr, {}, 0, 8, nullptr);
   ops.pack_x(&emulation, XKind::kQ8, nullptr, 0, 64, nullptr, 192);
   ops.pack_x(&emulation, XKind::kBf16, nullptr, 0, 64, nullptr, 192);
   ops.product(&emulation, DType::kF32, {}, {}, {}, nullptr, nullptr);
-  ops.expert_hidden(&emulation, DType::kF32, {}, {}, nullptr, 16, nullptr);
+  ops.expert_hidden(&emulation, DType::kF32, gpu::HiddenPart::kBoth, {}, {}, nullptr, 16, nullptr);
   ops.expert_output(&emulation, DType::kF32, {}, {}, 16, nullptr);
   CHECK(emulation.stats().launches == 0);
 }

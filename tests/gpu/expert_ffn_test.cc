@@ -65,13 +65,14 @@ void check_layer(const Way& way, DType type) {
   const Layer layer(type);
   const auto [d, ff] = layer.shape;
   const XKind kind = rounded_x_kind(type);
-  const gpu::ExpertCalls calls{layer.experts.data(), static_cast<int>(layer.experts.size()), 20};
+  const gpu::ExpertCalls calls{
+      layer.experts.data(), {}, static_cast<int>(layer.experts.size()), 20};
   vgpu::Emulation emulation(way.options);
 
   const PackedRowsOnGpu x(&emulation, type, layer.x, d);
   std::vector<float> hidden(static_cast<size_t>(layer.uses() * ff), -7.0F);
-  gpu::kEmulatedOps.expert_hidden(&emulation, type, calls, x.view, layer.tokens.data(),
-                                  static_cast<int>(ff), hidden.data());
+  gpu::kEmulatedOps.expert_hidden(&emulation, type, gpu::HiddenPart::kBoth, calls, x.view,
+                                  layer.tokens.data(), static_cast<int>(ff), hidden.data());
   for (int u = 0; u < layer.uses(); ++u) {
     const std::vector<float> seen =
         as_packed(kind, layer.x.data() + layer.tokens[static_cast<size_t>(u)] * d, d);

@@ -1,0 +1,31 @@
+// The sizes that an engine is built for.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kv_cache.h"
+#include "runtime/model/model_config.h"
+
+namespace tandem {
+
+// Layers ahead whose gates are applied beside each layer's own: first … first + count - 1. A first
+// of 0 is the layer itself, whose guess must be its routing: a check of the path, of no other use.
+struct Lookahead {
+  int32_t first = 1;
+  int32_t count = 0;
+};
+
+struct EngineShape {
+  int64_t n_ctx = 0;       // positions that the KV cache holds
+  int64_t n_batch = 0;     // most tokens of one step
+  int64_t max_logits = 1;  // most rows of logits of one step
+  KvType kv_type_k = KvType::kF16;
+  KvType kv_type_v = KvType::kF16;
+  Lookahead lookahead{};  // gates of later layers to apply beside each layer's own
+};
+
+inline KvShape kv_shape(const ModelConfig& config, const EngineShape& shape) {
+  return {shape.kv_type_k, shape.kv_type_v, config.n_kv_heads, config.head_dim, config.v_head_dim};
+}
+
+}  // namespace tandem

@@ -1,0 +1,132 @@
+// DeviceOps by GPU kernels (kernels/gpu/gpu_ops.h), real or emulated. Weights lie packed in device
+// memory, as DeviceWeights and ExpertSlots bring them there. Bodies of launches only enqueue, and
+// hold copies of what they need.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/gpu/gpu_ops.h"
+#include "kernels/packed.h"
+#include "runtime/device/device.h"
+#include "runtime/engine/device_ops.h"
+#include "runtime/engine/engine_shape.h"
+#include "runtime/model/model.h"
+
+namespace tandem {
+
+class GpuKernelOps final : public DeviceOps {
+ public:
+  // All outlive this; device.kernels() is not null. MemoryError when the device is too small,
+  // ConfigError for batches beyond what kernels address.
+  GpuKernelOps(const Model& model, Device& device, const EngineShape& shape);
+
+  void begin_step(int64_t first_pos, int64_t n) override;
+  void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) override;
+  void products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
+                int64_t n) override;
+  void add(const char* name, DeviceAddr x, DeviceAddr y) override;
+  void attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
+              DeviceAddr v, DeviceAddr out) override;
+  void gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
+                  DeviceAddr logits) override;
+  void shared_expert(const SharedExpert& shared, DeviceAddr x, DeviceAddr y) override;
+  void begin_experts(std::span<const DeviceExpert> experts,
+                     std::span<const int32_t> by_id) override;
+  Timepoint experts(int64_t first, int64_t count, DeviceAddr x, DeviceAddr y) override;
+  void end_experts(DeviceAddr y) override;
+
+ private:
+  // Rows of activations as products take them.
+  struct Rows {
+    DeviceAddr at;
+    int64_t n;
+    int64_t cols;
+    XKind kind;
+    int64_t stride() const { return kind == XKind::kFloat ? cols * kFloat : x_bytes(kind, cols); }
+    int64_t bytes() const { return n * stride(); }
+    gpu::PackedX view(const KernelScope& scope) const;
+  };
+  // Room for packed activations, of each kind that the model's weights want.
+  static constexpr size_t kKinds = 4;
+  using Room = std::array<DeviceAddr, kKinds>;
+  static DeviceAddr& of(Room& room, XKind kind) { return room[static_cast<size_t>(kind)]; }
+  Room make_room(const Model& model, int64_t n, int64_t cols);
+
+  // from: [n, cols] f32, as weights of a type want it: as it is, or packed into `to`.
+  Rows pack(DType type, DeviceAddr from, int64_t n, int64_t cols, DeviceAddr to);
+  // The same in room_, unless it is there already.
+  Rows packed(DType type, DeviceAddr x, int64_t n, int64_t cols);
+  // Whatever was packed of this address is not what is there any more.
+  void changed(DeviceAddr x);
+
+  void product(const char* name, const DeviceProduct& p, const Rows& x);
+  void norm_rope(const DeviceLayer& layer, DeviceAddr q, DeviceAddr k);
+  // Experts of one launch and their uses, [first_use, first_use + n_uses) of all.
+  struct ExpertGroup {
+    std::span<const DeviceExpert> experts;
+    bool from_table;         // else one, used by all tokens, which is
+    gpu::ExpertUses single;  // this
+    int64_t first;           // in the table
+    int64_t first_use;
+    int64_t n_uses;
+    int64_t most_uses;
+    int64_t ff;
+  };
+  // out_[use] = expert(x[token]) of each use.
+  Timepoint ffn(const ExpertGroup& group, DeviceAddr x);
+  void hidden(const ExpertGroup& group, gpu::HiddenPart part, DeviceAddr x);
+  Timepoint output(const ExpertGroup& group);
+  // Adds a matrix of each expert to what a launch touches, moves and computes.
+  void declare_experts(const ExpertGroup& group, WeightView ExpertWeights::*matrix, int64_t* bytes,
+                       int64_t* flops);
+  gpu::ExpertCalls calls(const KernelScope& scope, const ExpertGroup& group) const;
+  gpu::ExpertUses uses_of(const DeviceExpert& expert, int64_t first_use) const;
+  Touch all(DeviceAddr at, int64_t floats_per_token, bool write) const;
+
+  const ModelConfig& config_;
+  Device& device_;
+  const gpu::GpuOps& kernels_;
+  KvShape kv_shape_;
+  int64_t kv_bytes_k_;  // of one layer
+  int64_t kv_bytes_v_;
+
+  int64_t first_pos_ = 0;  // of the current step
+  int64_t n_ = 0;
+  std::vector<float> rope_host_;
+  DeviceAddr rope_;     // [n_batch, n_rot] f32
+  DeviceAddr scratch_;  // of attention
+  int64_t scratch_bytes_ = 0;
+  DeviceAddr reuse_normed_;  // [n_batch, d] f32; null without a lookahead
+  DeviceAddr shared_scale_;  // [n_batch] f32; null without shared experts
+  Room room_;                // [n_batch] rows
+  Room packed_from_{};       // where the rows in room_ come from
+  Room hidden_room_;         // [n_batch * top_k] rows, or of the shared expert's if those are more
+  int64_t hidden_bytes_;
+  DeviceAddr hidden_;  // [n_batch * top_k, ff] f32, likewise
+  int64_t out_bytes_;
+  DeviceAddr out_;  // [n_batch * top_k, d] f32
+
+  // Of the experts of the current layer, host and device: gpu::ExpertUses [experts], tokens int
+  // [uses], weights float [uses], where uses of a token begin int [n + 1], and they int [uses].
+  struct Table {
+    int64_t n_experts;
+    int64_t n_uses;
+    int64_t n_tokens;
+    int64_t tokens_at() const { return n_experts * static_cast<int64_t>(sizeof(gpu::ExpertUses)); }
+    int64_t weights_at() const { return tokens_at() + n_uses * 4; }
+    int64_t begin_at() const { return weights_at() + n_uses * 4; }
+    int64_t order_at() const { return begin_at() + (n_tokens + 1) * 4; }
+    int64_t bytes() const { return order_at() + n_uses * 4; }
+  };
+  Table table_{};
+  DeviceAddr table_at_;
+  std::vector<std::byte> table_host_;
+  std::span<const DeviceExpert> experts_;
+  std::vector<int64_t> first_use_;  // [experts]
+  std::vector<Touch> touches_;
+};
+
+}  // namespace tandem
