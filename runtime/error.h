@@ -31,4 +31,10 @@ class MemoryError : public Error {
   using Error::Error;
 };
 
+// A device that failed: a copy, a kernel, the whole of it. What it was computing is lost.
+class DeviceError : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace tandem

@@ -3,7 +3,8 @@
 // simulated GPU; CudaDevice comes behind the same interface.
 //
 // Owned by the engine; called by the thread that runs the step loop. Nothing but alloc() and
-// free() allocates. Failures of the device are MemoryError at alloc(), otherwise CHECKs.
+// free() allocates. Failures: MemoryError at alloc(); DeviceError from every call once something
+// has gone wrong on the device, perhaps some calls later; CHECKs for what a caller may not do.
 #pragma once
 
 #include <array>
@@ -12,8 +13,8 @@
 #include <span>
 #include <string>
 
-#include "kernels/function_ref.h"
 #include "kernels/tensor.h"
+#include "runtime/device/kernel_body.h"
 
 namespace tandem {
 
@@ -80,7 +81,7 @@ struct KernelCall {
   std::span<const Touch> touches;
   int64_t bytes;  // moved, for the modelled time
   int64_t flops;
-  FunctionRef<void(const KernelScope&)> body;
+  KernelBody body;
 };
 
 struct DeviceInfo {
@@ -123,6 +124,12 @@ class Device {
   virtual void wait(Stream stream, Timepoint point) = 0;
   // The host goes on after `point`.
   virtual void host_wait(Timepoint point) = 0;
+  // After everything that is enqueued.
+  virtual void host_wait_all() = 0;
+  // The host is about to read or write memory that copies use, too. Nothing happens; a device that
+  // looks for missing waits is told. what: lives as long as the device.
+  virtual void host_access(const char* /*what*/, const void* /*at*/, int64_t /*bytes*/,
+                           bool /*write*/) {}
 
   // The host was busy with experts for this long, as modelled.
   virtual void host_busy(double us) = 0;

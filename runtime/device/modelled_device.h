@@ -13,8 +13,9 @@ class ModelledDevice : public Device {
  public:
   const DeviceInfo& info() const final { return info_; }
   int64_t used_bytes() const final { return used_bytes_; }
-  void wait(Stream stream, Timepoint point) final { clock_.wait(stream, point); }
-  void host_wait(Timepoint point) final { clock_.host_wait(point); }
+  void wait(Stream stream, Timepoint point) override { clock_.wait(stream, point); }
+  void host_wait(Timepoint point) override { clock_.host_wait(point); }
+  void host_wait_all() override { clock_.host_wait_all(); }
   void host_busy(double us) final { clock_.host_busy(us); }
   double host_now_us() const final { return clock_.host_us(); }
   double stream_now_us(Stream stream) const final { return clock_.end_us(stream); }

@@ -4,14 +4,17 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <iterator>
+#include <vector>
 
 #include "kernels/check.h"
 #ifdef TANDEM_EMULATED_KERNELS
 #include "kernels/gpu/emulation/emulation.h"
 #include "kernels/gpu/gpu_ops.h"
 #endif
+#include "runtime/device/arena_poison.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
 
@@ -32,11 +35,16 @@ std::byte* reserve(int64_t bytes, int protection) {
 
 }  // namespace
 
-SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes, SimKernels kernels)
+SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes, const SimSettings& settings)
     : ModelledDevice(
           {"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false, true},
-          profile) {
-  if (kernels == SimKernels::kEmulated) {
+          profile),
+      settings_(settings),
+      queue_(settings.schedule, settings.seed) {
+  const bool emulated = settings.kernels == SimKernels::kEmulated;
+  TANDEM_CHECK(emulated || settings.schedule == SimSchedule::kAtOnce,
+               "host code does not run later: it refers to what is gone by then");
+  if (emulated) {
     info_.name = "sim-cuda";
     info_.description += ", CUDA kernels emulated";
 #ifdef TANDEM_EMULATED_KERNELS
@@ -45,14 +53,27 @@ SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes, SimKerne
     throw ConfigError("--device sim-cuda: CUDA kernels are emulated on x86-64 only");
 #endif
   }
+  if (settings.check_hazards) checker_.emplace();
   arena_bytes_ = std::max<int64_t>(vram_bytes, kAlignment);
   addresses_ = reserve(arena_bytes_, PROT_NONE);
   memory_ = reserve(arena_bytes_, PROT_READ | PROT_WRITE);
 }
 
 SimDevice::~SimDevice() {
+  for (const auto& [offset, bytes] : blocks_) open_range(memory_ + offset, bytes);
   munmap(addresses_, static_cast<size_t>(arena_bytes_));
   munmap(memory_, static_cast<size_t>(arena_bytes_));
+}
+
+bool SimDevice::begin_call(const char* what) {
+  const bool chosen = calls_++ == settings_.fault_call && settings_.fault != SimFault::kNone;
+  if (chosen && settings_.fault == SimFault::kAtOnce) {
+    lost_ = true;
+    throw DeviceError(fmt::format("{} GPU: {} failed", info_.name, what));
+  }
+  if (lost_) throw DeviceError(fmt::format("{} GPU: lost; {} is not possible", info_.name, what));
+  if (chosen) broken_ = what;
+  return broken_ != nullptr;
 }
 
 const gpu::GpuOps* SimDevice::kernels() const {
@@ -63,6 +84,11 @@ const gpu::GpuOps* SimDevice::kernels() const {
 }
 
 DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
+  if (calls_ == settings_.fault_call && settings_.fault != SimFault::kNone) {
+    ++calls_;
+    throw MemoryError(fmt::format("{}: the {} GPU has no memory left", tag, info_.name));
+  }
+  begin_call("alloc");
   // What cannot fit is not rounded up: that could overflow.
   const int64_t size =
       bytes > info_.vram_bytes
@@ -80,12 +106,15 @@ DeviceAddr SimDevice::alloc(int64_t bytes, const char* tag) {
   }
   blocks_[at] = size;
   used_bytes_ += size;
+  close_range(memory_ + at, size);
   return {addresses_ + at};
 }
 
 void SimDevice::free(DeviceAddr at) {
   const auto it = blocks_.find(at.at - addresses_);
   TANDEM_CHECK(it != blocks_.end(), "%p was not allocated here", static_cast<void*>(at.at));
+  if (checker_) checker_->freed(at.at, it->second);
+  open_range(memory_ + it->first, it->second);
   used_bytes_ -= it->second;
   blocks_.erase(it);
 }
@@ -107,35 +136,135 @@ double SimDevice::copy_latency_us(Stream stream) const {
   return follows ? 0 : model_.profile().link.latency_us;
 }
 
+template <typename F>
+void SimDevice::enqueue(Stream stream, bool fails, const F& work) {
+  if (settings_.schedule == SimSchedule::kAtOnce) {
+    if (!fails) work();
+    return;
+  }
+  queue_.enqueue(stream, [fails, work] {
+    if (!fails) work();
+  });
+}
+
 Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) {
-  std::memcpy(backing(to, bytes), from, static_cast<size_t>(bytes));
-  copied_bytes_ += bytes;
-  return clock_.run(stream, copy_latency_us(stream) + model_.h2d_us(bytes));
+  return copy_rows_to_device(stream, to, from, {1, bytes, bytes, bytes});
 }
 
 Timepoint SimDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
                                          const RowCopy& copy) {
+  const bool fails = begin_call("a copy to the device");
+  const auto* host = static_cast<const std::byte*>(from);
+  std::vector<HazardChecker::Access> accesses;
   for (int64_t r = 0; r < copy.rows; ++r) {
-    std::memcpy(backing(to + r * copy.to_stride, copy.row_bytes),
-                static_cast<const std::byte*>(from) + r * copy.from_stride,
-                static_cast<size_t>(copy.row_bytes));
+    const DeviceAddr row = to + r * copy.to_stride;
+    backing(row, copy.row_bytes);
+    if (!checker_) continue;
+    accesses.push_back({host + r * copy.from_stride, copy.row_bytes, false});
+    accesses.push_back({row.at, copy.row_bytes, true});
   }
+  if (checker_) checker_->enqueued(stream, "a copy to the device", accesses);
+  enqueue(stream, fails, [this, to, host, copy] {
+    for (int64_t r = 0; r < copy.rows; ++r) {
+      std::byte* row = backing(to + r * copy.to_stride, copy.row_bytes);
+      open_range(row, copy.row_bytes);
+      std::memcpy(row, host + r * copy.from_stride, static_cast<size_t>(copy.row_bytes));
+      close_range(row, copy.row_bytes);
+    }
+  });
   const int64_t bytes = copy.rows * copy.row_bytes;
   copied_bytes_ += bytes;
   return clock_.run(stream, copy_latency_us(stream) + model_.h2d_us(bytes));
 }
 
 Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
-  std::memcpy(to, backing(from, bytes), static_cast<size_t>(bytes));
+  const bool fails = begin_call("a copy to the host");
+  backing(from, bytes);
+  if (checker_) {
+    checker_->enqueued(stream, "a copy to the host",
+                       std::array{HazardChecker::Access{from.at, bytes, false},
+                                  HazardChecker::Access{to, bytes, true}});
+  }
+  enqueue(stream, fails, [this, to, from, bytes] {
+    const std::byte* memory = backing(from, bytes);
+    open_range(memory, bytes);
+    std::memcpy(to, memory, static_cast<size_t>(bytes));
+    close_range(memory, bytes);
+  });
   return clock_.run(stream, copy_latency_us(stream) + model_.d2h_us(bytes));
 }
 
 Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {
+  const bool fails = begin_call(call.name);
+  std::vector<HazardChecker::Access> accesses;
   for (const Touch& touch : call.touches) {
-    if (touch.bytes > 0) backing(touch.at, touch.bytes);  // nothing is nowhere: an absent bias
+    if (touch.bytes == 0) continue;  // nothing is nowhere: an absent bias
+    backing(touch.at, touch.bytes);
+    if (checker_) accesses.push_back({touch.at.at, touch.bytes, touch.write});
   }
-  call.body(KernelScope(call.touches, memory_ - addresses_, emulation_.get()));
+  if (checker_) checker_->enqueued(stream, call.name, accesses);
+  if (settings_.schedule == SimSchedule::kAtOnce) {
+    if (!fails) run_kernel(call.body, call.touches);
+  } else {
+    enqueue(stream, fails,
+            [this, body = call.body,
+             touches = std::vector<Touch>(call.touches.begin(), call.touches.end())] {
+              run_kernel(body, touches);
+            });
+  }
   return clock_.run(stream, model_.gpu_us(call.bytes, call.flops));
+}
+
+void SimDevice::run_kernel(const KernelBody& body, std::span<const Touch> touches) {
+  for (const Touch& touch : touches) {
+    if (touch.bytes > 0) open_range(backing(touch.at, touch.bytes), touch.bytes);
+  }
+  const KernelScope scope(touches, memory_ - addresses_, emulation_.get());
+#ifdef TANDEM_EMULATED_KERNELS
+  try {
+    body(scope);
+  } catch (const vgpu::KernelFault& fault) {
+    lost_ = true;
+    throw DeviceError(fmt::format("{} GPU: {}", info_.name, fault.what()));
+  }
+#else
+  body(scope);
+#endif
+  for (const Touch& touch : touches) {
+    if (touch.bytes > 0) close_range(backing(touch.at, touch.bytes), touch.bytes);
+  }
+}
+
+void SimDevice::wait(Stream stream, Timepoint point) {
+  if (checker_) checker_->wait(stream, point);
+  if (settings_.schedule != SimSchedule::kAtOnce) queue_.wait(stream, point);
+  ModelledDevice::wait(stream, point);
+}
+
+void SimDevice::host_wait(Timepoint point) {
+  begin_call("waiting for it");
+  if (settings_.schedule != SimSchedule::kAtOnce) queue_.finish(point);
+  if (checker_) checker_->host_wait(point);
+  ModelledDevice::host_wait(point);
+  end_host_wait();
+}
+
+void SimDevice::host_wait_all() {
+  begin_call("waiting for it");
+  queue_.finish_all();
+  if (checker_) checker_->host_wait_all();
+  ModelledDevice::host_wait_all();
+  end_host_wait();
+}
+
+void SimDevice::end_host_wait() {
+  if (broken_ == nullptr) return;
+  lost_ = true;
+  throw DeviceError(fmt::format("{} GPU: {} failed after it was enqueued", info_.name, broken_));
+}
+
+void SimDevice::host_access(const char* what, const void* at, int64_t bytes, bool write) {
+  if (checker_) checker_->host_access(what, {at, bytes, write});
 }
 
 }  // namespace tandem

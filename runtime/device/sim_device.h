@@ -1,14 +1,18 @@
 // A simulated GPU: bounded memory that the host cannot dereference, a copy engine with latency and
-// bandwidth, two streams on a virtual clock. Operations take effect when they are enqueued, which
-// is one legal order; their modelled times follow streams and waits. Kernels are host code, which
+// bandwidth, two streams on a virtual clock. Work takes effect when it is enqueued, unless a test
+// asks for another schedule; modelled times follow streams and waits. Kernels are host code, which
 // is fast, or those of kernels/gpu in their emulation, which is how these are tested in a whole
-// model.
+// model. Under ASan a kernel that touches what its launch did not declare is an error.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <optional>
 
+#include "runtime/device/hazard_checker.h"
 #include "runtime/device/modelled_device.h"
+#include "runtime/device/sim_settings.h"
+#include "runtime/device/work_queue.h"
 
 namespace tandem {
 
@@ -16,14 +20,11 @@ namespace vgpu {
 class Emulation;
 }
 
-enum class SimKernels : uint8_t { kHost, kEmulated };
-
 class SimDevice final : public ModelledDevice {
  public:
   // MemoryError when the address space for vram_bytes cannot be reserved. ConfigError when kernels
-  // are to be emulated, which this processor's build cannot.
-  SimDevice(const MachineProfile& profile, int64_t vram_bytes,
-            SimKernels kernels = SimKernels::kHost);
+  // are to be emulated, which is possible on x86-64 only.
+  SimDevice(const MachineProfile& profile, int64_t vram_bytes, const SimSettings& settings = {});
   ~SimDevice() override;
   SimDevice(const SimDevice&) = delete;
   SimDevice& operator=(const SimDevice&) = delete;
@@ -37,19 +38,40 @@ class SimDevice final : public ModelledDevice {
                                 const RowCopy& copy) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
+  void wait(Stream stream, Timepoint point) override;
+  void host_wait(Timepoint point) override;
+  void host_wait_all() override;
+  void host_access(const char* what, const void* at, int64_t bytes, bool write) override;
   int64_t copied_to_device_bytes() const override { return copied_bytes_; }
+
+  // Calls that can be made to fail so far.
+  uint64_t calls() const { return calls_; }
 
  private:
   // The memory behind a device range; CHECKs that the range lies inside one allocation.
   std::byte* backing(DeviceAddr at, int64_t bytes) const;
   double copy_latency_us(Stream stream) const;
+  // What every call begins with: DeviceError or MemoryError where it is to fail. True where its
+  // work will not be done.
+  bool begin_call(const char* what);
+  // Does the work now or leaves it to the queue, unless it is not to be done.
+  template <typename F>
+  void enqueue(Stream stream, bool fails, const F& work);
+  void run_kernel(const KernelBody& body, std::span<const Touch> touches);
+  void end_host_wait();
 
+  SimSettings settings_;
   std::byte* addresses_ = nullptr;  // PROT_NONE: what the host sees
   std::byte* memory_ = nullptr;     // what kernels and copies see
   int64_t arena_bytes_ = 0;
   std::map<int64_t, int64_t> blocks_;  // offset -> bytes, first fit
   int64_t copied_bytes_ = 0;
+  uint64_t calls_ = 0;
+  const char* broken_ = nullptr;                // work that failed: it and what follows is not done
+  bool lost_ = false;                           // and the host knows
   std::shared_ptr<vgpu::Emulation> emulation_;  // null: kernels are host code
+  std::optional<HazardChecker> checker_;
+  WorkQueue queue_;
 };
 
 }  // namespace tandem

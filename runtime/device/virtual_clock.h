@@ -25,6 +25,9 @@ class VirtualClock {
     lane.end_us = std::max(lane.end_us, end_of(point));
   }
   void host_wait(Timepoint point) { host_us_ = std::max(host_us_, end_of(point)); }
+  void host_wait_all() {
+    for (const Lane& lane : lanes_) host_us_ = std::max(host_us_, lane.end_us);
+  }
   void host_busy(double us) { host_us_ += us; }
   double host_us() const { return host_us_; }
   double end_us(Stream stream) const { return lanes_[static_cast<size_t>(stream)].end_us; }

@@ -60,6 +60,7 @@ void DenseLayers::embed(const Batch& batch) {
   TANDEM_CHECK(n_ >= 1 && n_ <= shape_.n_batch && batch.first_pos + n_ <= shape_.n_ctx,
                "%lld tokens at %lld", static_cast<long long>(n_),
                static_cast<long long>(batch.first_pos));
+  device_.host_access("embedding", embedded_.data(), n_ * config_.d_model * kFloat, true);
   tandem::embed(model_.weights().embedding, batch.tokens, embedded_.data());
   // On the compute stream: the kernels of the last step may still read the residual, and the copy
   // engine may be busy with experts that nobody waits for.
@@ -86,7 +87,7 @@ void DenseLayers::attention(int64_t index) {
   ops_.add("residual", projected_, residual_);
 }
 
-Timepoint DenseLayers::gate(int64_t index) {
+void DenseLayers::gate(int64_t index) {
   const DeviceLayer& layer = weights_.layer(index);
   ops_.normalize(layer.ffn_norm, residual_, n_, normed_);
   product("router", layer.router, {}, normed_, gate_logits_);
@@ -98,8 +99,15 @@ Timepoint DenseLayers::gate(int64_t index) {
   }
   device_.copy_to_host(Stream::kCompute, gate_logits_host_.data(), gate_logits_,
                        gate_bytes * (1 + ahead));
-  return device_.copy_to_host(Stream::kCompute, normed_host_.data(), normed_,
-                              n_ * config_.d_model * kFloat);
+  gate_ = device_.copy_to_host(Stream::kCompute, normed_host_.data(), normed_,
+                               n_ * config_.d_model * kFloat);
+}
+
+void DenseLayers::wait_for_gate() {
+  device_.host_wait(gate_);
+  device_.host_access("routing", gate_logits_host_.data(), n_ * config_.routing.n_experts * kFloat,
+                      false);
+  device_.host_access("routing", normed_host_.data(), n_ * config_.d_model * kFloat, false);
 }
 
 void DenseLayers::shared_expert(int64_t index) {
@@ -123,6 +131,7 @@ std::span<const float> DenseLayers::head(int64_t n) {
   ops_.products("output", {&logits, 1}, normed_, n);
   device_.host_wait(device_.copy_to_host(Stream::kCompute, logits_host_.data(), logits_,
                                          n * config_.n_vocab * kFloat));
+  device_.host_access("sampling", logits_host_.data(), n * config_.n_vocab * kFloat, false);
   return {logits_host_.data(), static_cast<size_t>(n * config_.n_vocab)};
 }
 

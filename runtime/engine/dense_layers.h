@@ -34,8 +34,9 @@ class DenseLayers {
   void attention(int64_t layer);
   // Normalises the residual for the experts and computes the router's logits, and what later
   // layers' routers say of the residual. All are on their way to gate_logits(), reused_logits() and
-  // expert_input() when this returns; they are there after the timepoint.
-  Timepoint gate(int64_t layer);
+  // expert_input() when this returns; they are there after wait_for_gate().
+  void gate(int64_t layer);
+  void wait_for_gate();
   void shared_expert(int64_t layer);
   // residual += moe, where moe is [n, d] f32 in host memory.
   void add_from_host(const float* moe);
@@ -69,6 +70,7 @@ class DenseLayers {
   DeviceWeights weights_;
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step
+  Timepoint gate_{};
 
   // Device buffers, f32: [n_batch, …]
   DeviceAddr residual_, normed_, q_, k_, v_, attended_, projected_, moe_;

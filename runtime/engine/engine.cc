@@ -50,9 +50,10 @@ std::unique_ptr<Device> make_device(const EngineSettings& settings, const Machin
     line.effective = line.requested;
     line.reason = "simulated GPU of machine profile " + machine.name;
     if (cuda) line.reason += "; CUDA kernels are emulated, which is slow";
-    device =
-        std::make_unique<SimDevice>(machine, settings.vram_bytes.value_or(machine.gpu.vram_bytes),
-                                    cuda ? SimKernels::kEmulated : SimKernels::kHost);
+    SimSettings sim = settings.sim;
+    sim.kernels = cuda ? SimKernels::kEmulated : SimKernels::kHost;
+    device = std::make_unique<SimDevice>(machine,
+                                         settings.vram_bytes.value_or(machine.gpu.vram_bytes), sim);
   } else {
     if (settings.device == DeviceKind::kAuto) {
       const CudaProbe gpu = probe_cuda(program_folder());

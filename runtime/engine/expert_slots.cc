@@ -95,6 +95,8 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) 
 Timepoint ExpertSlots::copy_packing(const WeightView& host, const WeightView& device) {
   const int64_t run = device.run_bytes();
   device_.host_wait(packed_until_);
+  device_.host_access("packing an expert", packed_.data(), static_cast<int64_t>(packed_.size()),
+                      true);
   packed_.resize(std::max(packed_.size(), static_cast<size_t>(device.runs() * run)));
   for (int64_t i = 0; i < device.runs(); ++i) {
     const int64_t row = i * kGroupRows;

@@ -124,9 +124,10 @@ Touch GpuKernelOps::all(DeviceAddr at, int64_t floats_per_token, bool write) con
 void GpuKernelOps::begin_step(int64_t first_pos, int64_t n) {
   first_pos_ = first_pos;
   n_ = n;
+  const int64_t bytes = n * config_.rope.n_rot * kFloat;
+  device_.host_access("rope table", rope_host_.data(), bytes, true);
   rope_table(config_.rope, first_pos, n, rope_host_.data());
-  device_.copy_to_device(Stream::kCompute, rope_, rope_host_.data(),
-                         n * config_.rope.n_rot * kFloat);
+  device_.copy_to_device(Stream::kCompute, rope_, rope_host_.data(), bytes);
 }
 
 void GpuKernelOps::changed(DeviceAddr x) {
@@ -333,6 +334,7 @@ void GpuKernelOps::begin_experts(std::span<const DeviceExpert> experts,
   }
   table_ = {static_cast<int64_t>(experts.size()), uses, n_};
   std::byte* host = table_host_.data();
+  device_.host_access("experts' table", host, table_.bytes(), true);
   auto* tokens = reinterpret_cast<int*>(host + table_.tokens_at());
   auto* weights = reinterpret_cast<float*>(host + table_.weights_at());
   auto* begin = reinterpret_cast<int*>(host + table_.begin_at());

@@ -91,6 +91,14 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   if (!device.info().host_memory) cpu_.emplace();
 }
 
+HybridExecutor::~HybridExecutor() {
+  // Copies may still use memory that goes with this; a device that has failed makes none.
+  try {
+    device_.host_wait_all();
+  } catch (const DeviceError&) {
+  }
+}
+
 Clocks HybridExecutor::clocks() const {
   // Nothing that is enqueued now can start before now, however long a stream has been idle.
   const double now = device_.host_now_us();
@@ -108,9 +116,9 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   finish_cpu();
   if (layer_hook_ && !layer_hook_(layer.value)) throw StepStopped{};
   dense_.attention(layer.value);
-  const Timepoint gate = dense_.gate(layer.value);
+  dense_.gate(layer.value);
   dense_.shared_expert(layer.value);
-  device_.host_wait(gate);
+  dense_.wait_for_gate();
   const auto n = static_cast<int32_t>(dense_.n_tokens());
   if (!router_.route(layer, dense_.gate_logits(), n, &routing_)) {
     name_damage(layer.value);
@@ -248,6 +256,8 @@ void HybridExecutor::start_cpu(const LayerPlan& plan) {
   if (cpu_calls_.empty()) return;
   const double now = device_.host_now_us();
   const double copying_us = device_.stream_now_us(Stream::kCopy) - now;
+  device_.host_access("experts on the CPU", cpu_out_.data(),
+                      dense_.n_tokens() * model_.config().d_model * kFloat, true);
   cpu_until_us_ = now + cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us);
   const auto compute = [this] {
     const int64_t n = dense_.n_tokens();

@@ -53,6 +53,9 @@ class HybridExecutor final : public Executor {
 
   HybridExecutor(const Model& model, Device& device, ThreadPool& pool, const CostModel& costs,
                  const EngineShape& shape, const CacheWish& wish);
+  ~HybridExecutor() override;
+  HybridExecutor(const HybridExecutor&) = delete;
+  HybridExecutor& operator=(const HybridExecutor&) = delete;
 
   int32_t n_layers() const override { return static_cast<int32_t>(model_.config().n_layers); }
   Clocks clocks() const override;

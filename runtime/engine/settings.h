@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/attention.h"
+#include "runtime/device/sim_settings.h"
 #include "scheduler/scheduling_settings.h"
 
 namespace tandem {
@@ -18,6 +19,7 @@ inline bool is_gpu(DeviceKind kind) {
 
 struct EngineSettings {
   DeviceKind device = DeviceKind::kAuto;
+  SimSettings sim{};                          // of a simulated one; which kernels, `device` says
   std::optional<int64_t> vram_bytes{};        // default: the machine profile's
   std::optional<int32_t> expert_slots{};      // default: what fits into the VRAM
   SchedulingSettings scheduling{};            // what a policy file says

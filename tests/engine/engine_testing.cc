@@ -39,6 +39,7 @@ MachineProfile test_machine() {
 EngineSettings sim_settings(int32_t slots) {
   EngineSettings settings;
   settings.device = DeviceKind::kSim;
+  settings.sim.check_hazards = true;
   settings.expert_slots = slots;
   settings.n_threads = 2;
   return settings;

@@ -22,7 +22,10 @@ struct Division {
 std::vector<float> run_divided(const Model& model, const std::vector<int32_t>& tokens,
                                int32_t layer, const std::vector<Division>& divisions,
                                SimKernels kernels = SimKernels::kHost) {
-  StepHarness harness(model, 64, 64, {}, kernels);
+  SimSettings sim;
+  sim.kernels = kernels;
+  sim.check_hazards = true;
+  StepHarness harness(model, 64, 64, {}, sim);
   HybridExecutor& exec = harness.executor;
   ExpertCache& cache = harness.cache;
   exec.begin_step({tokens, 0, static_cast<int32_t>(tokens.size())});

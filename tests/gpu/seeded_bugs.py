@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Plants one bug at a time in the GPU kernels and sees that its detector finds it.
+"""Plants one bug at a time in the GPU kernels, or in what feeds a GPU, and sees that its detector
+finds it.
 
   tests/gpu/seeded_bugs.py --build build --asan build-asan --tsan build-tsan [--only NAME]
 
 A bug is a piece of source that is replaced; the files that contain it are compiled again, with the
 flags of that build, and linked in front of the library. Detectors: `fault`, what the emulation
 says of something that CUDA leaves undefined; `float64`, a test whose result is wrong; `asan`;
-`tsan`. Exit code 0 when each bug is found by its own, and the tests pass without any.
+`tsan`; `hazard`, the simulated GPU's check that accesses are ordered. Exit code 0 when each bug is found by its own, and the tests pass without any.
 """
 import argparse
 import json
@@ -21,10 +22,23 @@ PRODUCT = ["packed_product.cu", "expert_ffn.cu"]
 
 
 class Bug:
+    """In kernels/gpu, tested by test_gpu."""
+    folder, program = "kernels/gpu", "test_gpu"
+
     def __init__(self, name, detector, file, old, new, units, tests, says=""):
         self.name, self.detector, self.file = name, detector, file
         self.old, self.new, self.units, self.tests, self.says = old, new, units, tests, says
 
+
+class EngineBug(Bug):
+    """In one file of runtime/engine, tested by test_engine."""
+    folder, program = "runtime/engine", "test_engine"
+
+    def __init__(self, name, detector, file, old, new, tests, says=""):
+        super().__init__(name, detector, file, old, new, [file], tests, says)
+
+
+MODEL = "the demo model's golden tokens do not depend*"
 
 BUGS = [
     Bug("no barrier before partial sums are read", "tsan", "packed_product.h",
@@ -80,6 +94,25 @@ BUGS = [
     Bug("a key is stored a position too far", "asan", "attention.cu",
         "const int position = first_pos + token;", "const int position = first_pos + token + 64;",
         ["attention.cu"], "attention on a GPU*"),
+    EngineBug("an expert's kernels do not wait for its copy", "hazard", "hybrid_executor.cc",
+              "    device_.wait(Stream::kCompute, slots_.ready(expert->slot));",
+              "    static_cast<void>(expert);", MODEL),
+    EngineBug("a slot is overwritten while kernels may read it", "hazard", "expert_slots.cc",
+              "  device_.wait(Stream::kCopy, state.last_use);", "", MODEL),
+    EngineBug("staging is filled again while it is copied", "hazard", "expert_slots.cc",
+              "  device_.host_wait(packed_until_);", "", MODEL),
+    EngineBug("the router reads logits that may not be there", "hazard", "dense_layers.cc",
+              "  device_.host_wait(gate_);", "", MODEL),
+    EngineBug("the last use of a slot is forgotten", "hazard", "hybrid_executor.cc",
+              "  for (const PlannedExpert* expert : some) slots_.used(expert->slot, done);",
+              "  static_cast<void>(done);", MODEL),
+    EngineBug("a kernel writes what its launch declares as read", "fault", "gpu_kernel_ops.cc",
+              "  const std::array touches{all(y, d, true), all(x, d, false)};",
+              "  const std::array touches{all(y, d, false), all(x, d, false)};", MODEL,
+              "which its launch did not declare"),
+    EngineBug("a launch declares one token less than its kernel reads", "asan", "gpu_kernel_ops.cc",
+              "Touch{table_at_, table_.bytes(), false}, all(y, d, true)};",
+              "Touch{table_at_, table_.bytes() - 4, false}, all(y, d, true)};", MODEL),
 ]
 
 
@@ -89,26 +122,26 @@ def run(command, **more):
 
 
 def compile_command(build, unit):
-    """The command that compiles the emulated unit, from CMake's database."""
+    """The command that compiles a unit for the CPU, from CMake's database."""
     for entry in json.loads((build / "compile_commands.json").read_text()):
-        if entry["file"].endswith("kernels/gpu/" + unit) and "tandem_gpu_emulated" in entry["command"]:
+        if entry["file"].endswith(unit) and "tandem_gpu_cuda" not in entry["command"]:
             return shlex.split(entry["command"]), entry["directory"]
     sys.exit(f"{build}: no command compiles {unit}; expected a configured build with tests")
 
 
 def plant(bug, build, work):
     """A test program with the bug in it."""
-    path = ROOT / "kernels/gpu" / bug.file
+    path = ROOT / bug.folder / bug.file
     text = path.read_text()
     if text.count(bug.old) != 1:
         sys.exit(f"{bug.name}: expected its place once in {bug.file}, found it {text.count(bug.old)} times")
-    place = work / "kernels/gpu" / bug.file
+    place = work / bug.folder / bug.file
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text.replace(bug.old, bug.new))
     objects = []
     for unit in bug.units:
-        command, directory = compile_command(build, unit)
-        source = place if unit == bug.file else ROOT / "kernels/gpu" / unit
+        command, directory = compile_command(build, f"{bug.folder}/{unit}")
+        source = place if unit == bug.file else ROOT / bug.folder / unit
         command = [c for c in command if c != "ccache"]
         command[command.index("-o") + 1] = str(work / (unit + ".o"))
         command[-1] = str(source)
@@ -117,12 +150,13 @@ def plant(bug, build, work):
         if done.returncode != 0:
             sys.exit(f"{bug.name}: does not compile\n{done.stdout}")
         objects.append(str(work / (unit + ".o")))
-    link = shlex.split((build / "tests/gpu/CMakeFiles/test_gpu.dir/link.txt").read_text())
+    tests = build / "tests" / bug.program.removeprefix("test_")
+    link = shlex.split((tests / f"CMakeFiles/{bug.program}.dir/link.txt").read_text())
     link = [c for c in link if c != "ccache"]
-    program = work / "test_gpu"
+    program = work / bug.program
     link[link.index("-o") + 1] = str(program)
     link[1:1] = objects
-    done = run(link, cwd=build / "tests/gpu")
+    done = run(link, cwd=tests)
     if done.returncode != 0:
         sys.exit(f"{bug.name}: does not link\n{done.stdout}")
     return program
@@ -132,6 +166,7 @@ FOUND = {
     "float64": r"FAILED",
     "asan": r"ERROR: AddressSanitizer|outside of an (allocation|array)",
     "tsan": r"WARNING: ThreadSanitizer: data race",
+    "hazard": r"may\s+still\s+(read|write)\s+it",
 }
 
 
@@ -142,8 +177,8 @@ def main():
         parser.add_argument("--" + name, type=pathlib.Path, required=True)
     parser.add_argument("--only", default="", help="part of a bug's name")
     options = parser.parse_args()
-    builds = {"fault": options.build, "float64": options.build, "asan": options.asan,
-              "tsan": options.tsan}
+    builds = {"fault": options.build, "float64": options.build, "hazard": options.build,
+              "asan": options.asan, "tsan": options.tsan}
     builds = {name: path.resolve() for name, path in builds.items()}
     for build in sorted(set(builds.values())):
         sound = run([build / "test_gpu"])
