@@ -31,6 +31,12 @@ class MemoryError : public Error {
   using Error::Error;
 };
 
+// Of the host.
+class HostMemoryError : public MemoryError {
+ public:
+  using MemoryError::MemoryError;
+};
+
 // A device that failed: a copy, a kernel, the whole of it. What it was computing is lost.
 class DeviceError : public Error {
  public:

@@ -16,6 +16,7 @@
 #include "runtime/device/cpu_topology.h"
 #include "runtime/device/thread_count.h"
 #include "runtime/device/thread_pool.h"
+#include "runtime/engine/device_choice.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
 
@@ -25,6 +26,7 @@ namespace {
 DeviceKind device_kind(const std::string& name) {
   if (name == "cpu") return DeviceKind::kCpu;
   if (name == "sim") return DeviceKind::kSim;
+  if (name == "cuda") return DeviceKind::kCuda;
   return name == "sim-cuda" ? DeviceKind::kSimCuda : DeviceKind::kAuto;
 }
 
@@ -111,9 +113,9 @@ void ModelOptions::add_engine(CLI::App* app) {
 void ModelOptions::add_placement(CLI::App* app) {
   const auto names = causal_policy_names();
   const std::vector<std::string> policies(names.begin(), names.end());
-  app->add_option("--device", device, "where to compute; sim, sim-cuda: a simulated GPU")
-      ->type_name("auto|cpu|sim|sim-cuda")
-      ->check(one_of({"auto", "cpu", "sim", "sim-cuda"}))
+  app->add_option("--device", device, "where to compute; sim: a simulated GPU")
+      ->type_name("auto|cpu|cuda|sim|sim-cuda")
+      ->check(one_of({"auto", "cpu", "cuda", "sim", "sim-cuda"}))
       ->capture_default_str();
   app->add_option("--vram", vram_mib, "device memory (default: the machine profile's)")
       ->type_name("MIB")
@@ -175,7 +177,8 @@ GgufFile ModelOptions::open_model() const {
 }
 
 PackScope ModelOptions::pack_scope() const {
-  return is_gpu(device_kind(device)) ? PackScope::kExperts : PackScope::kAll;
+  const DeviceKind kind = choose_device(device_kind(device)).kind;
+  return kind == DeviceKind::kCpu ? PackScope::kAll : PackScope::kExperts;
 }
 
 Model ModelOptions::load_model(Progress* progress) const {
@@ -238,8 +241,10 @@ std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
   if (info.host_memory) {
     all.push_back({"vram", vram, "none", "the cpu device computes in host memory"});
   } else {
-    all.push_back(
-        {"vram", vram, bytes_text(info.vram_bytes), vram_mib < 0 ? "the machine profile's" : ""});
+    all.push_back({"vram", vram, bytes_text(info.vram_bytes),
+                   vram_mib >= 0    ? ""
+                   : info.simulated ? "the machine profile's"
+                                    : "what is free, less a margin"});
   }
   for (const EffectiveSetting& setting : weights.effective(engine.model(), pack_scope())) {
     all.push_back(setting);

@@ -65,18 +65,20 @@ CudaProbe probe_cuda(const fs::path& folder) {
   const fs::path file = folder / "tandem_cuda.so";
   std::error_code ignored;
   if (!fs::exists(file, ignored)) {
-    return {CudaState::kNoPlugin, "built without CUDA: there is no tandem_cuda.so", {}};
+    return {CudaState::kNoPlugin, "built without CUDA: there is no tandem_cuda.so", {}, nullptr};
   }
   void* plugin = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (plugin == nullptr) return {CudaState::kBadPlugin, dlerror(), {}};
+  if (plugin == nullptr) return {CudaState::kBadPlugin, dlerror(), {}, nullptr};
   const auto function = reinterpret_cast<CudaPluginFunction>(dlsym(plugin, kCudaPluginSymbol));
   const CudaPlugin* api = function != nullptr ? function() : nullptr;
   if (api == nullptr || api->version != kCudaPluginVersion) {
-    return {CudaState::kBadPlugin, "tandem_cuda.so is of another build", {}};
+    return {CudaState::kBadPlugin, "tandem_cuda.so is of another build", {}, nullptr};
   }
   CudaFacts facts{};
   api->look(&facts);
-  return cuda_state(facts);
+  CudaProbe probe = cuda_state(facts);
+  if (probe.state == CudaState::kReady) probe.plugin = api;
+  return probe;
 }
 
 fs::path program_folder() {

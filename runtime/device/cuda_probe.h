@@ -24,6 +24,7 @@ struct CudaProbe {
   CudaState state = CudaState::kNoPlugin;
   std::string reason;  // one line, without full stop: what was found
   std::vector<CudaDeviceFacts> devices;
+  const CudaPlugin* plugin = nullptr;  // where the state is kReady
 };
 
 // Opens the plug-in in `folder`, asks it, and leaves it open. Milliseconds without a driver.

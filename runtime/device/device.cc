@@ -1,6 +1,12 @@
 #include "runtime/device/device.h"
 
+#include <fmt/format.h>
+
+#include <new>
+
 #include "kernels/check.h"
+#include "runtime/error.h"
+#include "runtime/words.h"
 
 namespace tandem {
 
@@ -24,6 +30,18 @@ const std::byte* KernelScope::read(DeviceAddr at, int64_t bytes) const {
 std::byte* KernelScope::write(DeviceAddr at, int64_t bytes) const {
   return resolve(at, bytes, true);
 }
+
+void* Device::alloc_host(int64_t bytes, const char* tag) {
+  constexpr std::align_val_t kAlign{64};
+  void* at = ::operator new(static_cast<size_t>(bytes), kAlign, std::nothrow);
+  if (at == nullptr) {
+    throw HostMemoryError(
+        fmt::format("{}: cannot allocate {} of host memory", tag, bytes_text(bytes)));
+  }
+  return at;
+}
+
+void Device::free_host(void* at) noexcept { ::operator delete (at, std::align_val_t{64}); }
 
 WeightView KernelScope::read(const WeightView& device_view) const {
   WeightView view = device_view;

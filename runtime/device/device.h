@@ -82,6 +82,7 @@ struct KernelCall {
   int64_t bytes;  // moved, for the modelled time
   int64_t flops;
   KernelBody body;
+  bool marked = false;  // its timepoint will be waited for
 };
 
 struct DeviceInfo {
@@ -106,6 +107,14 @@ class Device {
   virtual DeviceAddr alloc(int64_t bytes, const char* tag) = 0;
   virtual void free(DeviceAddr at) = 0;
   virtual int64_t used_bytes() const = 0;
+
+  // Host memory that copies use, 64-byte aligned, contents undefined; page-locked where there is a
+  // GPU. HostMemoryError.
+  virtual void* alloc_host(int64_t bytes, const char* tag);
+  virtual void free_host(void* at) noexcept;
+  // Locks the pages of large host memory so that copies from it run at the link's speed, until this
+  // device ends. What the system refuses is copied more slowly. Returns why it refused, or nothing.
+  virtual std::string pin_host(const void* /*at*/, int64_t /*bytes*/) { return {}; }
 
   virtual Timepoint copy_to_device(Stream stream, DeviceAddr to, const void* from,
                                    int64_t bytes) = 0;

@@ -5,7 +5,6 @@
 
 #include "kernels/check.h"
 #include "kernels/dense.h"
-#include "runtime/engine/host_vector.h"
 
 namespace tandem {
 int64_t kv_cache_bytes(const ModelConfig& config, const EngineShape& shape) {
@@ -40,10 +39,10 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
   const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
   gate_logits_ = floats(gates, tag);
   logits_ = floats(shape.max_logits * c.n_vocab, "logits");
-  resize_host(&embedded_, n * c.d_model, tag);
-  resize_host(&normed_host_, n * c.d_model, tag);
-  resize_host(&gate_logits_host_, gates, tag);
-  resize_host(&logits_host_, shape.max_logits * c.n_vocab, "logits");
+  embedded_ = {device, n * c.d_model, tag};
+  normed_host_ = {device, n * c.d_model, tag};
+  gate_logits_host_ = {device, gates, tag};
+  logits_host_ = {device, shape.max_logits * c.n_vocab, "logits"};
 }
 
 DeviceAddr DenseLayers::floats(int64_t n, const char* tag) {

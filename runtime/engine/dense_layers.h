@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "runtime/device/device.h"
+#include "runtime/device/host_array.h"
 #include "runtime/engine/device_ops.h"
 #include "runtime/engine/device_weights.h"
 #include "runtime/engine/engine_shape.h"
@@ -78,10 +79,10 @@ class DenseLayers {
   DeviceAddr logits_;       // [max_logits, n_vocab]
 
   // Host buffers
-  std::vector<float> embedded_;
-  std::vector<float> normed_host_;
-  std::vector<float> gate_logits_host_;
-  std::vector<float> logits_host_;
+  HostArray<float> embedded_;
+  HostArray<float> normed_host_;
+  HostArray<float> gate_logits_host_;
+  HostArray<float> logits_host_;
 };
 
 }  // namespace tandem

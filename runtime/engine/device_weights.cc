@@ -44,18 +44,25 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(devic
   packed_ = {};
 }
 
-// A group at a time, with zeros for rows that the last one lacks.
+// Some groups at a time, with zeros for rows that the last one lacks.
 WeightView DeviceWeights::upload_packed(const WeightView& host, const char* tag) {
+  constexpr int64_t kChunk = int64_t{8} << 20;
   WeightView view = host.as_packed();
   const DeviceAddr at = device_.alloc(view.span_bytes(), tag);
   view.data = at.at;
-  packed_.resize(static_cast<size_t>(view.span_bytes()));
-  for (int64_t row = 0; row < host.rows; row += kGroupRows) {
-    pack_group(host, row, std::min(kGroupRows, host.rows - row), 0, host.cols,
-               packed_.data() + row / kGroupRows * view.run_bytes());
+  const int64_t run = view.run_bytes();
+  const int64_t some = std::clamp<int64_t>(kChunk / run, 1, view.runs());
+  if (packed_.size() < some * run) packed_ = {device_, some * run, "packing of weights"};
+  for (int64_t first = 0; first < view.runs(); first += some) {
+    const int64_t n = std::min(some, view.runs() - first);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t row = (first + i) * kGroupRows;
+      pack_group(host, row, std::min(kGroupRows, host.rows - row), 0, host.cols,
+                 packed_.data() + i * run);
+    }
+    device_.host_wait(
+        device_.copy_to_device(Stream::kCopy, at + first * run, packed_.data(), n * run));
   }
-  last_copy_ = device_.copy_to_device(Stream::kCopy, at, packed_.data(), view.span_bytes());
-  device_.host_wait(last_copy_);  // packed_ is used again
   uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));
   return view;
 }

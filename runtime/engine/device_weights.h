@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/device/device.h"
+#include "runtime/device/host_array.h"
 #include "runtime/model/model.h"
 
 namespace tandem {
@@ -56,7 +57,7 @@ class DeviceWeights {
   Device& device_;
   Timepoint last_copy_{};
   std::vector<std::span<const std::byte>> uploaded_;  // parts of the file, while uploading
-  std::vector<std::byte> packed_;                     // likewise
+  HostArray<std::byte> packed_;                       // likewise
   std::vector<DeviceLayer> layers_;
   DeviceVector output_norm_;
   WeightView output_;

@@ -14,9 +14,10 @@
 #include "runtime/device/cpu_device.h"
 #include "runtime/device/cpu_quota.h"
 #include "runtime/device/cpu_topology.h"
-#include "runtime/device/cuda_probe.h"
+#include "runtime/device/cuda_device.h"
 #include "runtime/device/sim_device.h"
 #include "runtime/device/thread_count.h"
+#include "runtime/engine/device_choice.h"
 #include "runtime/engine/engine_scheduling.h"
 #include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
@@ -27,27 +28,18 @@
 namespace tandem {
 namespace {
 
-const char* device_name(DeviceKind kind) {
-  switch (kind) {
-    case DeviceKind::kAuto:
-      return "auto";
-    case DeviceKind::kCpu:
-      return "cpu";
-    case DeviceKind::kSim:
-      return "sim";
-    case DeviceKind::kSimCuda:
-      return "sim-cuda";
-  }
-  return "?";
-}
-
 std::unique_ptr<Device> make_device(const EngineSettings& settings, const MachineProfile& machine,
                                     std::vector<EffectiveSetting>* effective) {
-  EffectiveSetting line{"device", device_name(settings.device), "cpu", ""};
+  const DeviceChoice choice = choose_device(settings.device);
+  EffectiveSetting line{"device", device_name(settings.device), device_name(choice.kind),
+                        choice.reason};
   std::unique_ptr<Device> device;
-  if (is_gpu(settings.device)) {
-    const bool cuda = settings.device == DeviceKind::kSimCuda;
-    line.effective = line.requested;
+  if (choice.kind == DeviceKind::kCuda) {
+    const CudaPlugin& plugin = *choice.cuda.plugin;
+    device = std::make_unique<CudaDevice>(machine, *plugin.runtime, *plugin.ops,
+                                          choice.cuda.devices.front(), 0, settings.vram_bytes);
+  } else if (choice.kind != DeviceKind::kCpu) {
+    const bool cuda = choice.kind == DeviceKind::kSimCuda;
     line.reason = "simulated GPU of machine profile " + machine.name;
     if (cuda) line.reason += "; CUDA kernels are emulated, which is slow";
     SimSettings sim = settings.sim;
@@ -55,12 +47,6 @@ std::unique_ptr<Device> make_device(const EngineSettings& settings, const Machin
     device = std::make_unique<SimDevice>(machine,
                                          settings.vram_bytes.value_or(machine.gpu.vram_bytes), sim);
   } else {
-    if (settings.device == DeviceKind::kAuto) {
-      const CudaProbe gpu = probe_cuda(program_folder());
-      line.reason = gpu.reason;
-      if (gpu.state == CudaState::kReady) line.reason += ", which this version cannot drive yet";
-      line.reason += "; --device sim simulates one";
-    }
     device = std::make_unique<CpuDevice>(machine);
   }
   effective->push_back(line);
@@ -68,7 +54,7 @@ std::unique_ptr<Device> make_device(const EngineSettings& settings, const Machin
 }
 
 EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings,
-                       std::vector<EffectiveSetting>* effective) {
+                       const Device& device, std::vector<EffectiveSetting>* effective) {
   EngineShape shape;
   shape.kv_type_k = settings.kv_type_k;
   shape.kv_type_v = settings.kv_type_v;
@@ -95,7 +81,7 @@ EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings
                         shape.n_batch < settings.n_batch ? "the context is no longer" : ""});
   shape.max_logits = std::min(settings.max_logits, shape.n_batch);
   // Where nothing can be fetched, nobody needs to guess.
-  const bool cached = is_gpu(settings.device) && settings.expert_slots != 0;
+  const bool cached = !device.info().host_memory && settings.expert_slots != 0;
   shape.lookahead.count =
       std::max(settings.recorded_distances,
                cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
@@ -124,12 +110,13 @@ ThreadPool make_pool(const EngineSettings& settings, std::vector<EffectiveSettin
 Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings)
     : model_(model),
       costs_(machine),
-      shape_(make_shape(model.config(), settings, &effective_)),
-      pool_(make_pool(settings, &effective_)),
-      device_(make_device(settings, machine, &effective_)) {
+      device_(make_device(settings, machine, &effective_)),
+      shape_(make_shape(model.config(), settings, *device_, &effective_)),
+      pool_(make_pool(settings, &effective_)) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   choose_products(machine);
   make_executor(settings);
+  pin_experts();
   make_cache(settings);
   loaded_bytes_h2d_ = device_->copied_to_device_bytes();
 }
@@ -151,6 +138,15 @@ void Engine::choose_products(const MachineProfile& machine) {
                              : reached          ? "BF16 weights"
                                        : fmt::format("products take {} at a time", kTokenTile);
   effective_.push_back({"onednn", wanted, used ? wanted : "never", reason});
+}
+
+// Copies of experts run at the link's speed from locked pages only.
+void Engine::pin_experts() {
+  const std::span<const std::byte> experts = model_.packed_bytes();
+  if (device_->info().host_memory || device_->info().simulated || experts.empty()) return;
+  const std::string refused =
+      device_->pin_host(experts.data(), static_cast<int64_t>(experts.size()));
+  effective_.push_back({"pinned experts", "auto", refused.empty() ? "yes" : "no", refused});
 }
 
 void Engine::make_cache(const EngineSettings& settings) {

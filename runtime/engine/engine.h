@@ -71,6 +71,7 @@ class Engine {
 
  private:
   void make_executor(const EngineSettings& settings);
+  void pin_experts();
   void choose_products(const MachineProfile& machine);
   void make_cache(const EngineSettings& settings);
   // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
@@ -80,9 +81,9 @@ class Engine {
   const Model& model_;
   CostModel costs_;
   std::vector<EffectiveSetting> effective_;  // before those whose making writes into it
+  std::unique_ptr<Device> device_;
   EngineShape shape_;
   ThreadPool pool_;
-  std::unique_ptr<Device> device_;
   std::unique_ptr<HybridExecutor> executor_;
   std::unique_ptr<ExpertCache> cache_;
   std::unique_ptr<Planner> planner_;

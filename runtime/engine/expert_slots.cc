@@ -43,6 +43,20 @@ ExpertWeights in_slot(const ExpertWeights& host, const Device& device) {
 // Of a matrix that has a place of its own, or takes turns with another of its size.
 int64_t slot_bytes(const WeightView& w) { return aligned(w.run_bytes() * w.runs()); }
 
+// Of the matrices that are packed on their way, the largest.
+int64_t packing_bytes(const Model& model, const Device& device) {
+  int64_t most = 0;
+  for (const LayerWeights& layer : model.weights().layers) {
+    const ExpertWeights& expert = layer.experts.front();
+    for (const WeightView& host : {expert.gate, expert.up, expert.down}) {
+      if (in_slot(host, device).layout != host.layout) {
+        most = std::max(most, slot_bytes(host.as_packed()));
+      }
+    }
+  }
+  return most;
+}
+
 }  // namespace
 
 std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device& device) {
@@ -58,6 +72,9 @@ std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device&
 ExpertSlots::ExpertSlots(const Model& model, Device& device, const CacheShape& shape)
     : model_(model), device_(device) {
   if (device.info().host_memory) return;
+  if (const int64_t bytes = packing_bytes(model, device); bytes > 0) {
+    packed_ = {device, bytes, "packing of experts"};
+  }
   classes_ = slot_classes(shape);
   for (const SlotClass& c : classes_) {
     state_.resize(state_.size() + static_cast<size_t>(c.count));
@@ -95,9 +112,7 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) 
 Timepoint ExpertSlots::copy_packing(const WeightView& host, const WeightView& device) {
   const int64_t run = device.run_bytes();
   device_.host_wait(packed_until_);
-  device_.host_access("packing an expert", packed_.data(), static_cast<int64_t>(packed_.size()),
-                      true);
-  packed_.resize(std::max(packed_.size(), static_cast<size_t>(device.runs() * run)));
+  device_.host_access("packing an expert", packed_.data(), device.runs() * run, true);
   for (int64_t i = 0; i < device.runs(); ++i) {
     const int64_t row = i * kGroupRows;
     pack_group(host, row, std::min(kGroupRows, host.rows - row), 0, host.cols,

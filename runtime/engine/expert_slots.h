@@ -10,6 +10,7 @@
 #include "cache/expert_cache.h"
 #include "cache/types.h"
 #include "runtime/device/device.h"
+#include "runtime/device/host_array.h"
 #include "runtime/model/model.h"
 
 namespace tandem {
@@ -55,7 +56,7 @@ class ExpertSlots {
   std::vector<DeviceAddr> bases_;  // of each class
   std::vector<State> state_;
   // Of an expert that GPU kernels read and that is not packed in host memory.
-  std::vector<std::byte> packed_;
+  HostArray<std::byte> packed_;
   Timepoint packed_until_;
 };
 

@@ -8,7 +8,6 @@
 
 #include "kernels/check.h"
 #include "kernels/elementwise.h"
-#include "runtime/engine/host_vector.h"
 #include "runtime/error.h"
 
 namespace tandem {
@@ -88,7 +87,7 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   const int64_t uses = n * c.routing.top_k;
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
   rope_ = device.alloc(n * c.rope.n_rot * kFloat, kTag);
-  resize_host(&rope_host_, n * c.rope.n_rot, kTag);
+  rope_host_ = {device, n * c.rope.n_rot, kTag};
   scratch_ = device.alloc(scratch_bytes_, kTag);
   if (shape.lookahead.count > 0) reuse_normed_ = device.alloc(n * c.d_model * kFloat, kTag);
   if (c.shared_ff > 0) shared_scale_ = device.alloc(n * kFloat, kTag);
@@ -100,7 +99,7 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   out_ = device.alloc(out_bytes_, kTag);
   const Table most{c.routing.n_experts, uses, n};
   table_at_ = device.alloc(most.bytes(), kTag);
-  resize_host(&table_host_, most.bytes(), kTag);
+  table_host_ = {device, most.bytes(), kTag};
   first_use_.reserve(n_experts);
   touches_.reserve(3 * n_experts + 4);
 }
@@ -460,7 +459,8 @@ Timepoint GpuKernelOps::output(const ExpertGroup& group) {
                                                  scope.stream(), type, calls(scope, group),
                                                  in.view(scope), static_cast<int>(d),
                                                  scope.write_as<float>(out_, out_bytes_ / kFloat));
-                                           }});
+                                           },
+                                           true});
 }
 
 void GpuKernelOps::end_experts(DeviceAddr y) {

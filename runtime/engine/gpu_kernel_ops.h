@@ -11,6 +11,7 @@
 #include "kernels/gpu/gpu_ops.h"
 #include "kernels/packed.h"
 #include "runtime/device/device.h"
+#include "runtime/device/host_array.h"
 #include "runtime/engine/device_ops.h"
 #include "runtime/engine/engine_shape.h"
 #include "runtime/model/model.h"
@@ -95,7 +96,7 @@ class GpuKernelOps final : public DeviceOps {
 
   int64_t first_pos_ = 0;  // of the current step
   int64_t n_ = 0;
-  std::vector<float> rope_host_;
+  HostArray<float> rope_host_;
   DeviceAddr rope_;     // [n_batch, n_rot] f32
   DeviceAddr scratch_;  // of attention
   int64_t scratch_bytes_ = 0;
@@ -123,7 +124,7 @@ class GpuKernelOps final : public DeviceOps {
   };
   Table table_{};
   DeviceAddr table_at_;
-  std::vector<std::byte> table_host_;
+  HostArray<std::byte> table_host_;
   std::span<const DeviceExpert> experts_;
   std::vector<int64_t> first_use_;  // [experts]
   std::vector<Touch> touches_;

@@ -13,11 +13,6 @@
 
 namespace tandem {
 
-class HostMemoryError : public MemoryError {
- public:
-  using MemoryError::MemoryError;
-};
-
 template <typename T>
 void resize_host(std::vector<T>* vector, int64_t n, const char* tag) {
   const auto fail = [&] {

@@ -78,7 +78,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
   resize_host(&cpu_hidden_, pairs * c.expert_ff, "activations");
-  resize_host(&cpu_out_, shape.n_batch * c.d_model, "activations");
+  cpu_out_ = {device, shape.n_batch * c.d_model, "activations"};
   resize_host(&rows_, pairs, "activations");
   resize_host(&predicted_, pairs * shape.lookahead.count, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
@@ -262,7 +262,7 @@ void HybridExecutor::start_cpu(const LayerPlan& plan) {
   const auto compute = [this] {
     const int64_t n = dense_.n_tokens();
     const int64_t d = model_.config().d_model;
-    std::fill(cpu_out_.begin(), cpu_out_.begin() + n * d, 0.0F);
+    std::fill(cpu_out_.data(), cpu_out_.data() + n * d, 0.0F);
     expert_ffn(cpu_calls_, dense_.expert_input(), n, d, cpu_out_.data(), cpu_hidden_.data(),
                pool_.workspace(), pool_);
   };

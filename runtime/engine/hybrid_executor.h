@@ -116,7 +116,7 @@ class HybridExecutor final : public Executor {
   std::vector<ExpertCall> cpu_calls_;
   std::vector<ExpertKey> copied_;             // need no copy in host memory behind it
   std::vector<float> cpu_hidden_;             // [n_batch * top_k, ff]
-  std::vector<float> cpu_out_;                // [n_batch, d]
+  HostArray<float> cpu_out_;                  // [n_batch, d]
   std::vector<ExpertRow> rows_;               // [n_batch * top_k], as routing_.tokens
   std::vector<const PlannedExpert*> by_id_;   // the plan's experts
   std::vector<const PlannedExpert*> on_gpu_;  // in the order of their launches

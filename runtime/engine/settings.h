@@ -12,10 +12,7 @@
 namespace tandem {
 
 // kSim: a simulated GPU with the CPU's kernels; kSimCuda: with CUDA kernels, emulated.
-enum class DeviceKind { kAuto, kCpu, kSim, kSimCuda };
-inline bool is_gpu(DeviceKind kind) {
-  return kind == DeviceKind::kSim || kind == DeviceKind::kSimCuda;
-}
+enum class DeviceKind { kAuto, kCpu, kCuda, kSim, kSimCuda };
 
 struct EngineSettings {
   DeviceKind device = DeviceKind::kAuto;

@@ -72,6 +72,10 @@ class Model {
             const MemoryNodes& nodes = {});
   int64_t packable_bytes(PackScope scope) const;
   bool packed() const { return packed_.size() > 0; }
+  // What packed weights lie in.
+  std::span<const std::byte> packed_bytes() const {
+    return {packed_.data(), static_cast<size_t>(packed_.size())};
+  }
 
   // Brings the matrices that pack() did not move into memory, after it. Where the file is mapped,
   // that is only to save the first tokens from waiting for it; where it is read, an engine must not

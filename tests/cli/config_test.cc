@@ -91,7 +91,7 @@ TEST_CASE("a value of the wrong kind or size is an error with file and key") {
   Config("temp = \"warm\"\n").check_refused("temp = \"warm\" is not a number");
   Config("ignore-eos = 1\n").check_refused("ignore-eos is not true or false");
   Config("prompt = [1]\n").check_refused("prompt");
-  Config("device = \"cuda\"\n").check_refused("device = \"cuda\" is not one of auto, cpu, sim");
+  Config("device = \"gpu\"\n").check_refused("device = \"gpu\" is not one of auto, cpu, cuda, sim");
   Config("predict = 1\nn-predict = 2\n").check_refused("is the same setting as predict");
   Config("prompt = \"a\"\nfile = \"b\"\n").check_refused("excludes another key");
 }

@@ -294,4 +294,16 @@ TEST_CASE("run shows progress on a terminal and none in a file") {
   CHECK_FALSE(contains(tandem(args, how).err, "reading the prompt"));
 }
 
+TEST_CASE("a GPU that is asked for and not there is one clear line") {
+  const Outcome run = tandem({"run", "-p", "x", "-n", "1", "--device", "cuda"});
+  if (run.exit_code == 0) {
+    WARN("skipped: there is a GPU");
+    return;
+  }
+  CHECK(run.exit_code == 2);
+  CHECK(run.out.empty());
+  CHECK(contains(run.err, "tandem: --device cuda: "));
+  CHECK(std::count(run.err.begin(), run.err.end(), '\n') == 1);
+}
+
 }  // namespace tandem::test

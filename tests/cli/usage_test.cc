@@ -113,7 +113,8 @@ TEST_CASE("a value out of range says what was expected and what came") {
 }
 
 TEST_CASE("an unknown name lists the known ones") {
-  check_usage_error({"run", "--device", "cuda"}, "--device: \"cuda\" is not one of auto, cpu, sim");
+  check_usage_error({"run", "--device", "gpu"},
+                    "--device: \"gpu\" is not one of auto, cpu, cuda, sim");
   check_usage_error({"run", "--cache-policy", "LRU"}, "--cache-policy: \"LRU\" is not one of ");
   check_usage_error({"run", "--policy", "fifo"}, "scheduling policy \"fifo\" is not built in");
   check_usage_error({"run", "-ctk", "q8_0"}, "--cache-type-k: \"q8_0\" is not one of f16, f32");

@@ -17,10 +17,13 @@ struct StepHarness {
   // slots < 0: the CPU alone.
   StepHarness(const Model& the_model, int32_t slots, int64_t n_batch = 64,
               const Lookahead& lookahead = {}, const SimSettings& sim = {})
+      : StepHarness(the_model, slots, make_device(slots, sim), n_batch, lookahead) {}
+  StepHarness(const Model& the_model, int32_t slots, std::unique_ptr<Device> the_device,
+              int64_t n_batch = 64, const Lookahead& lookahead = {})
       : model(the_model),
         machine(test_machine()),
         pool(2),
-        device(make_device(slots, sim)),
+        device(std::move(the_device)),
         executor(model, *device, pool, CostModel(machine),
                  EngineShape{256, n_batch, n_batch, KvType::kF32, KvType::kF32, lookahead},
                  CacheWish{slots, PoolShape::kShared}),
@@ -29,7 +32,8 @@ struct StepHarness {
                   "lru", {executor.n_layers(), model.config().routing.n_experts, nullptr, {}})),
         planner(CostModel(machine), expert_costs(model), PlannerSettings{}) {}
 
-  std::unique_ptr<Device> make_device(int32_t slots, const SimSettings& sim) const {
+  static std::unique_ptr<Device> make_device(int32_t slots, const SimSettings& sim) {
+    const MachineProfile machine = test_machine();
     if (slots < 0) return std::make_unique<CpuDevice>(machine);
     return std::make_unique<SimDevice>(machine, machine.gpu.vram_bytes, sim);
   }

@@ -36,7 +36,78 @@ void look(CudaFacts* facts) {
   }
 }
 
-constexpr CudaPlugin kPlugin = {kCudaPluginVersion, &look, &gpu::kCudaOps};
+cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
+cudaEvent_t event_of(void* event) { return static_cast<cudaEvent_t>(event); }
+size_t size_of(int64_t bytes) { return static_cast<size_t>(bytes); }
+
+int memory(int64_t* free_bytes, int64_t* total_bytes) {
+  size_t free_now = 0;
+  size_t total = 0;
+  const cudaError_t error = cudaMemGetInfo(&free_now, &total);
+  *free_bytes = static_cast<int64_t>(free_now);
+  *total_bytes = static_cast<int64_t>(total);
+  return error;
+}
+
+int create_stream(void** stream) {
+  return cudaStreamCreateWithFlags(reinterpret_cast<cudaStream_t*>(stream), cudaStreamNonBlocking);
+}
+
+int create_event(void** event) {
+  return cudaEventCreateWithFlags(reinterpret_cast<cudaEvent_t*>(event), cudaEventDisableTiming);
+}
+
+// What failed is not reported again by calls that have nothing to do with it.
+int checked(cudaError_t error) {
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return error;
+}
+
+constexpr CudaRuntime kRuntime = {
+    .error_text = [](int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); },
+    .set_device = [](int device) -> int { return cudaSetDevice(device); },
+    .memory = &memory,
+    .alloc = [](void** at, int64_t bytes) { return checked(cudaMalloc(at, size_of(bytes))); },
+    .free = [](void* at) -> int { return cudaFree(at); },
+    .alloc_host =
+        [](void** at, int64_t bytes) {
+          return checked(cudaHostAlloc(at, size_of(bytes), cudaHostAllocDefault));
+        },
+    .free_host = [](void* at) -> int { return cudaFreeHost(at); },
+    .pin =
+        [](const void* at, int64_t bytes) {
+          return checked(
+              cudaHostRegister(const_cast<void*>(at), size_of(bytes), cudaHostRegisterDefault));
+        },
+    .unpin = [](const void* at) -> int { return cudaHostUnregister(const_cast<void*>(at)); },
+    .create_stream = &create_stream,
+    .destroy_stream = [](void* stream) -> int { return cudaStreamDestroy(stream_of(stream)); },
+    .stream_wait = [](void* stream, void* event) -> int {
+      return cudaStreamWaitEvent(stream_of(stream), event_of(event), 0);
+    },
+    .create_event = &create_event,
+    .destroy_event = [](void* event) -> int { return cudaEventDestroy(event_of(event)); },
+    .record = [](void* event, void* stream) -> int {
+      return cudaEventRecord(event_of(event), stream_of(stream));
+    },
+    .event_sync = [](void* event) -> int { return cudaEventSynchronize(event_of(event)); },
+    .sync = []() -> int { return cudaDeviceSynchronize(); },
+    .copy_to_device = [](void* to, const void* from, int64_t bytes, void* stream) -> int {
+      return cudaMemcpyAsync(to, from, size_of(bytes), cudaMemcpyHostToDevice, stream_of(stream));
+    },
+    .copy_to_host = [](void* to, const void* from, int64_t bytes, void* stream) -> int {
+      return cudaMemcpyAsync(to, from, size_of(bytes), cudaMemcpyDeviceToHost, stream_of(stream));
+    },
+    .copy_rows_to_device = [](void* to, int64_t to_stride, const void* from, int64_t from_stride,
+                              int64_t row_bytes, int64_t rows, void* stream) -> int {
+      return cudaMemcpy2DAsync(to, size_of(to_stride), from, size_of(from_stride),
+                               size_of(row_bytes), size_of(rows), cudaMemcpyHostToDevice,
+                               stream_of(stream));
+    },
+    .last_error = []() -> int { return cudaGetLastError(); },
+};
+
+constexpr CudaPlugin kPlugin = {kCudaPluginVersion, &look, &kRuntime, &gpu::kCudaOps};
 
 }  // namespace
 }  // namespace tandem

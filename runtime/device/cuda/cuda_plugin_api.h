@@ -10,7 +10,7 @@
 namespace tandem {
 
 // Plug-in and program are built together: another number is another build.
-inline constexpr uint32_t kCudaPluginVersion = 1;
+inline constexpr uint32_t kCudaPluginVersion = 2;
 inline constexpr const char* kCudaPluginSymbol = "tandem_cuda_plugin";
 
 inline constexpr int kMostCudaDevices = 16;
@@ -31,9 +31,40 @@ struct CudaFacts {
   CudaDeviceFacts devices[kMostCudaDevices];
 };
 
+// The functions of the CUDA runtime that CudaDevice calls, as the "CUDA Runtime API" reference has
+// them; each returns a cudaError_t, 0 for success. Tests put a table of their own in its place.
+struct CudaRuntime {
+  const char* (*error_text)(int error);
+  int (*set_device)(int device);
+  int (*memory)(int64_t* free_bytes, int64_t* total_bytes);
+  int (*alloc)(void** at, int64_t bytes);
+  int (*free)(void* at);
+  // Page-locked memory of the host: new, or made of what is there.
+  int (*alloc_host)(void** at, int64_t bytes);
+  int (*free_host)(void* at);
+  int (*pin)(const void* at, int64_t bytes);
+  int (*unpin)(const void* at);
+  // Streams do not wait for the default stream. Events take no times.
+  int (*create_stream)(void** stream);
+  int (*destroy_stream)(void* stream);
+  int (*stream_wait)(void* stream, void* event);
+  int (*create_event)(void** event);
+  int (*destroy_event)(void* event);
+  int (*record)(void* event, void* stream);
+  int (*event_sync)(void* event);
+  int (*sync)();
+  int (*copy_to_device)(void* to, const void* from, int64_t bytes, void* stream);
+  int (*copy_to_host)(void* to, const void* from, int64_t bytes, void* stream);
+  int (*copy_rows_to_device)(void* to, int64_t to_stride, const void* from, int64_t from_stride,
+                             int64_t row_bytes, int64_t rows, void* stream);
+  // Of launches since the last call.
+  int (*last_error)();
+};
+
 struct CudaPlugin {
   uint32_t version;
   void (*look)(CudaFacts* facts);
+  const CudaRuntime* runtime;
   const gpu::GpuOps* ops;
 };
 

@@ -1,0 +1,191 @@
+#include "runtime/device/cuda_device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "runtime/error.h"
+#include "runtime/words.h"
+
+namespace tandem {
+
+CudaDevice::CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda,
+                       const gpu::GpuOps& kernels, const CudaDeviceFacts& facts, int index,
+                       std::optional<int64_t> vram_bytes)
+    : ModelledDevice({"cuda", facts.name, 0, false, false}, profile),
+      cuda_(cuda),
+      kernels_(kernels) {
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+  check(cuda_.set_device(index), "opening it");
+  check(cuda_.memory(&free_bytes, &total_bytes), "asking for its memory");
+  if (vram_bytes && *vram_bytes > free_bytes) {
+    throw MemoryError(fmt::format("--vram is {}, of which {} are free on {}",
+                                  bytes_text(*vram_bytes), bytes_text(free_bytes), facts.name));
+  }
+  info_.vram_bytes = vram_bytes.value_or(std::max<int64_t>(free_bytes - kVramMargin, 0));
+  try {
+    for (Lane& lane : lanes_) check(cuda_.create_stream(&lane.stream), "creating a stream");
+  } catch (const DeviceError&) {
+    close();
+    throw;
+  }
+}
+
+CudaDevice::~CudaDevice() { close(); }
+
+// What fails here has nobody to tell, and CUDA tidies up when the process ends.
+void CudaDevice::close() noexcept {
+  static_cast<void>(cuda_.sync());
+  for (Lane& lane : lanes_) {
+    for (const Mark& mark : lane.marks) static_cast<void>(cuda_.destroy_event(mark.event));
+    if (lane.stream != nullptr) static_cast<void>(cuda_.destroy_stream(lane.stream));
+  }
+  for (const void* at : pinned_) static_cast<void>(cuda_.unpin(at));
+  for (const auto& [at, bytes] : blocks_) static_cast<void>(cuda_.free(at));
+}
+
+void CudaDevice::check(int error, const char* what) {
+  if (error == 0) return;
+  lost_ = true;
+  throw DeviceError(fmt::format("GPU {}: {} failed: CUDA error {}, {}", info_.description, what,
+                                error, cuda_.error_text(error)));
+}
+
+void CudaDevice::check_lost(const char* what) const {
+  if (!lost_) return;
+  throw DeviceError(fmt::format("GPU {}: lost; {} is not possible", info_.description, what));
+}
+
+DeviceAddr CudaDevice::alloc(int64_t bytes, const char* tag) {
+  check_lost("allocating");
+  const auto fail = [&](const std::string& why) {
+    throw MemoryError(
+        fmt::format("{}: {} do not fit into the {} of the GPU, {} of which are in use{}", tag,
+                    bytes_text(bytes), bytes_text(info_.vram_bytes), bytes_text(used_bytes_), why));
+  };
+  if (bytes > info_.vram_bytes - used_bytes_) fail("");
+  void* at = nullptr;
+  const int error = cuda_.alloc(&at, std::max<int64_t>(bytes, 1));
+  if (error != 0) fail(fmt::format(" (CUDA error {}, {})", error, cuda_.error_text(error)));
+  blocks_[at] = bytes;
+  used_bytes_ += bytes;
+  return {static_cast<std::byte*>(at)};
+}
+
+void CudaDevice::free(DeviceAddr at) {
+  const auto it = blocks_.find(at.at);
+  TANDEM_CHECK(it != blocks_.end(), "%p was not allocated here", static_cast<void*>(at.at));
+  used_bytes_ -= it->second;
+  blocks_.erase(it);
+  check(cuda_.free(at.at), "freeing memory");
+}
+
+void* CudaDevice::alloc_host(int64_t bytes, const char* tag) {
+  check_lost("allocating");
+  void* at = nullptr;
+  const int error = cuda_.alloc_host(&at, std::max<int64_t>(bytes, 1));
+  if (error != 0) {
+    throw HostMemoryError(fmt::format("{}: cannot lock {} of host memory: CUDA error {}, {}", tag,
+                                      bytes_text(bytes), error, cuda_.error_text(error)));
+  }
+  return at;
+}
+
+void CudaDevice::free_host(void* at) noexcept { static_cast<void>(cuda_.free_host(at)); }
+
+std::string CudaDevice::pin_host(const void* at, int64_t bytes) {
+  check_lost("locking pages");
+  const int error = cuda_.pin(at, bytes);
+  if (error != 0) return fmt::format("CUDA error {}, {}", error, cuda_.error_text(error));
+  pinned_.push_back(at);
+  return {};
+}
+
+Timepoint CudaDevice::enqueued(Stream stream, bool marked, double us) {
+  Lane& to = lane(stream);
+  ++to.n;
+  if (marked) mark(&to);
+  return clock_.run(stream, us);
+}
+
+void CudaDevice::mark(Lane* lane) {
+  void* event = nullptr;
+  if (lane->marks.size() < kMarks) {
+    check(cuda_.create_event(&event), "creating an event");
+  } else {
+    // Whoever waits for the oldest now waits for the next one.
+    event = lane->marks.front().event;
+    lane->marks.pop_front();
+  }
+  lane->marks.push_back({lane->n, event});
+  check(cuda_.record(event, lane->stream), "recording an event");
+}
+
+void* CudaDevice::event_behind(Timepoint point) {
+  Lane& of = lane(point.stream);
+  TANDEM_CHECK(point.n <= of.n, "operation %llu of %llu", static_cast<unsigned long long>(point.n),
+               static_cast<unsigned long long>(of.n));
+  const auto behind = [&] {
+    return std::lower_bound(of.marks.begin(), of.marks.end(), point.n,
+                            [](const Mark& mark, uint64_t n) { return mark.n < n; });
+  };
+  if (behind() == of.marks.end()) mark(&of);
+  return behind()->event;
+}
+
+Timepoint CudaDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from,
+                                     int64_t bytes) {
+  check_lost("a copy to the device");
+  check(cuda_.copy_to_device(to.at, from, bytes, lane(stream).stream), "a copy to the device");
+  copied_bytes_ += bytes;
+  return enqueued(stream, stream == Stream::kCopy,
+                  model_.profile().link.latency_us + model_.h2d_us(bytes));
+}
+
+Timepoint CudaDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
+                                          const RowCopy& copy) {
+  check_lost("a copy to the device");
+  check(cuda_.copy_rows_to_device(to.at, copy.to_stride, from, copy.from_stride, copy.row_bytes,
+                                  copy.rows, lane(stream).stream),
+        "a copy to the device");
+  const int64_t bytes = copy.rows * copy.row_bytes;
+  copied_bytes_ += bytes;
+  return enqueued(stream, stream == Stream::kCopy,
+                  model_.profile().link.latency_us + model_.h2d_us(bytes));
+}
+
+Timepoint CudaDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
+  check_lost("a copy to the host");
+  check(cuda_.copy_to_host(to, from.at, bytes, lane(stream).stream), "a copy to the host");
+  return enqueued(stream, true, model_.profile().link.latency_us + model_.d2h_us(bytes));
+}
+
+Timepoint CudaDevice::launch(Stream stream, const KernelCall& call) {
+  check_lost(call.name);
+  call.body(KernelScope(call.touches, 0, lane(stream).stream));
+  check(cuda_.last_error(), call.name);
+  return enqueued(stream, call.marked, model_.gpu_us(call.bytes, call.flops));
+}
+
+void CudaDevice::wait(Stream stream, Timepoint point) {
+  check_lost("waiting");
+  ModelledDevice::wait(stream, point);
+  if (point.n == 0 || point.stream == stream) return;
+  check(cuda_.stream_wait(lane(stream).stream, event_behind(point)), "a wait");
+}
+
+void CudaDevice::host_wait(Timepoint point) {
+  check_lost("waiting");
+  if (point.n > 0) check(cuda_.event_sync(event_behind(point)), "work that was enqueued");
+  ModelledDevice::host_wait(point);
+}
+
+void CudaDevice::host_wait_all() {
+  check_lost("waiting");
+  check(cuda_.sync(), "work that was enqueued");
+  ModelledDevice::host_wait_all();
+}
+
+}  // namespace tandem

@@ -1,0 +1,23 @@
+// Which device a wish leads to, and why.
+#pragma once
+
+#include <string>
+
+#include "runtime/device/cuda_probe.h"
+#include "runtime/engine/settings.h"
+
+namespace tandem {
+
+const char* device_name(DeviceKind kind);
+
+struct DeviceChoice {
+  DeviceKind kind;     // never kAuto
+  std::string reason;  // why it is this one; empty: it was asked for
+  CudaProbe cuda;      // where that was looked at
+};
+
+// kAuto: the CPU, as long as nothing here has run on a GPU. ConfigError when kCuda is asked for and cannot be.
+// Looks for GPUs once in a process.
+DeviceChoice choose_device(DeviceKind requested);
+
+}  // namespace tandem

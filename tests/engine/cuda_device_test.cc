@@ -1,0 +1,178 @@
+// CudaDevice on a CUDA runtime of the tests' own (fake_cuda.h): what it asks of CUDA, and whole
+// models. What the real runtime and a real GPU do, this cannot show.
+#include "runtime/device/cuda_device.h"
+
+#include <set>
+
+#include "runtime/error.h"
+#include "tests/engine/engine_testing.h"
+#include "tests/engine/fake_cuda.h"
+#include "tests/engine/step_harness.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+constexpr int kCompute = 0;
+constexpr int kCopy = 1;
+
+std::unique_ptr<CudaDevice> open(std::optional<int64_t> vram = int64_t{1} << 28) {
+  return std::make_unique<CudaDevice>(test_machine(), FakeCuda::table(), gpu::kEmulatedOps,
+                                      FakeCuda::facts(), 0, vram);
+}
+
+Timepoint kernel(Device& device, bool marked) {
+  return device.launch(Stream::kCompute,
+                       {"kernel",
+                        {},
+                        0,
+                        0,
+                        [](const KernelScope& scope) { FakeCuda::launch(scope.stream()); },
+                        marked});
+}
+
+// Logits of all tokens of a small model. calls: made until they were there; then things end.
+std::vector<float> run_model(const Model& model, std::unique_ptr<Device> device,
+                             const FakeCuda* fake = nullptr, int64_t* calls = nullptr) {
+  const std::vector<int32_t> tokens{1, 5, 9, 13, 17, 21};
+  StepHarness harness(model, 3, std::move(device));
+  NoPrefetcher prefetcher;
+  std::vector<float> all;
+  for (size_t at = 0; at < tokens.size(); at += 3) {
+    const std::span<const int32_t> some = std::span(tokens).subspan(at, 3);
+    const auto logits = run_step({some, static_cast<int64_t>(at), 3}, harness.executor,
+                                 harness.planner, harness.cache, prefetcher, harness.plan);
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  if (calls != nullptr) *calls = fake->calls;
+  return all;
+}
+
+Model small_model() { return Model::load(GgufFile::open(kFamilies + "qwen2moe-bf16.gguf")); }
+
+}  // namespace
+
+TEST_CASE("a stream that waits for another's operation waits for an event recorded behind it") {
+  FakeCuda fake;
+  {
+    const auto device = open();
+    const DeviceAddr at = device->alloc(1024, "x");
+    std::vector<std::byte> host(1024);
+    const auto copy = [&] { return device->copy_to_device(Stream::kCopy, at, host.data(), 1024); };
+    const Timepoint first = copy();
+    copy();
+    device->wait(Stream::kCompute, first);
+    REQUIRE(fake.waits.size() == 1);
+    CHECK(fake.waits[0].waiting == kCompute);
+    CHECK(fake.waits[0].waited_for == kCopy);
+    CHECK(fake.waits[0].n == 1);  // not for the second copy
+    device->wait(Stream::kCopy, kernel(*device, true));
+    CHECK(fake.waits[1].waiting == kCopy);
+    CHECK(fake.waits[1].waited_for == kCompute);
+    device->wait(Stream::kCopy, first);  // of its own stream: in order anyway
+    device->wait(Stream::kCompute, {});  // of nothing
+    CHECK(fake.waits.size() == 2);
+  }
+  CHECK(fake.misuse.empty());
+  CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("an operation without an event of its own is waited for with a later one's") {
+  FakeCuda fake;
+  const auto device = open();
+  const int64_t before = fake.events_created;
+  const Timepoint unmarked = kernel(*device, false);
+  kernel(*device, false);
+  CHECK(fake.events_created == before);
+  device->host_wait(unmarked);
+  CHECK(fake.syncs.back().n == 2);  // recorded now, behind both
+  kernel(*device, false);
+  device->host_wait(unmarked);
+  CHECK(fake.syncs.back().n == 2);  // that one is still behind it
+  CHECK(fake.events_created == before + 1);
+}
+
+TEST_CASE("events are used again, and the oldest operations are waited for with later ones") {
+  FakeCuda fake;
+  {
+    const auto device = open();
+    const Timepoint first = kernel(*device, true);
+    for (int i = 0; i < 2000; ++i) kernel(*device, true);
+    CHECK(fake.events_created <= 512);
+    device->host_wait(first);
+    CHECK(fake.syncs.back().n > 1);
+    CHECK(fake.syncs.back().n <= 2001);
+  }
+  CHECK(fake.misuse.empty());
+  CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("a GPU gives what is free less a margin, or what is asked for if that is free") {
+  FakeCuda fake;
+  fake.free_bytes = int64_t{4} << 30;
+  CHECK(open(std::nullopt)->info().vram_bytes == (int64_t{4} << 30) - kVramMargin);
+  CHECK(open(int64_t{3} << 30)->info().vram_bytes == int64_t{3} << 30);
+  CHECK_THROWS_AS(open(int64_t{5} << 30), MemoryError);
+  fake.free_bytes = kVramMargin / 2;
+  CHECK(open(std::nullopt)->info().vram_bytes == 0);
+  CHECK_THROWS_AS(open(std::nullopt)->alloc(1, "x"), MemoryError);
+}
+
+TEST_CASE("memory that CUDA does not give is a MemoryError, and the device goes on") {
+  FakeCuda fake;
+  const auto device = open();
+  fake.sticky = false;
+  fake.error = 2;
+  fake.fail_call = fake.calls;
+  CHECK_THROWS_WITH(device->alloc(1000, "KV cache"),
+                    Catch::Contains("KV cache") && Catch::Contains("CUDA error 2"));
+  fake.fail_call = fake.calls;
+  CHECK_THROWS_AS(device->alloc_host(1000, "activations"), HostMemoryError);
+  fake.fail_call = fake.calls;
+  CHECK_FALSE(device->pin_host(&fake, 4096).empty());
+  CHECK(device->used_bytes() == 0);
+  device->free(device->alloc(1000, "KV cache"));
+}
+
+TEST_CASE("a whole model on the CUDA device gives what the simulated GPU gives") {
+  const Model model = small_model();
+  SimSettings sim;
+  sim.kernels = SimKernels::kEmulated;
+  const std::vector<float> expected =
+      run_model(model, std::make_unique<SimDevice>(test_machine(), int64_t{1} << 28, sim));
+  FakeCuda fake;
+  CHECK(run_model(model, open()) == expected);
+  CHECK(fake.misuse.empty());
+  CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("a call to CUDA that fails ends the run with an error and leaves nothing behind") {
+  const Model model = small_model();
+  int64_t calls = 0;
+  {
+    FakeCuda fake;
+    run_model(model, open(), &fake, &calls);
+  }
+  REQUIRE(calls > 200);
+  std::set<std::string> errors;
+  for (int64_t call = 0; call < calls; ++call) {
+    FakeCuda fake;
+    fake.fail_call = call;
+    std::string error;
+    try {
+      run_model(model, open());
+    } catch (const DeviceError& e) {
+      error = e.what();
+    } catch (const MemoryError& e) {
+      error = e.what();
+    }
+    INFO("call " << call << " of " << calls << ": " << error);
+    CHECK(fake.misuse.empty());
+    CHECK(fake.alive() == 0);
+    CHECK_FALSE(error.empty());
+    errors.insert(error);
+  }
+  CHECK(errors.size() > 5);
+}
+
+}  // namespace tandem::test

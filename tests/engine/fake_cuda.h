@@ -1,0 +1,72 @@
+// A CUDA runtime of the tests': device memory is host memory, streams are emulations in which
+// kernels have ended when they are launched, copies likewise. It keeps count of what exists, knows
+// what every event stands for, and fails where a test wants.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/gpu/emulation/emulation.h"
+#include "runtime/device/cuda/cuda_plugin_api.h"
+
+namespace tandem::test {
+
+class FakeCuda {
+ public:
+  FakeCuda();  // one at a time: CUDA's functions have no object
+  ~FakeCuda();
+  FakeCuda(const FakeCuda&) = delete;
+  FakeCuda& operator=(const FakeCuda&) = delete;
+
+  static const CudaRuntime& table();
+  static CudaDeviceFacts facts();
+  // A kernel that does nothing.
+  static void launch(void* stream);
+
+  // Settings
+  int64_t free_bytes = int64_t{1} << 30;
+  int64_t fail_call = -1;  // the n-th call from 0 on …
+  int error = 700;         // … returns this, and so do all later ones but those that free
+  bool sticky = true;      // or only that one
+
+  // What happened
+  int64_t calls = 0;
+  struct Wait {
+    int waiting;  // streams in the order of their creation
+    int waited_for;
+    uint64_t n;  // operations of that stream before the event: copies and launch()
+  };
+  std::vector<Wait> waits;
+  std::vector<Wait> syncs;  // waiting: -1, the host
+  int64_t events_created = 0;
+  std::vector<std::string> misuse;
+  // Streams, events, device memory, host memory, pinned ranges.
+  size_t alive() const;
+
+ private:
+  friend struct FakeCalls;
+  struct Event {
+    bool recorded = false;
+    int stream = -1;
+    uint64_t n = 0;
+  };
+  struct StreamState {
+    int index = 0;
+    uint64_t n = 0;
+  };
+  int begin(const char* what);
+
+  std::map<void*, StreamState> streams_;
+  std::map<void*, Event> events_;
+  std::set<void*> device_memory_;
+  std::set<void*> host_memory_;
+  std::set<const void*> pinned_;
+  int next_stream_ = 0;
+  uintptr_t next_event_ = 1;
+  bool failed_ = false;
+};
+
+}  // namespace tandem::test
