@@ -1,7 +1,6 @@
 // Causal attention with grouped query heads, a tile of 64 keys at a time, softmax as it goes (Dao
 // et al., arXiv 2205.14135). Queries that share a KV head are columns: eight (token, head) pairs a
 // block of threads, whose four warps take 16 keys of a tile each, and then 16 values each.
-#include <type_traits>
 
 #include "kernels/gpu/attention_tile.h"
 #include "kernels/gpu/gpu_launchers.h"
@@ -206,48 +205,6 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) join_spans_kernel(Queries queries,
   }
 }
 
-// Where a packed matrix's row has a column.
-template <bool kF16>
-VGPU_DEVICE void store_value(uint8_t* matrix, int64_t group_bytes, int row, int col, float value) {
-  uint8_t* group = matrix + row / 16 * group_bytes + row % 16 * 4;
-  if (kF16) {
-    store_u16(group + col / 2 * kLineBytes + col % 2 * 2, f32_to_f16(value));
-  } else {
-    store_u32(group + col * kLineBytes, f32_to_bits(value));
-  }
-}
-
-// blockIdx: KV head, token.
-template <bool kF16K, bool kF16V>
-VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads)
-    kv_append_kernel(KvCache cache, const float* k, const float* v, int first_pos) {
-  const int head = static_cast<int>(blockIdx.x);
-  const int token = static_cast<int>(blockIdx.y);
-  const int position = first_pos + token;
-  const int64_t head_tile = static_cast<int64_t>(position / kTile) * cache.n_kv_heads + head;
-  const int64_t row = static_cast<int64_t>(token) * cache.n_kv_heads + head;
-  const int64_t k_group = GroupOf<kF16K>::bytes(cache.head_dim);
-  const int64_t v_group = GroupOf<kF16V>::bytes(kTile);
-  const int v_groups = (cache.v_head_dim + 15) / 16;
-  for (int i = static_cast<int>(threadIdx.x); i < cache.head_dim; i += kThreads) {
-    store_value<kF16K>(cache.k + head_tile * 4 * k_group, k_group, position % kTile, i,
-                       k[row * cache.head_dim + i]);
-  }
-  for (int i = static_cast<int>(threadIdx.x); i < cache.v_head_dim; i += kThreads) {
-    store_value<kF16V>(cache.v + head_tile * v_groups * v_group, v_group, i, position % kTile,
-                       v[row * cache.v_head_dim + i]);
-  }
-}
-
-// f(f16_k, f16_v) as constants.
-template <typename F>
-void with_types(const KvCache& cache, const F& f) {
-  if (cache.f16_k && cache.f16_v) return f(std::true_type{}, std::true_type{});
-  if (cache.f16_k) return f(std::true_type{}, std::false_type{});
-  if (cache.f16_v) return f(std::false_type{}, std::true_type{});
-  return f(std::false_type{}, std::false_type{});
-}
-
 template <int kGroups>
 void launch(void* stream, const KvCache& cache, const Queries& queries) {
   const int columns = queries.n * (queries.n_heads / cache.n_kv_heads);
@@ -262,16 +219,6 @@ void launch(void* stream, const KvCache& cache, const Queries& queries) {
 }
 
 }  // namespace
-
-void kv_append(void* stream, const KvCache& cache, const float* k, const float* v, int first_pos,
-               int n) {
-  if (n == 0) return;
-  with_types(cache, [&](auto f16_k, auto f16_v) {
-    VGPU_LAUNCH((kv_append_kernel<f16_k(), f16_v()>),
-                dim3(static_cast<unsigned>(cache.n_kv_heads), static_cast<unsigned>(n)),
-                dim3(kThreads), 0, stream, cache, k, v, first_pos);
-  });
-}
 
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out) {

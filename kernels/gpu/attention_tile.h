@@ -6,6 +6,8 @@
 // expected of queries, and weights are at most 1. f32 is multiplied in f32.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/gpu/mma.h"
 #include "kernels/gpu/packed_formats.h"
 
@@ -78,5 +80,14 @@ struct GroupOf<false> {
     }
   }
 };
+
+// f(f16_k, f16_v) as constants.
+template <typename F>
+void with_types(const KvCache& cache, const F& f) {
+  if (cache.f16_k && cache.f16_v) return f(std::true_type{}, std::true_type{});
+  if (cache.f16_k) return f(std::true_type{}, std::false_type{});
+  if (cache.f16_v) return f(std::false_type{}, std::true_type{});
+  return f(std::false_type{}, std::false_type{});
+}
 
 }  // namespace VGPU_NAMESPACE

@@ -1,6 +1,7 @@
 // Routed experts: y = down(silu(gate x) * up x) of each use of an expert by a token, in two kernels
 // with the packing of the hidden values between them; all experts of a launch at once.
 #include "kernels/gpu/gpu_launchers.h"
+#include "kernels/gpu/pack_block.h"
 #include "kernels/gpu/packed_product.h"
 
 namespace VGPU_NAMESPACE {
@@ -47,28 +48,49 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
   }
 }
 
-// out[use, r] = down . hidden[use]
+// out[use, r] = down . hidden[use], of uses from `first` on; x: rows of the expert's uses.
 template <DType kType, int kTiles>
-VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
-    expert_output_kernel(ExpertCalls calls, PackedX hidden, float* out) {
+VGPU_DEVICE void write_output(const PackedWeights& down, const PackedX& x, int n_uses, int first,
+                              float* out) {
   VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
   VGPU_SHARED(GroupSums<kTiles>, sums, 1);
-  const ExpertUses expert = expert_of(calls, blockIdx.z);
   const int group = static_cast<int>(blockIdx.x);
-  const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
-  if (first >= expert.n_uses) return;
-  const PackedX rows{hidden.rows + static_cast<int64_t>(expert.first_use) * hidden.stride,
-                     hidden.stride, hidden.cols};
-  group_product<kType, kTiles>(expert.down, group, rows, {nullptr, expert.n_uses}, first, parts,
-                               sums);
-  const int d = expert.down.rows;
+  group_product<kType, kTiles>(down, group, x, {nullptr, n_uses}, first, parts, sums);
   for (int i = static_cast<int>(threadIdx.x); i < 16 * GroupSums<kTiles>::kTokens;
        i += kProductThreads) {
     const int use = first + i / 16;
     const int row = group * 16 + i % 16;
-    if (use >= expert.n_uses || row >= d) continue;
-    out[static_cast<int64_t>(expert.first_use + use) * d + row] = sums->of[i / 16][i % 16];
+    if (use >= n_uses || row >= down.rows) continue;
+    out[static_cast<int64_t>(use) * down.rows + row] = sums->of[i / 16][i % 16];
   }
+}
+
+// blockIdx: group of rows, tile of uses, expert.
+template <DType kType, int kTiles>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    expert_output_kernel(ExpertCalls calls, PackedX hidden, int d, float* out) {
+  const ExpertUses expert = expert_of(calls, blockIdx.z);
+  const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
+  if (first >= expert.n_uses) return;
+  const int64_t offset = expert.first_use;
+  const PackedX rows{hidden.rows + offset * hidden.stride, hidden.stride, hidden.cols};
+  write_output<kType, kTiles>(expert.down, rows, expert.n_uses, first, out + offset * d);
+}
+
+// blockIdx: group of rows, 0, expert. Every block packs all hidden values of its expert.
+template <DType kType>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    expert_output_few_kernel(ExpertCalls calls, const float* hidden, int ff, int stride, int d,
+                             float* out) {
+  VGPU_DYNAMIC_SHARED(uint8_t, rows);
+  const ExpertUses expert = expert_of(calls, blockIdx.z);
+  if (expert.n_uses == 0) return;
+  const int64_t offset = expert.first_use;
+  for (int u = 0; u < expert.n_uses; ++u) {
+    pack_row<kProductThreads>(kXKind<kType>, hidden + (offset + u) * ff, ff, rows + u * stride);
+  }
+  __syncthreads();
+  write_output<kType, 1>(expert.down, {rows, stride, ff}, expert.n_uses, 0, out + offset * d);
 }
 
 struct Grid {
@@ -111,11 +133,22 @@ void expert_output(void* stream, DType type, const ExpertCalls& calls, const Pac
     constexpr DType kType = constant();
     if (grid.many) {
       VGPU_LAUNCH((expert_output_kernel<kType, 2>), grid.of, dim3(kProductThreads), 0, stream,
-                  calls, hidden, out);
+                  calls, hidden, d, out);
     } else {
       VGPU_LAUNCH((expert_output_kernel<kType, 1>), grid.of, dim3(kProductThreads), 0, stream,
-                  calls, hidden, out);
+                  calls, hidden, d, out);
     }
+  });
+}
+
+void expert_output_few(void* stream, DType type, const ExpertCalls& calls, const float* hidden,
+                       int ff, int stride, int d, float* out) {
+  if (calls.n_experts == 0 || calls.most_uses == 0) return;
+  const Grid grid = grid_of(calls, d);
+  with_type(type, [&](auto constant) {
+    VGPU_LAUNCH(expert_output_few_kernel<constant()>, grid.of, dim3(kProductThreads),
+                static_cast<size_t>(calls.most_uses) * static_cast<size_t>(stride), stream, calls,
+                hidden, ff, stride, d, out);
   });
 }
 

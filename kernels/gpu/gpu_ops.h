@@ -91,42 +91,105 @@ constexpr int64_t attention_scratch_floats(int first_pos, int n, int n_heads, in
   return spans > 1 ? int64_t{spans} * n * n_heads * (v_head_dim + 2) : 0;
 }
 
+// One to three products of the same x: y[t, r] = sum_c W[r, c] * x[t, c] (+ bias[r]).
+struct ProductPart {
+  PackedWeights w;
+  const float* bias;  // [rows] or nullptr
+  float* y;           // [n, rows]
+};
+struct ProductParts {
+  ProductPart first;
+  ProductPart second;  // of no rows: there is none
+  ProductPart third;   // likewise
+};
+
+// Rows of f32 of which a kernel packs what it needs in shared memory: without a launch of its own,
+// worth it for few tokens. row_bytes: of a packed row.
+inline constexpr int kFewTokens = 8;
+constexpr bool can_pack_here(int64_t row_bytes, int n) {
+  return n <= kFewTokens && n * row_bytes <= 40 * 1024;
+}
+
+// Adds x, [n, d], each row by the sigmoid of its gate if there are gates: [n].
+struct Addend {
+  const float* x;  // nullptr: nothing
+  const float* gate;
+};
+
+// Where packed copies of rows go, of the kinds that are wanted; nullptr: not wanted.
+struct PackedCopies {
+  uint8_t* bf16;
+  uint8_t* q8;
+  uint8_t* q8_k;
+  int bf16_stride;
+  int q8_stride;
+  int q8_k_stride;
+};
+
+// y += addends[0] + sum of weights[u] * out[u] over the uses u of a token + addends[1], in that
+// order; then normed = y / sqrt(mean y^2 + eps) * gain, and packed copies of that.
+struct ResidualNorm {
+  float* y;  // [n, d]
+  Addend addends[2];
+  const float* out;  // [uses, d] or nullptr: no uses
+  TokenUses uses;
+  const float* gain;  // [d] or nullptr: only the sum
+  float eps;
+  float* normed;  // [n, d]
+  PackedCopies copies;
+};
+inline constexpr int kWidestResidual = 12000;  // d: a row lies in shared memory
+
+// Queries, keys and values as products give them: normalised, limited, turned; keys and values
+// stored at positions first_pos ….
+struct PreparedHeads {
+  const float* q;       // [n, n_heads, head_dim]
+  const float* k;       // [n, n_kv_heads, head_dim]
+  const float* v;       // [n, n_kv_heads, v_head_dim]
+  const float* q_gain;  // [q_norm_width] or nullptr: no norm
+  const float* k_gain;
+  int q_norm_width;  // head_dim, or all heads': what is normalised together
+  int k_norm_width;
+  float eps;
+  float limit;  // behind the norm, to [-limit, limit]; NaN stays; 0: none
+  // [n, n_rot]: cosines and then sines (rope_table() of kernels/elementwise.h) by which the first
+  // n_rot elements of heads of q and k turn; pairs are (i, i + n_rot / 2) if halves, else (2i, 2i +
+  // 1).
+  const float* rope;
+  int n_rot;
+  bool halves;
+  int n_heads;
+  int first_pos;
+  float* q_out;  // [n, n_heads, head_dim]
+};
+inline constexpr int kWidestHead = 512;
+
 struct GpuOps {
   // to = pack_x(kind) of x: [n, cols] f32.
   void (*pack_x)(void* stream, XKind kind, const float* x, int n, int cols, uint8_t* to,
                  int stride);
-  // y[t, r] = sum_c W[r, c] * x[tokens[t], c] (+ bias[r]). y: [tokens.n, w.rows] f32; bias: [rows]
-  // or nullptr. x is packed as the type wants it.
-  void (*product)(void* stream, DType type, const PackedWeights& w, const PackedX& x,
-                  const TokenList& tokens, const float* bias, float* y);
+  // type: of all parts. x: [n, cols], packed as the type wants it.
+  void (*product)(void* stream, DType type, const ProductParts& parts, const PackedX& x, int n);
+  // The same of x: [n, cols] f32; can_pack_here(). stride: of a packed row.
+  void (*product_few)(void* stream, DType type, const ProductParts& parts, const float* x, int n,
+                      int cols, int stride);
   // hidden[u, r] = silu(gate . x[tokens[u]])[r] * (up . x[tokens[u]])[r] of each use u. Or only its
   // first factor, or that times the second: where gate and up are of different types. type: of the
-  // matrices read. tokens: [uses], or nullptr for 0, 1, …. hidden: [uses, ff] f32, ff being
-  // that of whole experts.
+  // matrices read. tokens: [uses], or nullptr for 0, 1, …. hidden: [uses, ff] f32, ff being that of
+  // whole experts.
   void (*expert_hidden)(void* stream, DType type, HiddenPart part, const ExpertCalls& calls,
                         const PackedX& x, const int* tokens, int ff, float* hidden);
   // out[u] = down . hidden[u]. type: of down. hidden: [uses, ff], ff of whole experts, packed as it
   // wants. out: [uses, d] f32.
   void (*expert_output)(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden,
                         int d, float* out);
-  // y[t] += sum of weights[u] * out[u] over the uses u of t. y: [n, d] f32.
-  void (*combine)(void* stream, const float* out, const TokenUses& uses, int n, int d, float* y);
-  // y[t, c] = x[t, c] / sqrt(mean_c x^2 + eps) * gain[c]; x, y: [n, d] f32; x == y is allowed.
-  void (*rms_norm)(void* stream, const float* x, const float* gain, float eps, int n, int d,
-                   float* y);
-  // y[t] += x[t], or sigmoid(gate[t]) * x[t] where there is a gate: [n] f32. x, y: [n, d] f32.
-  void (*add)(void* stream, const float* x, const float* gate, int n, int d, float* y);
-  // x[i] = x[i] limited to [-limit, limit]; NaN stays.
-  void (*clamp)(void* stream, float limit, int64_t n, float* x);
-  // Turns the first n_rot elements of every head of x: [n, n_heads, head_dim] f32, in place, by
-  // table: [n, n_rot] f32, cosines and then sines (rope_table() of kernels/elementwise.h). halves:
-  // pairs are (i, i + n_rot / 2), else (2i, 2i + 1).
-  void (*rope)(void* stream, const float* table, bool halves, int n_rot, int n, int n_heads,
-               int head_dim, float* x);
-  // Stores k: [n, n_kv_heads, head_dim] and v: [n, n_kv_heads, v_head_dim], f32, at positions
-  // first_pos … first_pos + n - 1.
-  void (*kv_append)(void* stream, const KvCache& cache, const float* k, const float* v,
-                    int first_pos, int n);
+  // The same of f32; can_pack_here(stride of a packed row, calls.most_uses).
+  void (*expert_output_few)(void* stream, DType type, const ExpertCalls& calls, const float* hidden,
+                            int ff, int stride, int d, float* out);
+  // d <= kWidestResidual
+  void (*residual_norm)(void* stream, const ResidualNorm& call, int n, int d);
+  // Heads of at most kWidestHead.
+  void (*prepare_heads)(void* stream, const PreparedHeads& call, const KvCache& cache, int n);
   // out[t, h, :] = softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group], j <= first_pos +
   // t. q: [n, n_heads, head_dim] f32; out: [n, n_heads, v_head_dim] f32; scratch:
   // attention_scratch_floats(). Positions that no token sees may hold anything.

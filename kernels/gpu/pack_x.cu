@@ -1,89 +1,28 @@
 #include "kernels/gpu/gpu_launchers.h"
-#include "kernels/gpu/vgpu.h"
+#include "kernels/gpu/pack_block.h"
 
 namespace VGPU_NAMESPACE {
 namespace {
 
 constexpr int kWarps = 4;
 
-// As kernels/simd_pack_x.h: of a block, what its int8 are multiplied with, and the inverse.
-struct XScale {
-  float scale;
-  float inverse;
-};
-
-VGPU_DEVICE XScale x_scale(float largest, bool finite) {
-  constexpr float kLeastMagnitude = 1e-36F;
-  if (!finite) return {bits_to_f32(0x7FC00000U), 0.0F};
-  if (largest < kLeastMagnitude) return {0.0F, 0.0F};
-  return {largest / 127.0F, 127.0F / largest};
-}
-
-VGPU_DEVICE bool is_finite(float v) { return (f32_to_bits(v) & 0x7F800000U) != 0x7F800000U; }
-
-// Not finite becomes 127 or 0: it has no int8, and its block's scale says so.
-VGPU_DEVICE int quantized(float v, float inverse) {
-  return __float2int_rn(fminf(v * inverse, 127.0F));
-}
-
-// A warp makes a block of 32 * kParts columns: lane l has columns l, 32 + l, ….
+// A warp a block of columns.
 template <int kParts>
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kWarps* kWarpSize)
     pack_x_q8(const float* x, int n, int cols, uint8_t* to, int stride) {
-  constexpr int kCols = 32 * kParts;
   const int warp =
       static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int blocks = cols / kCols;
+  const int blocks = cols / (32 * kParts);
   if (warp >= n * blocks) return;
-  const int block = warp % blocks;
-  const int64_t row_index = warp / blocks;
-  const float* from = x + row_index * cols + block * kCols;
-  float v[kParts];
-  float largest = 0;
-  bool finite = true;
-#pragma unroll
-  for (int i = 0; i < kParts; ++i) {
-    v[i] = from[32 * i + lane];
-    largest = fmaxf(largest, fabsf(v[i]));
-    finite = finite && is_finite(v[i]);
-  }
-  const XScale scale = x_scale(warp_max(largest), __any_sync(kAllLanes, finite ? 0 : 1) == 0);
-  uint8_t* row = to + row_index * stride;
-  uint8_t* d = row + cols;
-  uint8_t* sums = d + cols / kCols * 4;
-  if (lane == 0) store_u32(d + block * 4, f32_to_bits(scale.scale));
-#pragma unroll
-  for (int i = 0; i < kParts; ++i) {
-    const int q = quantized(v[i], scale.inverse);
-    row[block * kCols + 32 * i + lane] = static_cast<uint8_t>(q);
-    // Of 16 columns, then of 32.
-    int sum = q;
-    for (int offset = 8; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-    const int both = sum + __shfl_xor_sync(kAllLanes, sum, 16);
-    if (kParts == 1) {
-      if (lane == 0) store_u32(sums + block * 4, static_cast<uint32_t>(-both));
-      continue;
-    }
-    const auto place = [](int index) { return (index & ~3) | (index & 1) << 1 | (index >> 1 & 1); };
-    uint8_t* fine = sums + cols / 32 * 2;
-    if (lane == 0) store_u16(sums + 2 * (block * 8 + place(i)), static_cast<uint16_t>(both));
-    if (lane % 16 == 0) {
-      store_u16(fine + 2 * (block * 16 + place(2 * i + lane / 16)), static_cast<uint16_t>(sum));
-    }
-  }
+  const int64_t row = warp / blocks;
+  pack_block_q8<kParts>(x + row * cols, cols, warp % blocks, to + row * stride);
 }
 
-// To nearest, ties to even; NaN becomes a quiet one; a zero behind an odd number.
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kWarps* kWarpSize)
     pack_x_bf16(const float* x, int cols, uint8_t* to, int stride) {
   const int64_t row = blockIdx.y;
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i >= cols + cols % 2) return;
-  const uint32_t bits = i < cols ? f32_to_bits(x[row * cols + i]) : 0U;
-  const bool nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
-  const uint32_t rounded = nan ? 0x7FC00000U : bits + 0x7FFFU + (bits >> 16 & 1U);
-  store_u16(to + row * stride + 2 * i, static_cast<uint16_t>(rounded >> 16));
+  if (i < cols + cols % 2) pack_bf16(x + row * cols, cols, i, to + row * stride);
 }
 
 template <int kParts>

@@ -1,44 +1,97 @@
 #include "kernels/gpu/gpu_launchers.h"
+#include "kernels/gpu/pack_block.h"
 #include "kernels/gpu/packed_product.h"
 
 namespace VGPU_NAMESPACE {
 namespace {
 
-// y[t, r] = W x (+ bias), t < tokens.n; blockIdx: group, tile of tokens.
+constexpr int groups_of(const PackedWeights& w) { return (w.rows + 15) / 16; }
+
+// The part that a group belongs to, of those one behind the other; *group: in that part.
+VGPU_DEVICE ProductPart part_of(const ProductParts& parts, int* group) {
+  const int first = (parts.first.w.rows + 15) / 16;
+  if (*group < first) return parts.first;
+  *group -= first;
+  const int second = (parts.second.w.rows + 15) / 16;
+  if (*group < second) return parts.second;
+  *group -= second;
+  return parts.third;
+}
+
+// y of a group by 8 * kTiles tokens from `first` on.
 template <DType kType, int kTiles>
-VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
-    product_kernel(PackedWeights w, PackedX x, TokenList tokens, const float* bias, float* y) {
+VGPU_DEVICE void write_group(const ProductPart& part, int group, const PackedX& x, int n,
+                             int first) {
   VGPU_SHARED(GroupSums<kTiles>, parts, kProductWarps);
   VGPU_SHARED(GroupSums<kTiles>, sums, 1);
-  const int group = static_cast<int>(blockIdx.x);
-  const int first = static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens;
-  group_product<kType, kTiles>(w, group, x, tokens, first, parts, sums);
+  group_product<kType, kTiles>(part.w, group, x, {nullptr, n}, first, parts, sums);
   for (int i = static_cast<int>(threadIdx.x); i < 16 * GroupSums<kTiles>::kTokens;
        i += kProductThreads) {
     const int token = first + i / 16;
     const int row = group * 16 + i % 16;
-    if (token >= tokens.n || row >= w.rows) continue;
+    if (token >= n || row >= part.w.rows) continue;
     const float sum = sums->of[i / 16][i % 16];
-    y[static_cast<int64_t>(token) * w.rows + row] = bias != nullptr ? sum + bias[row] : sum;
+    part.y[static_cast<int64_t>(token) * part.w.rows + row] =
+        part.bias != nullptr ? sum + part.bias[row] : sum;
   }
+}
+
+// blockIdx: group, tile of tokens.
+template <DType kType, int kTiles>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    product_kernel(ProductParts parts, PackedX x, int n) {
+  int group = static_cast<int>(blockIdx.x);
+  const ProductPart part = part_of(parts, &group);
+  write_group<kType, kTiles>(part, group, x, n,
+                             static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens);
+}
+
+// blockIdx: group. Every block packs all of x.
+template <DType kType>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    product_few_kernel(ProductParts parts, const float* x, int n, int cols, int stride) {
+  VGPU_DYNAMIC_SHARED(uint8_t, rows);
+  for (int t = 0; t < n; ++t) {
+    pack_row<kProductThreads>(kXKind<kType>, x + static_cast<int64_t>(t) * cols, cols,
+                              rows + t * stride);
+  }
+  __syncthreads();
+  int group = static_cast<int>(blockIdx.x);
+  const ProductPart part = part_of(parts, &group);
+  write_group<kType, 1>(part, group, {rows, stride, cols}, n, 0);
+}
+
+unsigned all_groups(const ProductParts& parts) {
+  return static_cast<unsigned>(groups_of(parts.first.w) + groups_of(parts.second.w) +
+                               groups_of(parts.third.w));
 }
 
 }  // namespace
 
-void product(void* stream, DType type, const PackedWeights& w, const PackedX& x,
-             const TokenList& tokens, const float* bias, float* y) {
-  if (w.rows == 0 || tokens.n == 0) return;
-  const auto groups = static_cast<unsigned>(w.rows + 15) / 16;
-  const auto n = static_cast<unsigned>(tokens.n);
+void product(void* stream, DType type, const ProductParts& parts, const PackedX& x, int n) {
+  const unsigned groups = all_groups(parts);
+  if (groups == 0 || n == 0) return;
+  const auto tokens = static_cast<unsigned>(n);
   with_type(type, [&](auto constant) {
     constexpr DType kType = constant();
-    if (tokens.n < kManyTokens) {
-      VGPU_LAUNCH((product_kernel<kType, 1>), dim3(groups, (n + 7) / 8), dim3(kProductThreads), 0,
-                  stream, w, x, tokens, bias, y);
+    if (n < kManyTokens) {
+      VGPU_LAUNCH((product_kernel<kType, 1>), dim3(groups, (tokens + 7) / 8), dim3(kProductThreads),
+                  0, stream, parts, x, n);
     } else {
-      VGPU_LAUNCH((product_kernel<kType, 2>), dim3(groups, (n + 15) / 16), dim3(kProductThreads), 0,
-                  stream, w, x, tokens, bias, y);
+      VGPU_LAUNCH((product_kernel<kType, 2>), dim3(groups, (tokens + 15) / 16),
+                  dim3(kProductThreads), 0, stream, parts, x, n);
     }
+  });
+}
+
+void product_few(void* stream, DType type, const ProductParts& parts, const float* x, int n,
+                 int cols, int stride) {
+  const unsigned groups = all_groups(parts);
+  if (groups == 0 || n == 0) return;
+  with_type(type, [&](auto constant) {
+    VGPU_LAUNCH(product_few_kernel<constant()>, dim3(groups), dim3(kProductThreads),
+                static_cast<size_t>(n) * static_cast<size_t>(stride), stream, parts, x, n, cols,
+                stride);
   });
 }
 

@@ -5,11 +5,16 @@
 #include <type_traits>
 
 #include "kernels/gpu/packed_floats.h"
+#include "kernels/packed.h"
 
 namespace VGPU_NAMESPACE {
 
 inline constexpr int kProductWarps = 4;
 inline constexpr int kProductThreads = kProductWarps * kWarpSize;
+
+// How weights of a type want their activations; here, because device code calls no host function.
+template <DType kType>
+inline constexpr XKind kXKind = rounded_x_kind(kType);
 
 // The sums of a group by 8 * kTiles tokens: [token][row], by all threads of a block.
 template <int kTiles>

@@ -70,6 +70,7 @@ Timepoint CpuDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int6
 }
 
 Timepoint CpuDevice::launch(Stream stream, const KernelCall& call) {
+  kernel_bytes_ += call.bytes;
   call.body(KernelScope(call.touches, 0));
   // The host's own cores computed it: nothing else can have run on them meanwhile.
   const Timepoint done = clock_.run(stream, model_.cpu_us(call.bytes, call.flops));

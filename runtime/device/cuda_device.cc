@@ -163,6 +163,7 @@ Timepoint CudaDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int
 }
 
 Timepoint CudaDevice::launch(Stream stream, const KernelCall& call) {
+  kernel_bytes_ += call.bytes;
   check_lost(call.name);
   call.body(KernelScope(call.touches, 0, lane(stream).stream));
   check(cuda_.last_error(), call.name);

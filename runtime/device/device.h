@@ -145,6 +145,7 @@ class Device {
   virtual double host_now_us() const = 0;                 // modelled
   virtual double stream_now_us(Stream stream) const = 0;  // modelled end of what is enqueued
   virtual int64_t copied_to_device_bytes() const = 0;     // since the start, weights and all
+  virtual int64_t kernel_bytes() const = 0;               // moved by kernels, as launches say
 };
 
 }  // namespace tandem

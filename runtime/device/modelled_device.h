@@ -18,6 +18,7 @@ class ModelledDevice : public Device {
   void host_wait_all() override { clock_.host_wait_all(); }
   void host_busy(double us) final { clock_.host_busy(us); }
   double host_now_us() const final { return clock_.host_us(); }
+  int64_t kernel_bytes() const final { return kernel_bytes_; }
   double stream_now_us(Stream stream) const final { return clock_.end_us(stream); }
 
  protected:
@@ -28,6 +29,7 @@ class ModelledDevice : public Device {
   CostModel model_;
   VirtualClock clock_;
   int64_t used_bytes_ = 0;
+  int64_t kernel_bytes_ = 0;
 };
 
 }  // namespace tandem

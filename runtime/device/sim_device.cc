@@ -76,6 +76,13 @@ bool SimDevice::begin_call(const char* what) {
   return broken_ != nullptr;
 }
 
+uint64_t SimDevice::kernel_launches() const {
+#ifdef TANDEM_EMULATED_KERNELS
+  if (emulation_) return emulation_->stats().launches;
+#endif
+  return 0;
+}
+
 const gpu::GpuOps* SimDevice::kernels() const {
 #ifdef TANDEM_EMULATED_KERNELS
   if (emulation_) return &gpu::kEmulatedOps;
@@ -195,6 +202,7 @@ Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int6
 }
 
 Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {
+  kernel_bytes_ += call.bytes;
   const bool fails = begin_call(call.name);
   std::vector<HazardChecker::Access> accesses;
   for (const Touch& touch : call.touches) {

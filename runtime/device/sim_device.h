@@ -46,6 +46,8 @@ class SimDevice final : public ModelledDevice {
 
   // Calls that can be made to fail so far.
   uint64_t calls() const { return calls_; }
+  // CUDA kernels that were launched so far; of emulated ones only.
+  uint64_t kernel_launches() const;
 
  private:
   // The memory behind a device range; CHECKs that the range lies inside one allocation.

@@ -56,15 +56,30 @@ class GpuKernelOps final : public DeviceOps {
   static DeviceAddr& of(Room& room, XKind kind) { return room[static_cast<size_t>(kind)]; }
   Room make_room(const Model& model, int64_t n, int64_t cols);
 
-  // from: [n, cols] f32, as weights of a type want it: as it is, or packed into `to`.
-  Rows pack(DType type, DeviceAddr from, int64_t n, int64_t cols, DeviceAddr to);
-  // The same in room_, unless it is there already.
-  Rows packed(DType type, DeviceAddr x, int64_t n, int64_t cols);
+  void pack(DeviceAddr from, const Rows& to);
+  // x: [n, cols] f32, packed in room_, unless it is there already.
+  Rows packed(XKind kind, DeviceAddr x, int64_t n, int64_t cols);
   // Whatever was packed of this address is not what is there any more.
   void changed(DeviceAddr x);
 
-  void product(const char* name, const DeviceProduct& p, const Rows& x);
-  void norm_rope(const DeviceLayer& layer, DeviceAddr q, DeviceAddr k);
+  // What the residual has yet to get, in this order; its next norm adds it.
+  struct Pending {
+    DeviceAddr y;  // the residual; null: nothing
+    DeviceAddr shared, shared_gate;
+    bool uses = false;  // of table_, from out_
+    DeviceAddr addend;
+  };
+  // y += pending_; to = norm(y) * gain, or nothing without a gain. packs: into room_, too.
+  void residual_norm(const DeviceVector& gain, DeviceAddr y, int64_t n, DeviceAddr to, bool packs);
+  // Products of one type.
+  struct Parts {
+    std::array<DeviceProduct, 3> of;
+    size_t n = 0;
+  };
+  void launch_products(const char* name, const Parts& parts, DeviceAddr x, int64_t n);
+  void prepare_heads(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
+                     DeviceAddr v);
+  gpu::KvCache kv_view(const KernelScope& scope, const KvLayer& cache, bool writes) const;
   // Experts of one launch and their uses, [first_use, first_use + n_uses) of all.
   struct ExpertGroup {
     std::span<const DeviceExpert> experts;
@@ -102,9 +117,12 @@ class GpuKernelOps final : public DeviceOps {
   int64_t scratch_bytes_ = 0;
   DeviceAddr reuse_normed_;  // [n_batch, d] f32; null without a lookahead
   DeviceAddr shared_scale_;  // [n_batch] f32; null without shared experts
-  Room room_;                // [n_batch] rows
-  Room packed_from_{};       // where the rows in room_ come from
-  Room hidden_room_;         // [n_batch * top_k] rows, or of the shared expert's if those are more
+  DeviceAddr shared_out_;    // [n_batch, d] f32; likewise
+  DeviceAddr q_ready_;       // [n_batch, q_width] f32
+  Pending pending_{};
+  Room room_;           // [n_batch] rows
+  Room packed_from_{};  // where the rows in room_ come from
+  Room hidden_room_;    // [n_batch * top_k] rows, or of the shared expert's if those are more
   int64_t hidden_bytes_;
   DeviceAddr hidden_;  // [n_batch * top_k, ff] f32, likewise
   int64_t out_bytes_;
@@ -122,6 +140,7 @@ class GpuKernelOps final : public DeviceOps {
     int64_t order_at() const { return begin_at() + (n_tokens + 1) * 4; }
     int64_t bytes() const { return order_at() + n_uses * 4; }
   };
+  gpu::TokenUses token_uses(const KernelScope& scope, const Table& t) const;
   Table table_{};
   DeviceAddr table_at_;
   HostArray<std::byte> table_host_;

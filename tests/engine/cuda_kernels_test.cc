@@ -101,4 +101,26 @@ TEST_CASE("the demo model continues its golden prompt with the golden tokens on 
   }
 }
 
+// Sum and norm, queries with keys and values, heads, attention, its output, sum and norm, router,
+// gate with up, down; then sum and norm, and logits. Behind 512 tokens attention is two kernels.
+TEST_CASE("a token takes nine CUDA kernels a layer, ten behind 512 tokens") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const int32_t pieces = ExpertCuts(model).pieces();
+  SimSettings sim;
+  sim.kernels = SimKernels::kEmulated;
+  for (const bool far : {false, true}) {
+    StepHarness harness(model, 64, 600, {}, sim);
+    const auto launches = [&] {
+      return dynamic_cast<const SimDevice&>(*harness.device).kernel_launches();
+    };
+    const std::vector<int32_t> prompt(far ? 520 : 8, 258);
+    run_divided(&harness, {prompt, 0, 1}, 0, {{}});
+    const uint64_t before = launches();
+    run_divided(&harness, {std::span(prompt).first(1), static_cast<int64_t>(prompt.size()), 1}, -1,
+                {{pieces, pieces}});
+    CHECK(launches() - before ==
+          static_cast<uint64_t>(model.config().n_layers) * (far ? 10 : 9) + 2);
+  }
+}
+
 }  // namespace tandem::test

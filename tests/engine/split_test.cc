@@ -1,7 +1,6 @@
 // Experts of which a part runs on either side: any division gives what the CPU alone gives.
 #include <random>
 
-#include "scheduler/layer_plan.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
@@ -10,12 +9,6 @@
 
 namespace tandem::test {
 namespace {
-
-// What is copied before the layer is planned, and what the GPU then computes, in pieces.
-struct Division {
-  int32_t present = 0;
-  int32_t gpu = 0;
-};
 
 // Runs one step; in `layer` the plan's i-th expert is divided by the i-th division, repeated as
 // often as needed. Other layers run on the CPU.
@@ -26,41 +19,7 @@ std::vector<float> run_divided(const Model& model, const std::vector<int32_t>& t
   sim.kernels = kernels;
   sim.check_hazards = true;
   StepHarness harness(model, 64, 64, {}, sim);
-  HybridExecutor& exec = harness.executor;
-  ExpertCache& cache = harness.cache;
-  exec.begin_step({tokens, 0, static_cast<int32_t>(tokens.size())});
-  for (LayerId at{0}; at.value < exec.n_layers(); ++at.value) {
-    const RoutingDecision& routing = exec.route(at);
-    LayerPlan plan;
-    plan.pieces = cache.shape().pieces;
-    for (const ExpertLoad& load : routing.loads) {
-      const auto i = static_cast<int32_t>(plan.experts.size());
-      const Division d =
-          at.value == layer ? divisions[static_cast<size_t>(i) % divisions.size()] : Division{};
-      PlannedExpert expert{load.expert, load.first, load.count, {}, d.present, 0, d.gpu};
-      if (d.present > 0) {
-        const ExpertKey key{at, load.expert};
-        expert.slot = cache.offer(at).slot;
-        cache.insert(key, expert.slot);
-        cache.set_pieces(expert.slot, d.present, 0);
-        // One piece after the other, as a prefetcher sends them.
-        for (int32_t p = 0; p < d.present; ++p) {
-          const CopySlice slice{key, expert.slot, p, 1};
-          ModelTime landed = 0;
-          exec.prefetch({&slice, 1}, {&landed, 1});
-        }
-      }
-      plan.experts.push_back(expert);
-      plan.used.push_back(load.expert);
-      if (d.gpu > d.present) plan.fetches.push_back(i);
-    }
-    plan.use.layer = at;
-    plan.use.used = plan.used;
-    commit(&plan, &cache);
-    exec.run(plan);
-  }
-  const std::span<const float> logits = exec.end_step();
-  return {logits.begin(), logits.end()};
+  return run_divided(&harness, {tokens, 0, static_cast<int32_t>(tokens.size())}, layer, divisions);
 }
 
 std::vector<Division> all_divisions(int32_t pieces) {

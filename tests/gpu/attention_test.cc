@@ -57,13 +57,19 @@ class Sequence {
     int at = 0;
     for (const int batch : batches) {
       const int64_t t = at;
-      gpu::kEmulatedOps.kv_append(&emulation, cache,
-                                  k_.data() + t * shape.n_kv_heads * shape.head_dim,
-                                  v_.data() + t * shape.n_kv_heads * shape.v_head_dim, at, batch);
+      gpu::PreparedHeads heads{};  // neither norm nor rotation
+      std::vector<float> q(static_cast<size_t>(batch * shape.n_heads * shape.head_dim));
+      heads.q = q_.data() + t * shape.n_heads * shape.head_dim;
+      heads.k = k_.data() + t * shape.n_kv_heads * shape.head_dim;
+      heads.v = v_.data() + t * shape.n_kv_heads * shape.v_head_dim;
+      heads.n_heads = shape.n_heads;
+      heads.first_pos = at;
+      heads.q_out = q.data();
+      gpu::kEmulatedOps.prepare_heads(&emulation, heads, cache, batch);
       std::vector<float> scratch(static_cast<size_t>(
           gpu::attention_scratch_floats(at, batch, shape.n_heads, shape.v_head_dim)));
-      gpu::kEmulatedOps.attention(&emulation, cache, q_.data() + t * shape.n_heads * shape.head_dim,
-                                  at, batch, shape.n_heads, scale(), scratch.data(),
+      gpu::kEmulatedOps.attention(&emulation, cache, q.data(), at, batch, shape.n_heads, scale(),
+                                  scratch.data(),
                                   out_.data() + t * shape.n_heads * shape.v_head_dim);
       at += batch;
     }
@@ -144,29 +150,152 @@ TEST_CASE("a GPU joins the spans of a long sequence") {
   }
 }
 
-TEST_CASE("RoPE on a GPU turns pairs as the CPU does") {
+namespace {
+
+// Heads of queries, keys and values before attention, on the CPU and on a GPU.
+struct Heads {
+  static constexpr int kN = 3;
+  static constexpr int kHeads = 4;
+  static constexpr int kKvHeads = 2;
+  static constexpr int kDim = 24;
+  static constexpr int kRot = 16;
+  static constexpr int kFirst = 62;  // into the next tile
+
+  Heads() {
+    std::mt19937 rng(2);
+    q = random_floats(rng, kN * kHeads * kDim, 2.0F);
+    k = random_floats(rng, kN * kKvHeads * kDim, 2.0F);
+    v = random_floats(rng, kN * kKvHeads * kDim, 2.0F);
+    q_gain = random_floats(rng, kHeads * kDim);
+    k_gain = random_floats(rng, kKvHeads * kDim);
+    table.resize(kN * kRot);
+  }
+  void turn(RopeStyle style) {
+    RopeParams params;
+    params.style = style;
+    params.n_rot = kRot;
+    rope_table(params, kFirst, kN, table.data());
+    halves = style == RopeStyle::kHalves;
+  }
+
+  // What the kernel makes of them: queries, and the cache.
+  struct Result {
+    std::vector<float> q;
+    DeviceBytes cache_k;
+    DeviceBytes cache_v;
+  };
+  static KvShape shape(KvType type) { return {type, type, kKvHeads, kDim, kDim}; }
+  Result run(const Way& way, KvType type, int q_width, int k_width, float limit) const {
+    Result result{std::vector<float>(q.size()), DeviceBytes(shape(type).k_bytes(kFirst + kN)),
+                  DeviceBytes(shape(type).v_bytes(kFirst + kN))};
+    gpu::PreparedHeads call{};
+    call.q = q.data();
+    call.k = k.data();
+    call.v = v.data();
+    call.q_gain = q_width > 0 ? q_gain.data() : nullptr;
+    call.k_gain = k_width > 0 ? k_gain.data() : nullptr;
+    call.q_norm_width = q_width;
+    call.k_norm_width = k_width;
+    call.eps = 1e-6F;
+    call.limit = limit;
+    call.rope = table.data();
+    call.n_rot = kRot;
+    call.halves = halves;
+    call.n_heads = kHeads;
+    call.first_pos = kFirst;
+    call.q_out = result.q.data();
+    const bool f16 = type == KvType::kF16;
+    vgpu::Emulation emulation(way.options);
+    gpu::kEmulatedOps.prepare_heads(
+        &emulation, call,
+        {f16, f16, kKvHeads, kDim, kDim, result.cache_k.data(), result.cache_v.data()}, kN);
+    CHECK(emulation.stats().launches == 1);
+    return result;
+  }
+  // The same by the CPU's kernels.
+  Result expected(KvType type, RopeStyle style, int q_width, int k_width, float limit) const {
+    Result result{q, DeviceBytes(shape(type).k_bytes(kFirst + kN)),
+                  DeviceBytes(shape(type).v_bytes(kFirst + kN))};
+    std::vector<float> keys = k;
+    std::vector<float> values = v;
+    const auto prepare = [&](std::vector<float>* x, const float* gain, int width, int heads) {
+      if (width > 0) {
+        rms_norm(x->data(), width, gain, 1e-6F, kN * heads * kDim / width, width, x->data(), width);
+      }
+      for (float& f : *x) f = limit > 0 ? std::clamp(f, -limit, limit) : f;
+      rope_apply(style, table.data(), kRot, kN, heads, kDim, x->data(), heads * kDim);
+    };
+    prepare(&result.q, q_gain.data(), q_width, kHeads);
+    prepare(&keys, k_gain.data(), k_width, kKvHeads);
+    for (float& f : values) f = limit > 0 ? std::clamp(f, -limit, limit) : f;
+    const KvView view{shape(type), reinterpret_cast<std::byte*>(result.cache_k.data()),
+                      reinterpret_cast<std::byte*>(result.cache_v.data())};
+    for (int h = 0; h < kKvHeads; ++h) kv_append(view, h, keys.data(), values.data(), kFirst, kN);
+    return result;
+  }
+
+  std::vector<float> q, k, v, q_gain, k_gain, table;
+  bool halves = true;
+};
+
+bool same_bytes(const DeviceBytes& a, const DeviceBytes& b) {
+  return a.size() == b.size() &&
+         std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size())) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("heads are limited, turned and stored on a GPU as the CPU does it, bit for bit") {
+  Heads heads;
   for (const Way& way : all_ways()) {
     for (const RopeStyle style : {RopeStyle::kHalves, RopeStyle::kInterleaved}) {
-      constexpr int kN = 3;
-      constexpr int kHeads = 5;
-      constexpr int kDim = 24;
-      constexpr int kRot = 16;
-      RopeParams params;
-      params.style = style;
-      params.n_rot = kRot;
-      std::vector<float> table(kN * kRot);
-      rope_table(params, 9, kN, table.data());
-      std::mt19937 rng(2);
-      std::vector<float> x = random_floats(rng, kN * kHeads * kDim);
-      std::vector<float> expected = x;
-      rope_apply(style, table.data(), kRot, kN, kHeads, kDim, expected.data(), kHeads * kDim);
-      vgpu::Emulation emulation(way.options);
-      gpu::kEmulatedOps.rope(&emulation, table.data(), style == RopeStyle::kHalves, kRot, kN,
-                             kHeads, kDim, x.data());
-      INFO(way.name);
-      CHECK(same_bits(x, expected));
+      for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        for (const float limit : {0.0F, 0.7F}) {
+          heads.turn(style);
+          const Heads::Result got = heads.run(way, type, 0, 0, limit);
+          const Heads::Result expected = heads.expected(type, style, 0, 0, limit);
+          INFO(way.name << ", limit " << limit);
+          CHECK(same_bits(got.q, expected.q));
+          CHECK(same_bytes(got.cache_k, expected.cache_k));
+          CHECK(same_bytes(got.cache_v, expected.cache_v));
+        }
+      }
     }
   }
+}
+
+TEST_CASE("heads are normalised on a GPU each for itself, or all together") {
+  Heads heads;
+  heads.turn(RopeStyle::kHalves);
+  for (const Way& way : all_ways()) {
+    for (const bool whole : {false, true}) {
+      const int q_width = whole ? Heads::kHeads * Heads::kDim : Heads::kDim;
+      const int k_width = whole ? Heads::kKvHeads * Heads::kDim : Heads::kDim;
+      const Heads::Result got = heads.run(way, KvType::kF32, q_width, k_width, 1.5F);
+      const Heads::Result expected =
+          heads.expected(KvType::kF32, RopeStyle::kHalves, q_width, k_width, 1.5F);
+      INFO(way.name << ", whole " << whole);
+      for (size_t i = 0; i < got.q.size(); ++i) {
+        REQUIRE(std::abs(got.q[i] - expected.q[i]) <= 2e-6F);
+      }
+      const auto floats = [](const DeviceBytes& bytes) {
+        return reinterpret_cast<const float*>(bytes.data());
+      };
+      for (int64_t i = 0; i < got.cache_k.size() / 4; ++i) {
+        REQUIRE(std::abs(floats(got.cache_k)[i] - floats(expected.cache_k)[i]) <= 2e-6F);
+      }
+    }
+  }
+}
+
+TEST_CASE("a limit leaves NaN as it is") {
+  Heads heads;
+  heads.turn(RopeStyle::kHalves);
+  heads.q[Heads::kRot] = NAN;  // behind what turns
+  heads.q[Heads::kRot + 1] = INFINITY;
+  const Heads::Result got = heads.run(all_ways().front(), KvType::kF32, 0, 0, 1.0F);
+  CHECK(std::isnan(got.q[Heads::kRot]));
+  CHECK(got.q[Heads::kRot + 1] == 1.0F);
 }
 
 }  // namespace tandem::testing

@@ -113,31 +113,99 @@ TEST_CASE("a layer's experts on a GPU agree with float64, whatever the type") {
   }
 }
 
-TEST_CASE("the uses of experts are added to their tokens in the order given") {
+TEST_CASE("few uses of an expert are packed by the kernel that needs them, to the same bits") {
   for (const Way& way : all_ways()) {
-    constexpr int kN = 3;
-    constexpr int kD = 300;
-    constexpr int kUses = 5;
-    std::mt19937 rng(4);
-    const std::vector<float> out = random_floats(rng, kUses * kD);
-    const std::vector<float> weights = random_floats(rng, kUses);
-    const std::vector<int> begin{0, 3, 3, 5};
-    const std::vector<int> uses{4, 0, 2, 1, 3};
-    std::vector<float> y = random_floats(rng, kN * kD);
-    std::vector<float> expected = y;
-    for (size_t t = 0; t < kN; ++t) {
-      for (int i = begin[t]; i < begin[t + 1]; ++i) {
-        const auto use = static_cast<size_t>(uses[static_cast<size_t>(i)]);
-        for (size_t c = 0; c < kD; ++c) {
-          expected[t * kD + c] = std::fma(weights[use], out[use * kD + c], expected[t * kD + c]);
-        }
+    for (const DType type : kAllTypes) {
+      const Layer layer(type);
+      const auto [d, ff] = layer.shape;
+      if (rounded_x_kind(type) == XKind::kFloat) continue;
+      const gpu::ExpertCalls calls{layer.experts.data(), {}, 2, 3};  // the one with 19 is left out
+      std::mt19937 rng(9);
+      const std::vector<float> hidden = random_floats(rng, layer.uses() * ff);
+      vgpu::Emulation emulation(way.options);
+      const PackedRowsOnGpu packed(&emulation, type, hidden, ff);
+      std::vector<float> expected(static_cast<size_t>(layer.uses() * d), -7.0F);
+      std::vector<float> got = expected;
+      gpu::kEmulatedOps.expert_output(&emulation, type, calls, packed.view, static_cast<int>(d),
+                                      expected.data());
+      gpu::kEmulatedOps.expert_output_few(&emulation, type, calls, hidden.data(),
+                                          static_cast<int>(ff), packed.stride, static_cast<int>(d),
+                                          got.data());
+      INFO(way.name << ", " << dtype_info(type).name);
+      CHECK(same_bits(got, expected));
+      CHECK(got[0] != -7.0F);
+    }
+  }
+}
+
+TEST_CASE("gate and up one after the other give what both at once give") {
+  const Way way = all_ways().front();
+  for (const DType type : kAllTypes) {
+    const Layer layer(type);
+    const auto [d, ff] = layer.shape;
+    const gpu::ExpertCalls calls{layer.experts.data(), {}, 3, 20};
+    vgpu::Emulation emulation(way.options);
+    const PackedRowsOnGpu x(&emulation, type, layer.x, d);
+    const auto run = [&](gpu::HiddenPart part, std::vector<float>* hidden) {
+      gpu::kEmulatedOps.expert_hidden(&emulation, type, part, calls, x.view, layer.tokens.data(),
+                                      static_cast<int>(ff), hidden->data());
+    };
+    std::vector<float> both(static_cast<size_t>(layer.uses() * ff));
+    std::vector<float> parts = both;
+    run(gpu::HiddenPart::kBoth, &both);
+    run(gpu::HiddenPart::kGate, &parts);
+    run(gpu::HiddenPart::kUp, &parts);
+    INFO(dtype_info(type).name);
+    CHECK(same_bits(parts, both));
+  }
+}
+
+// As it is cut between CPU and GPU: some rows of gate and up, the same columns of down.
+TEST_CASE("a leading part of an expert touches its own hidden values and columns only") {
+  const Way way = all_ways().front();
+  for (const DType type : kAllTypes) {
+    const Layer layer(type);
+    const auto d = layer.shape.d;
+    const int64_t block = std::max<int64_t>(dtype_info(type).block_elems, kGroupRows);
+    const int64_t ff = 2 * block;
+    std::mt19937 rng(11);
+    const RandomWeights down(rng, type, d, ff);
+    const DeviceMatrix on_gpu(down.view());
+    gpu::ExpertUses part = layer.experts[0];
+    part.gate.rows = static_cast<int>(std::min<int64_t>(16, layer.shape.ff));
+    part.up.rows = part.gate.rows;
+    part.down = on_gpu.weights();
+    part.down.cols = static_cast<int>(block);
+    const gpu::ExpertCalls calls{nullptr, part, 1, part.n_uses};
+    vgpu::Emulation emulation(way.options);
+    const PackedRowsOnGpu x(&emulation, type, layer.x, d);
+    const auto stride = static_cast<int>(layer.shape.ff);
+    std::vector<float> hidden(static_cast<size_t>(part.n_uses * stride), -7.0F);
+    gpu::kEmulatedOps.expert_hidden(&emulation, type, gpu::HiddenPart::kBoth, calls, x.view,
+                                    layer.tokens.data(), stride, hidden.data());
+    INFO(dtype_info(type).name);
+    for (int u = 0; u < part.n_uses; ++u) {
+      CHECK(hidden[static_cast<size_t>(u * stride)] != -7.0F);
+      if (part.gate.rows < stride) {
+        CHECK(hidden[static_cast<size_t>(u * stride + part.gate.rows)] == -7.0F);
       }
     }
-    vgpu::Emulation emulation(way.options);
-    gpu::kEmulatedOps.combine(&emulation, out.data(), {begin.data(), uses.data(), weights.data()},
-                              kN, kD, y.data());
-    INFO(way.name);
-    CHECK(same_bits(y, expected));
+    // Columns behind the part hold NaN in another block, and are not read.
+    std::vector<float> values = random_floats(rng, part.n_uses * ff);
+    for (int u = 0; u < part.n_uses; ++u) values[static_cast<size_t>(u * ff + ff - 1)] = NAN;
+    const PackedRowsOnGpu packed(&emulation, type, values, ff);
+    std::vector<float> out(static_cast<size_t>(part.n_uses * d));
+    gpu::kEmulatedOps.expert_output(&emulation, type, calls, packed.view, static_cast<int>(d),
+                                    out.data());
+    const std::vector<float> weights = down.dequantized();
+    for (int u = 0; u < part.n_uses; ++u) {
+      const std::vector<float> seen =
+          as_packed(rounded_x_kind(type), values.data() + u * ff, block);
+      for (int64_t r = 0; r < d; ++r) {
+        const Dot dot = reference_dot(weights.data() + r * ff, seen.data(), block);
+        check_close(dot.sum, dot.magnitude, out[static_cast<size_t>(u * d + r)], block);
+      }
+    }
   }
 }
 

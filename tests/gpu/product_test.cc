@@ -23,35 +23,70 @@ std::vector<Shape> shapes_of(DType type) {
   return out;
 }
 
-// Compares W x with float64, x as packing leaves it.
-void check_product(const Way& way, DType type, const Shape& shape, const std::vector<int>& rows,
-                   bool with_bias) {
-  std::mt19937 rng(static_cast<unsigned>(shape.rows * 1000 + shape.cols + shape.tokens));
-  const RandomWeights random(rng, type, shape.rows, shape.cols);
-  const DeviceMatrix w(random.view());
-  const std::vector<float> values = random.dequantized();
-  const std::vector<float> x = random_floats(rng, shape.tokens * shape.cols);
-  const std::vector<float> bias = random_floats(rng, shape.rows);
-  const XKind kind = rounded_x_kind(type);
-  vgpu::Emulation emulation(way.options);
-  const PackedRowsOnGpu packed(&emulation, type, x, shape.cols);
-  const int n = rows.empty() ? static_cast<int>(shape.tokens) : static_cast<int>(rows.size());
-  std::vector<float> y(static_cast<size_t>(n * shape.rows), -7.0F);
-  gpu::kEmulatedOps.product(&emulation, type, w.weights(), packed.view,
-                            {rows.empty() ? nullptr : rows.data(), n},
-                            with_bias ? bias.data() : nullptr, y.data());
-  for (int t = 0; t < n; ++t) {
-    const int row = rows.empty() ? t : rows[static_cast<size_t>(t)];
-    const std::vector<float> seen = as_packed(kind, x.data() + row * shape.cols, shape.cols);
+// A matrix, its values, and where its product goes.
+struct Part {
+  Part(std::mt19937& rng, DType type, int64_t rows, int64_t cols, int64_t tokens, bool with_bias)
+      : random(rng, type, rows, cols),
+        on_gpu(random.view()),
+        bias(with_bias ? random_floats(rng, rows) : std::vector<float>{}),
+        y(static_cast<size_t>(tokens * rows), -7.0F) {}
+  gpu::ProductPart view() {
+    return {on_gpu.weights(), bias.empty() ? nullptr : bias.data(), y.data()};
+  }
+
+  RandomWeights random;
+  DeviceMatrix on_gpu;
+  std::vector<float> bias;
+  std::vector<float> y;
+};
+
+// W x + bias in float64, x as packing leaves it.
+void check_part(const Part& part, XKind kind, const std::vector<float>& x, const Shape& shape) {
+  const std::vector<float> values = part.random.dequantized();
+  for (int64_t t = 0; t < shape.tokens; ++t) {
+    const std::vector<float> seen = as_packed(kind, x.data() + t * shape.cols, shape.cols);
     for (int64_t r = 0; r < shape.rows; ++r) {
       const Dot dot = reference_dot(values.data() + r * shape.cols, seen.data(), shape.cols);
-      const double expected = dot.sum + (with_bias ? bias[static_cast<size_t>(r)] : 0.0F);
-      const float got = y[static_cast<size_t>(t * shape.rows + r)];
-      INFO(way.name << ", " << dtype_info(type).name << " " << shape.rows << " x " << shape.cols
-                    << ", " << shape.tokens << " tokens: token " << t << " row " << r);
+      const double expected = dot.sum + (part.bias.empty() ? 0 : part.bias[static_cast<size_t>(r)]);
+      const float got = part.y[static_cast<size_t>(t * shape.rows + r)];
+      INFO(shape.rows << " x " << shape.cols << ", " << shape.tokens << " tokens: token " << t
+                      << " row " << r);
       REQUIRE(std::abs(got - expected) <=
               tolerance(shape.cols) * (dot.magnitude + std::abs(expected)) + 1e-30);
     }
+  }
+}
+
+// Products of parts with these rows, each with or without a bias; with few tokens by the kernel
+// that packs, too, which must give the same bits.
+void check_products(const Way& way, DType type, const std::vector<int64_t>& rows, int64_t cols,
+                    int64_t tokens, bool with_bias) {
+  std::mt19937 rng(static_cast<unsigned>(rows[0] * 1000 + cols + tokens));
+  std::vector<Part> parts;
+  for (const int64_t n : rows) parts.emplace_back(rng, type, n, cols, tokens, with_bias);
+  const std::vector<float> x = random_floats(rng, tokens * cols);
+  const XKind kind = rounded_x_kind(type);
+  vgpu::Emulation emulation(way.options);
+  const PackedRowsOnGpu packed(&emulation, type, x, cols);
+  const auto view = [&](size_t i) {
+    return i < parts.size() ? parts[i].view() : gpu::ProductPart{};
+  };
+  const gpu::ProductParts all{view(0), view(1), view(2)};
+  const uint64_t before = emulation.stats().launches;
+  gpu::kEmulatedOps.product(&emulation, type, all, packed.view, static_cast<int>(tokens));
+  CHECK(emulation.stats().launches == before + 1);
+  INFO(way.name << ", " << dtype_info(type).name);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    check_part(parts[i], kind, x, {rows[i], cols, tokens});
+  }
+  if (kind == XKind::kFloat || !gpu::can_pack_here(packed.stride, static_cast<int>(tokens))) return;
+  for (Part& part : parts) {
+    const std::vector<float> expected = part.y;
+    std::fill(part.y.begin(), part.y.end(), -7.0F);
+    const gpu::ProductParts one{part.view(), {}, {}};
+    gpu::kEmulatedOps.product_few(&emulation, type, one, x.data(), static_cast<int>(tokens),
+                                  static_cast<int>(cols), packed.stride);
+    CHECK(same_bits(part.y, expected));
   }
 }
 
@@ -60,16 +95,19 @@ void check_product(const Way& way, DType type, const Shape& shape, const std::ve
 TEST_CASE("a GPU product with packed weights of any type agrees with float64") {
   for (const Way& way : all_ways()) {
     for (const DType type : kAllTypes) {
-      for (const Shape& shape : shapes_of(type)) check_product(way, type, shape, {}, false);
+      for (const Shape& shape : shapes_of(type)) {
+        check_products(way, type, {shape.rows}, shape.cols, shape.tokens, false);
+      }
     }
   }
 }
 
-TEST_CASE("a GPU product takes the rows that a list names, and adds a bias") {
+TEST_CASE("up to three products of the same tokens are one launch, each with its bias") {
   const Way way = all_ways().front();
   for (const DType type : kAllTypes) {
     const int64_t cols = std::max(64, dtype_info(type).block_elems);
-    check_product(way, type, {20, cols, 6}, {5, 0, 5, 3}, true);
+    check_products(way, type, {20, 16, 3}, cols, 4, true);
+    check_products(way, type, {33, 48}, cols, 10, true);
   }
 }
 
