@@ -173,19 +173,28 @@ Timepoint CudaDevice::launch(Stream stream, const KernelCall& call) {
 void CudaDevice::wait(Stream stream, Timepoint point) {
   check_lost("waiting");
   ModelledDevice::wait(stream, point);
-  if (point.n == 0 || point.stream == stream) return;
+  // What is over, or has been waited for, needs no second wait: a stream is in order.
+  const auto of = static_cast<size_t>(point.stream);
+  uint64_t& waited = lane(stream).waited[of];
+  if (point.stream == stream || point.n <= std::max(waited, host_waited_[of])) return;
   check(cuda_.stream_wait(lane(stream).stream, event_behind(point)), "a wait");
+  waited = point.n;
 }
 
 void CudaDevice::host_wait(Timepoint point) {
   check_lost("waiting");
-  if (point.n > 0) check(cuda_.event_sync(event_behind(point)), "work that was enqueued");
+  uint64_t& waited = host_waited_[static_cast<size_t>(point.stream)];
+  if (point.n > waited) {
+    check(cuda_.event_sync(event_behind(point)), "work that was enqueued");
+    waited = point.n;
+  }
   ModelledDevice::host_wait(point);
 }
 
 void CudaDevice::host_wait_all() {
   check_lost("waiting");
   check(cuda_.sync(), "work that was enqueued");
+  for (size_t i = 0; i < lanes_.size(); ++i) host_waited_[i] = lanes_[i].n;
   ModelledDevice::host_wait_all();
 }
 

@@ -59,6 +59,7 @@ class CudaDevice final : public ModelledDevice {
     void* stream = nullptr;
     uint64_t n = 0;  // operations enqueued
     std::deque<Mark> marks{};
+    std::array<uint64_t, kStreamCount> waited{};  // for so many operations of each stream
   };
   Lane& lane(Stream stream) { return lanes_[static_cast<size_t>(stream)]; }
   // DeviceError unless error is 0; the device is lost then.
@@ -76,6 +77,7 @@ class CudaDevice final : public ModelledDevice {
   std::array<Lane, kStreamCount> lanes_;
   std::map<void*, int64_t> blocks_;  // device memory and its bytes
   std::vector<const void*> pinned_;
+  std::array<uint64_t, kStreamCount> host_waited_{};
   int64_t copied_bytes_ = 0;
   bool lost_ = false;
 };

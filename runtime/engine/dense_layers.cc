@@ -29,19 +29,17 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
   const int64_t n = shape.n_batch;
   const char* tag = "activations";
   residual_ = floats(n * c.d_model, tag);
-  normed_ = floats(n * c.d_model, tag);
+  const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
+  normed_ = floats(n * c.d_model + gates, tag);
   moe_ = floats(n * c.d_model, tag);
   projected_ = floats(n * c.d_model, tag);
   q_ = floats(n * c.q_width(), tag);
   k_ = floats(n * c.k_width(), tag);
   v_ = floats(n * c.v_width(), tag);
   attended_ = floats(n * c.n_heads * c.v_head_dim, tag);
-  const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
-  gate_logits_ = floats(gates, tag);
   logits_ = floats(shape.max_logits * c.n_vocab, "logits");
   embedded_ = {device, n * c.d_model, tag};
-  normed_host_ = {device, n * c.d_model, tag};
-  gate_logits_host_ = {device, gates, tag};
+  gate_host_ = {device, n * c.d_model + gates, tag};
   logits_host_ = {device, shape.max_logits * c.n_vocab, "logits"};
 }
 
@@ -89,24 +87,21 @@ void DenseLayers::attention(int64_t index) {
 void DenseLayers::gate(int64_t index) {
   const DeviceLayer& layer = weights_.layer(index);
   ops_.normalize(layer.ffn_norm, residual_, n_, normed_);
-  product("router", layer.router, {}, normed_, gate_logits_);
+  const DeviceAddr logits = gate_logits_on_device();
+  product("router", layer.router, {}, normed_, logits);
   const int64_t gate_bytes = n_ * config_.routing.n_experts * kFloat;
   const int32_t ahead = reachable(index);
   if (ahead > 0) {
     ops_.gate_reuse(weights_.layers(index + shape_.lookahead.first, ahead), residual_,
-                    gate_logits_ + gate_bytes);
+                    logits + gate_bytes);
   }
-  device_.copy_to_host(Stream::kCompute, gate_logits_host_.data(), gate_logits_,
-                       gate_bytes * (1 + ahead));
-  gate_ = device_.copy_to_host(Stream::kCompute, normed_host_.data(), normed_,
-                               n_ * config_.d_model * kFloat);
+  gate_bytes_ = n_ * config_.d_model * kFloat + gate_bytes * (1 + ahead);
+  gate_ = device_.copy_to_host(Stream::kCompute, gate_host_.data(), normed_, gate_bytes_);
 }
 
 void DenseLayers::wait_for_gate() {
   device_.host_wait(gate_);
-  device_.host_access("routing", gate_logits_host_.data(), n_ * config_.routing.n_experts * kFloat,
-                      false);
-  device_.host_access("routing", normed_host_.data(), n_ * config_.d_model * kFloat, false);
+  device_.host_access("routing", gate_host_.data(), gate_bytes_, false);
 }
 
 void DenseLayers::shared_expert(int64_t index) {

@@ -44,7 +44,9 @@ class DenseLayers {
   // Logits of the last n rows. [n, n_vocab] f32, valid until the next call.
   std::span<const float> head(int64_t n);
 
-  const float* gate_logits() const { return gate_logits_host_.data(); }  // [n, n_experts]
+  const float* gate_logits() const {
+    return expert_input() + n_ * config_.d_model;
+  }  // [n, n_experts]
   // Distances of the lookahead, and how many of them lead to a layer of the model: the first ones.
   int32_t distances() const { return shape_.lookahead.count; }
   int32_t reachable(int64_t layer) const;
@@ -52,13 +54,14 @@ class DenseLayers {
   const float* reused_logits(int32_t i) const {
     return gate_logits() + (i + 1) * n_ * config_.routing.n_experts;
   }
-  const float* expert_input() const { return normed_host_.data(); }  // [n, d]
-  DeviceAddr residual() const { return residual_; }                  // [n, d]
-  DeviceAddr normed() const { return normed_; }                      // [n, d]
+  const float* expert_input() const { return gate_host_.data(); }  // [n, d]
+  DeviceAddr residual() const { return residual_; }                // [n, d]
+  DeviceAddr normed() const { return normed_; }                    // [n, d]
   int64_t n_tokens() const { return n_; }
 
  private:
   DeviceAddr floats(int64_t n, const char* tag);
+  DeviceAddr gate_logits_on_device() const { return normed_ + n_ * config_.d_model * kFloat; }
   // y = W x + bias of the step's tokens.
   void product(const char* name, const WeightView& w, const DeviceVector& bias, DeviceAddr x,
                DeviceAddr y);
@@ -72,16 +75,18 @@ class DenseLayers {
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step
   Timepoint gate_{};
+  int64_t gate_bytes_ = 0;
 
   // Device buffers, f32: [n_batch, …]
-  DeviceAddr residual_, normed_, q_, k_, v_, attended_, projected_, moe_;
-  DeviceAddr gate_logits_;  // [1 + distances, n, n_experts]
-  DeviceAddr logits_;       // [max_logits, n_vocab]
+  DeviceAddr residual_, q_, k_, v_, attended_, projected_, moe_;
+  // [n, d], and behind the step's n rows the gates' logits [1 + distances, n, n_experts]: what the
+  // host wants of a layer is one copy.
+  DeviceAddr normed_;
+  DeviceAddr logits_;  // [max_logits, n_vocab]
 
   // Host buffers
   HostArray<float> embedded_;
-  HostArray<float> normed_host_;
-  HostArray<float> gate_logits_host_;
+  HostArray<float> gate_host_;  // as what begins at normed_
   HostArray<float> logits_host_;
 };
 

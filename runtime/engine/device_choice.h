@@ -1,10 +1,13 @@
 // Which device a wish leads to, and why.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "runtime/device/cuda_probe.h"
+#include "runtime/device/device.h"
 #include "runtime/engine/settings.h"
+#include "scheduler/machine_profile.h"
 
 namespace tandem {
 
@@ -16,8 +19,17 @@ struct DeviceChoice {
   CudaProbe cuda;      // where that was looked at
 };
 
-// kAuto: the CPU, as long as nothing here has run on a GPU. ConfigError when kCuda is asked for and cannot be.
-// Looks for GPUs once in a process.
+// kAuto: the CPU, as long as nothing here has run on a GPU. ConfigError when kCuda is asked for and
+// cannot be. Looks for GPUs once in a process.
 DeviceChoice choose_device(DeviceKind requested);
+
+struct OpenDevice {
+  std::unique_ptr<Device> device;
+  EffectiveSetting setting;  // which was asked for, which it is
+};
+
+// As choose_device(), with the settings' memory; and DeviceError or MemoryError when it cannot be
+// opened like that.
+OpenDevice open_device(const EngineSettings& settings, const MachineProfile& machine);
 
 }  // namespace tandem

@@ -11,11 +11,8 @@
 #include "kernels/onednn_gemm.h"
 #include "kernels/onednn_tile.h"
 #include "kernels/simd.h"
-#include "runtime/device/cpu_device.h"
 #include "runtime/device/cpu_quota.h"
 #include "runtime/device/cpu_topology.h"
-#include "runtime/device/cuda_device.h"
-#include "runtime/device/sim_device.h"
 #include "runtime/device/thread_count.h"
 #include "runtime/engine/device_choice.h"
 #include "runtime/engine/engine_scheduling.h"
@@ -27,31 +24,6 @@
 
 namespace tandem {
 namespace {
-
-std::unique_ptr<Device> make_device(const EngineSettings& settings, const MachineProfile& machine,
-                                    std::vector<EffectiveSetting>* effective) {
-  const DeviceChoice choice = choose_device(settings.device);
-  EffectiveSetting line{"device", device_name(settings.device), device_name(choice.kind),
-                        choice.reason};
-  std::unique_ptr<Device> device;
-  if (choice.kind == DeviceKind::kCuda) {
-    const CudaPlugin& plugin = *choice.cuda.plugin;
-    device = std::make_unique<CudaDevice>(machine, *plugin.runtime, *plugin.ops,
-                                          choice.cuda.devices.front(), 0, settings.vram_bytes);
-  } else if (choice.kind != DeviceKind::kCpu) {
-    const bool cuda = choice.kind == DeviceKind::kSimCuda;
-    line.reason = "simulated GPU of machine profile " + machine.name;
-    if (cuda) line.reason += "; CUDA kernels are emulated, which is slow";
-    SimSettings sim = settings.sim;
-    sim.kernels = cuda ? SimKernels::kEmulated : SimKernels::kHost;
-    device = std::make_unique<SimDevice>(machine,
-                                         settings.vram_bytes.value_or(machine.gpu.vram_bytes), sim);
-  } else {
-    device = std::make_unique<CpuDevice>(machine);
-  }
-  effective->push_back(line);
-  return device;
-}
 
 EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings,
                        const Device& device, std::vector<EffectiveSetting>* effective) {
@@ -108,9 +80,14 @@ ThreadPool make_pool(const EngineSettings& settings, std::vector<EffectiveSettin
 }  // namespace
 
 Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings)
+    : Engine(model, machine, settings, open_device(settings, machine)) {}
+
+Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings,
+               OpenDevice device)
     : model_(model),
       costs_(machine),
-      device_(make_device(settings, machine, &effective_)),
+      effective_{device.setting},
+      device_(std::move(device.device)),
       shape_(make_shape(model.config(), settings, *device_, &effective_)),
       pool_(make_pool(settings, &effective_)) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());

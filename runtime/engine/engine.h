@@ -13,6 +13,7 @@
 #include "cache/expert_cache.h"
 #include "runtime/device/device.h"
 #include "runtime/device/thread_pool.h"
+#include "runtime/engine/device_choice.h"
 #include "runtime/engine/hybrid_executor.h"
 #include "runtime/engine/settings.h"
 #include "runtime/model/model.h"
@@ -36,6 +37,9 @@ class Engine {
  public:
   // MemoryError when host or device are too small, ConfigError for settings that contradict.
   Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings);
+  // On a device that is open; settings.device and what belongs to it are not looked at.
+  Engine(const Model& model, const MachineProfile& machine, const EngineSettings& settings,
+         OpenDevice device);
 
   // Appends tokens to the sequence, in batches, and returns the logits of the last n_logits of
   // them: [n_logits, n_vocab] f32, valid until the next call. n_logits is at most

@@ -69,8 +69,12 @@ TEST_CASE("a stream that waits for another's operation waits for an event record
     device->wait(Stream::kCopy, kernel(*device, true));
     CHECK(fake.waits[1].waiting == kCopy);
     CHECK(fake.waits[1].waited_for == kCompute);
-    device->wait(Stream::kCopy, first);  // of its own stream: in order anyway
-    device->wait(Stream::kCompute, {});  // of nothing
+    device->wait(Stream::kCopy, first);     // of its own stream: in order anyway
+    device->wait(Stream::kCompute, {});     // of nothing
+    device->wait(Stream::kCompute, first);  // waited for already
+    const Timepoint third = copy();
+    device->host_wait(third);
+    device->wait(Stream::kCompute, third);  // over
     CHECK(fake.waits.size() == 2);
   }
   CHECK(fake.misuse.empty());
@@ -86,9 +90,12 @@ TEST_CASE("an operation without an event of its own is waited for with a later o
   CHECK(fake.events_created == before);
   device->host_wait(unmarked);
   CHECK(fake.syncs.back().n == 2);  // recorded now, behind both
+  const size_t syncs = fake.syncs.size();
   kernel(*device, false);
   device->host_wait(unmarked);
-  CHECK(fake.syncs.back().n == 2);  // that one is still behind it
+  device->wait(Stream::kCopy, unmarked);
+  CHECK(fake.syncs.size() == syncs);  // it is over
+  CHECK(fake.waits.empty());
   CHECK(fake.events_created == before + 1);
 }
 

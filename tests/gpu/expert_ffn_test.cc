@@ -142,7 +142,8 @@ TEST_CASE("gate and up one after the other give what both at once give") {
   const Way way = all_ways().front();
   for (const DType type : kAllTypes) {
     const Layer layer(type);
-    const auto [d, ff] = layer.shape;
+    const int64_t d = layer.shape.d;
+    const int64_t ff = layer.shape.ff;
     const gpu::ExpertCalls calls{layer.experts.data(), {}, 3, 20};
     vgpu::Emulation emulation(way.options);
     const PackedRowsOnGpu x(&emulation, type, layer.x, d);

@@ -1,0 +1,162 @@
+// What a decode token costs the thread that feeds a GPU: routing, planning, tables, launches,
+// waits, bookkeeping. The CUDA runtime and the kernels are stand-ins that do nothing, so what is
+// measured is ours alone; a real runtime adds its own time to every call, and how many there are is
+// printed.
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "runtime/config/embedded.h"
+#include "runtime/config/machine_profile.h"
+#include "runtime/config/scheduling_policy.h"
+#include "runtime/device/cuda_device.h"
+#include "runtime/engine/engine.h"
+
+namespace tandem {
+namespace {
+
+int64_t calls = 0;
+int64_t logits_bytes = 0;
+std::vector<float> random_logits;
+size_t next_logits = 0;
+
+int done() {
+  ++calls;
+  return 0;
+}
+
+// Address space that costs nothing until it is touched.
+int reserve(void** at, int64_t bytes) {
+  *at = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return *at == MAP_FAILED ? 2 : done();
+}
+
+// Router logits are new ones each time; everything else stays as it is.
+int copy_to_host(void* to, const void* /*from*/, int64_t bytes, void* /*stream*/) {
+  if (bytes == logits_bytes) {
+    const size_t n = static_cast<size_t>(bytes) / sizeof(float);
+    if (next_logits + n > random_logits.size()) next_logits = 0;
+    std::memcpy(to, random_logits.data() + next_logits, static_cast<size_t>(bytes));
+    next_logits += n;
+  }
+  return done();
+}
+
+constexpr CudaRuntime kNothing = {
+    .error_text = [](int) -> const char* { return "no memory"; },
+    .set_device = [](int) { return done(); },
+    .memory =
+        [](int64_t* free_bytes, int64_t* total) {
+          *free_bytes = *total = int64_t{1} << 40;
+          return done();
+        },
+    .alloc = &reserve,
+    .free = [](void*) { return done(); },
+    .alloc_host = &reserve,
+    .free_host = [](void*) { return done(); },
+    .pin = [](const void*, int64_t) { return done(); },
+    .unpin = [](const void*) { return done(); },
+    .create_stream = [](void** stream) { return *stream = nullptr, done(); },
+    .destroy_stream = [](void*) { return done(); },
+    .stream_wait = [](void*, void*) { return done(); },
+    .create_event = [](void** event) { return *event = nullptr, done(); },
+    .destroy_event = [](void*) { return done(); },
+    .record = [](void*, void*) { return done(); },
+    .event_sync = [](void*) { return done(); },
+    .sync = [] { return done(); },
+    .copy_to_device = [](void*, const void*, int64_t, void*) { return done(); },
+    .copy_to_host = &copy_to_host,
+    .copy_rows_to_device = [](void*, int64_t, const void*, int64_t, int64_t, int64_t,
+                              void*) { return done(); },
+    .last_error = [] { return 0; },
+};
+
+constexpr gpu::GpuOps kNoKernels = {
+    .pack_x = [](void*, XKind, const float*, int, int, uint8_t*, int) { done(); },
+    .product = [](void*, DType, const gpu::ProductParts&, const gpu::PackedX&, int) { done(); },
+    .product_few = [](void*, DType, const gpu::ProductParts&, const float*, int, int,
+                      int) { done(); },
+    .expert_hidden = [](void*, DType, gpu::HiddenPart, const gpu::ExpertCalls&, const gpu::PackedX&,
+                        const int*, int, float*) { done(); },
+    .expert_output = [](void*, DType, const gpu::ExpertCalls&, const gpu::PackedX&, int,
+                        float*) { done(); },
+    .expert_output_few = [](void*, DType, const gpu::ExpertCalls&, const float*, int, int, int,
+                            float*) { done(); },
+    .residual_norm = [](void*, const gpu::ResidualNorm&, int, int) { done(); },
+    .prepare_heads = [](void*, const gpu::PreparedHeads&, const gpu::KvCache&, int) { done(); },
+    .attention = [](void*, const gpu::KvCache&, const float*, int, int, int, float, float*,
+                    float*) { done(); },
+};
+
+double percentile(std::vector<double> sorted, double p) {
+  std::sort(sorted.begin(), sorted.end());
+  return sorted[static_cast<size_t>(p * static_cast<double>(sorted.size() - 1))];
+}
+
+void measure(const std::string& path, int tokens, int rounds) {
+  Model model = Model::load(path.empty() ? GgufFile::from_memory(embedded_model(), "demo")
+                                         : GgufFile::open(path));
+  model.pack(PackScope::kExperts, serial_for, [](int64_t) {});
+  const MachineProfile machine = load_machine_profile(std::string(kDefaultMachine));
+  EngineSettings settings;
+  settings.scheduling = load_scheduling_policy(std::string(kDefaultPolicy));
+  settings.n_threads = 1;
+  settings.n_ctx = tokens + 64;
+  logits_bytes = model.config().routing.n_experts * static_cast<int64_t>(sizeof(float));
+  std::mt19937 rng(1);
+  std::normal_distribution<float> normal(0, 2);
+  random_logits.resize(1 << 20);
+  for (float& f : random_logits) f = normal(rng);
+
+  CudaDeviceFacts facts{};
+  Engine engine(
+      model, machine, settings,
+      {std::make_unique<CudaDevice>(machine, kNothing, kNoKernels, facts, 0, int64_t{1} << 39),
+       {"device", "nothing", "nothing", ""}});
+  const int32_t token = 1;
+
+  const int64_t layers = model.config().n_layers;
+  for (int round = 0; round < rounds; ++round) {
+    engine.rewind(0);
+    std::vector<double> us;
+    const uint64_t on_cpu = engine.stats().experts.experts_cpu;
+    const int64_t calls_before = calls;
+    for (int i = 0; i < tokens; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      engine.eval({&token, 1});
+      const std::chrono::duration<double, std::micro> took =
+          std::chrono::steady_clock::now() - start;
+      us.push_back(took.count() / static_cast<double>(layers));
+    }
+    fmt::print("{},{},{:.2f},{:.2f},{:.2f},{:.1f},{:.3f}\n", model.config().name, round,
+               percentile(us, 0.5), percentile(us, 0.9), percentile(us, 0.99),
+               static_cast<double>(calls - calls_before) / static_cast<double>(tokens * layers),
+               static_cast<double>(engine.stats().experts.experts_cpu - on_cpu) /
+                   static_cast<double>(tokens * layers));
+  }
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  CLI::App app{"Time of the host alone, per layer of a decode token"};
+  std::string path;
+  int tokens = 500;
+  int rounds = 5;
+  app.add_option("-m,--model", path, "GGUF file; without it the built-in demo model");
+  app.add_option("-n", tokens, "tokens a round")->check(CLI::Range(1, 100000));
+  app.add_option("-r,--rounds", rounds, "rounds")->check(CLI::Range(1, 1000));
+  CLI11_PARSE(app, argc, argv);
+  fmt::print("model,round,us_median,us_p90,us_p99,cuda_calls,experts_on_cpu\n");
+  tandem::measure(path, tokens, rounds);
+  return 0;
+}
