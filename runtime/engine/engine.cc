@@ -179,6 +179,8 @@ void Engine::make_executor(const EngineSettings& settings) {
   std::string reason;
   if (device_->info().host_memory) {
     reason = "the CPU runs every expert";
+  } else if (const std::string& refused = executor_->refused_slots(); !refused.empty()) {
+    reason = "the device refused more, although they seemed to fit: " + refused;
   } else if (slots != wanted.value_or(-1)) {
     reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
                          bytes_text(device_->info().vram_bytes),

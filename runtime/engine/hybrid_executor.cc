@@ -72,8 +72,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       cuts_(model),
       ops_(make_ops(model, device, pool, shape)),
       dense_(model, device, *ops_, shape),
-      cache_shape_(make_cache_shape(model, device, wish)),
-      slots_(model, device, cache_shape_),
+      slots_(model, device, make_cache_shape(model, device, wish)),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch), rank_count(model)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;

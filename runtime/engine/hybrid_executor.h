@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -71,7 +72,9 @@ class HybridExecutor final : public Executor {
   int32_t n_slots() const { return slots_.count(); }
   int64_t slots_bytes() const { return slots_.bytes(); }
   // What the cache that rules these slots must look like.
-  const CacheShape& cache_shape() const { return cache_shape_; }
+  const CacheShape& cache_shape() const { return slots_.shape(); }
+  // Why there are fewer slots than there seemed to be room for; empty: there are not.
+  const std::string& refused_slots() const { return slots_.refusal(); }
   const ExecutorStats& stats() const { return stats_; }
 
  private:
@@ -100,7 +103,6 @@ class HybridExecutor final : public Executor {
   ExpertCuts cuts_;
   std::unique_ptr<DeviceOps> ops_;
   DenseLayers dense_;
-  CacheShape cache_shape_;
   ExpertSlots slots_;
   Router router_;
   RoutingDecision routing_;
