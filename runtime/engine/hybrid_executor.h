@@ -45,6 +45,10 @@ struct CacheWish {
 // Thrown out of a step that its layer hook stopped. The step has no result.
 struct StepStopped {};
 
+// What so many slots take, of the mean size: rounded up, so that they fit exactly where experts are
+// equal. expert_bytes: [n_layers].
+int64_t wished_bytes(std::span<const int64_t> expert_bytes, int32_t slots);
+
 class HybridExecutor final : public Executor {
  public:
   // Told before each layer how many are done; false stops the step with StepStopped.
