@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
+#include "runtime/device/cpu_device.h"
+#include "runtime/device/cuda_device.h"
+#include "runtime/device/sim_device.h"
 #include "runtime/error.h"
 
 namespace tandem {
@@ -35,6 +40,32 @@ DeviceChoice choose_device(DeviceKind requested) {
           cuda.reason + (ready ? " is there; --device cuda uses it, which has not been tried on any"
                                : "; --device sim simulates one"),
           cuda};
+}
+
+std::unique_ptr<Device> make_device(const EngineSettings& settings, const MachineProfile& machine,
+                                    std::vector<EffectiveSetting>* effective) {
+  const DeviceChoice choice = choose_device(settings.device);
+  EffectiveSetting line{"device", device_name(settings.device), device_name(choice.kind),
+                        choice.reason};
+  std::unique_ptr<Device> device;
+  if (choice.kind == DeviceKind::kCuda) {
+    const CudaPlugin& plugin = *choice.cuda.plugin;
+    device = std::make_unique<CudaDevice>(machine, *plugin.runtime, *plugin.ops,
+                                          choice.cuda.devices.front(), 0, settings.vram_bytes,
+                                          settings.vram_margin_bytes.value_or(kVramMargin));
+  } else if (choice.kind != DeviceKind::kCpu) {
+    const bool cuda = choice.kind == DeviceKind::kSimCuda;
+    line.reason = "simulated GPU of machine profile " + machine.name;
+    if (cuda) line.reason += "; CUDA kernels are emulated, which is slow";
+    SimSettings sim = settings.sim;
+    sim.kernels = cuda ? SimKernels::kEmulated : SimKernels::kHost;
+    device = std::make_unique<SimDevice>(machine,
+                                         settings.vram_bytes.value_or(machine.gpu.vram_bytes), sim);
+  } else {
+    device = std::make_unique<CpuDevice>(machine);
+  }
+  effective->push_back(line);
+  return device;
 }
 
 }  // namespace tandem

@@ -1,10 +1,14 @@
 // Which device a wish leads to, and why.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "runtime/device/cuda_probe.h"
+#include "runtime/device/device.h"
 #include "runtime/engine/settings.h"
+#include "scheduler/machine_profile.h"
 
 namespace tandem {
 
@@ -16,8 +20,13 @@ struct DeviceChoice {
   CudaProbe cuda;      // where that was looked at
 };
 
-// kAuto: the CPU, as long as nothing here has run on a GPU. ConfigError when kCuda is asked for and cannot be.
-// Looks for GPUs once in a process.
+// kAuto: the CPU, as long as nothing here has run on a GPU. ConfigError when kCuda is asked for and
+// cannot be. Looks for GPUs once in a process.
 DeviceChoice choose_device(DeviceKind requested);
+
+// Opens it, with nothing in use, and adds a line. Also MemoryError and DeviceError when it has not
+// what is asked for.
+std::unique_ptr<Device> make_device(const EngineSettings& settings, const MachineProfile& machine,
+                                    std::vector<EffectiveSetting>* effective);
 
 }  // namespace tandem

@@ -210,9 +210,9 @@ void Model::pack(PackScope scope, ParallelFor parallel,
 
 void Model::lay_out_packed(PackScope scope) {
   TANDEM_CHECK(!packed(), "a model is packed once");
-  if (packable_bytes(scope) == 0) return;
+  const int64_t bytes = packable_bytes(scope);
   tandem::lay_out_packed(&weights_, scope);
-  laid_out_ = true;
+  laid_out_bytes_ = bytes;
 }
 
 void Model::bring_in_unpacked(ParallelFor parallel, const std::function<void(int64_t)>& progress) {

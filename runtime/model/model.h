@@ -74,7 +74,9 @@ class Model {
   // Only gives the matrices the layout that pack() would give them, and moves nothing: for
   // planning. The model is not usable() then.
   void lay_out_packed(PackScope scope);
-  bool packed() const { return packed_.size() > 0 || laid_out_; }
+  bool packed() const { return packed_.size() > 0 || laid_out_bytes_ > 0; }
+  // What packed matrices take, or would take.
+  int64_t packed_size() const { return packed_.size() + laid_out_bytes_; }
   // What packed weights lie in.
   std::span<const std::byte> packed_bytes() const {
     return {packed_.data(), static_cast<size_t>(packed_.size())};
@@ -87,7 +89,7 @@ class Model {
   // kExperts: of these, those that the CPU reads beside a GPU.
   int64_t unpacked_bytes(PackScope scope = PackScope::kAll) const;
   bool usable() const {
-    return !laid_out_ && (file_->access() == FileAccess::kMapped || brought_in_);
+    return laid_out_bytes_ == 0 && (file_->access() == FileAccess::kMapped || brought_in_);
   }
 
   // Keeps the system from moving weights that the CPU reads out of memory, packed or not. What it
@@ -106,7 +108,7 @@ class Model {
   ModelConfig config_;
   ModelWeights weights_;
   HostRegion packed_;  // what weights_ points into after pack()
-  bool laid_out_ = false;
+  int64_t laid_out_bytes_ = 0;
   bool brought_in_ = false;
   MemoryLock memory_lock_;
 };

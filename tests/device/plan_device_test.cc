@@ -1,30 +1,14 @@
 // A device that only counts.
 #include "runtime/device/plan_device.h"
 
-#include "runtime/device/cpu_device.h"
 #include "runtime/device/host_array.h"
-#include "runtime/device/sim_device.h"
 #include "tests/device/device_testing.h"
 #include "tests/support/catch.h"
 
 namespace tandem::test {
-namespace {
-
-MachineProfile any_machine() {
-  MachineProfile machine;
-  machine.name = "any";
-  machine.cpu = {40, 400, 5};
-  machine.gpu = {int64_t{1} << 30, 300, 20000, 4};
-  machine.link = {25, 25, 8};
-  machine.dram_gbps = 45;
-  return machine;
-}
-
-}  // namespace
-
 TEST_CASE("a planned device counts like the simulated one, by tag and without memory") {
-  SimDevice sim(any_machine(), int64_t{1} << 20);
-  PlanDevice plan(sim, any_machine());
+  SimDevice sim(round_machine(), int64_t{1} << 20);
+  PlanDevice plan(sim, round_machine());
   CHECK(plan.info().counts_only);
   CHECK(plan.info().vram_bytes == sim.info().vram_bytes);
   const DeviceAddr first = plan.alloc(100, "KV cache");
@@ -43,8 +27,8 @@ TEST_CASE("a planned device counts like the simulated one, by tag and without me
 }
 
 TEST_CASE("a planned device counts host memory as long as it is held") {
-  const CpuDevice cpu(any_machine());
-  PlanDevice plan(cpu, any_machine());
+  const CpuDevice cpu(round_machine());
+  PlanDevice plan(cpu, round_machine());
   {
     const HostArray<float> array(plan, int64_t{1} << 40, "logits");
     plan.host_buffer(1000, "activations");
