@@ -8,6 +8,7 @@ namespace tandem {
 
 inline constexpr int kExitInterrupted = 130;  // as shells report Ctrl-C
 
+void add_plan_command(CLI::App* program);
 void add_run_command(CLI::App* program, int* exit_code);
 void add_chat_command(CLI::App* program, int* exit_code);
 void add_inspect_command(CLI::App* program);

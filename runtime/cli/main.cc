@@ -101,6 +101,7 @@ void add_commands(CLI::App* program, int* exit_code) {
   tandem::add_run_command(program, exit_code);
   tandem::add_chat_command(program, exit_code);
   tandem::add_inspect_command(program);
+  tandem::add_plan_command(program);
   tandem::add_tokenize_commands(program);
   tandem::add_logits_command(program);
   tandem::add_perplexity_command(program, exit_code);

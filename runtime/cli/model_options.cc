@@ -17,6 +17,7 @@
 #include "runtime/device/thread_count.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/engine/device_choice.h"
+#include "runtime/engine/fit.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
 
@@ -83,14 +84,15 @@ void ModelOptions::add_model(CLI::App* app) {
 
 void ModelOptions::add_engine(CLI::App* app) {
   add_placement(app);
+  add_fit(app);
   app->add_option("-c,--ctx-size", n_ctx, "context in tokens; 0: the model's, at most 4096")
       ->type_name("N")
       ->check(whole_number(0, int64_t{1} << 28))
       ->capture_default_str();
-  app->add_option("-b,--batch-size", n_batch, "tokens of a prompt read at once")
-      ->type_name("N")
-      ->check(whole_number(1, int64_t{1} << 20))
-      ->capture_default_str();
+  batch_option_ = app->add_option("-b,--batch-size", n_batch, "tokens of a prompt read at once")
+                      ->type_name("N")
+                      ->check(whole_number(1, int64_t{1} << 20))
+                      ->capture_default_str();
   app->add_option("-t,--threads", n_threads, "CPU threads; 0: the physical cores available")
       ->type_name("N")
       ->check(whole_number(0, 512))
@@ -140,6 +142,21 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->type_name("NAME")
       ->default_str(std::string(kDefaultMachine))
       ->check(not_empty());
+}
+
+void ModelOptions::add_fit(CLI::App* app) {
+  app->add_option("--fit", fit, "lower context and batch, unless given, till they fit")
+      ->type_name("on|off")
+      ->check(one_of({"on", "off"}))
+      ->capture_default_str();
+  app->add_option("--fit-ctx", fit_ctx, "least context that --fit may choose, also -fitc")
+      ->type_name("N")
+      ->check(whole_number(kLeastFitContext, int64_t{1} << 28))
+      ->capture_default_str();
+  app->add_option("--fit-target", fit_target_mib, "memory of a real GPU to leave free, also -fitt")
+      ->type_name("MIB")
+      ->check(whole_number(0, int64_t{1} << 24))
+      ->capture_default_str();
 }
 
 void ModelOptions::apply_config(CLI::App* app) const {
@@ -196,6 +213,12 @@ Model ModelOptions::load_model(Progress* progress) const {
   return model;
 }
 
+Model ModelOptions::plan_model() const {
+  Model model = Model::load(open_model());
+  weights.plan(&model, pack_scope());
+  return model;
+}
+
 Tokenizer ModelOptions::load_tokenizer(const GgufFile& file) const {
   TokenizerOptions options;
   options.allow_unknown_pretokenizer = allow_unknown_pretokenizer;
@@ -220,6 +243,11 @@ EngineSettings ModelOptions::engine_settings() const {
   EngineSettings settings;
   settings.device = device_kind(device);
   if (vram_mib >= 0) settings.vram_bytes = vram_mib << 20;
+  settings.vram_margin_bytes = fit_target_mib << 20;
+  if (fit == "on") {
+    const bool given = batch_option_ != nullptr && batch_option_->count() > 0;
+    settings.fit = FitSettings{!given, fit_ctx};
+  }
   if (expert_slots >= 0) settings.expert_slots = expert_slots;
   settings.scheduling = load_scheduling_policy(policy_name);
   if (!cache_policy.empty()) settings.cache_policy = cache_policy;
@@ -235,18 +263,24 @@ EngineSettings ModelOptions::engine_settings() const {
 
 std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
                                                       const MachineProfile& machine) const {
-  std::vector<EffectiveSetting> all = engine.effective();
-  const DeviceInfo& info = engine.device().info();
+  return effective(engine.effective(), engine.device().info(), engine.model(), machine);
+}
+
+std::vector<EffectiveSetting> ModelOptions::effective(std::vector<EffectiveSetting> all,
+                                                      const DeviceInfo& info, const Model& model,
+                                                      const MachineProfile& machine) const {
   const std::string vram = vram_mib < 0 ? "auto" : bytes_text(vram_mib << 20);
   if (info.host_memory) {
     all.push_back({"vram", vram, "none", "the cpu device computes in host memory"});
+    all.push_back({"fit", fit, "off", "there is no GPU memory to fit into"});
   } else {
     all.push_back({"vram", vram, bytes_text(info.vram_bytes),
                    vram_mib >= 0    ? ""
                    : info.simulated ? "the machine profile's"
-                                    : "what is free, less a margin"});
+                                    : fmt::format("what is free, less {} MiB", fit_target_mib)});
+    all.push_back({"fit", fit, fit, ""});
   }
-  for (const EffectiveSetting& setting : weights.effective(engine.model(), pack_scope())) {
+  for (const EffectiveSetting& setting : weights.effective(model, pack_scope())) {
     all.push_back(setting);
   }
   const std::string kv = fmt::format("K {}, V {}", kv_type_k, kv_type_v);

@@ -9,6 +9,7 @@
 #include "runtime/cli/progress.h"
 #include "runtime/cli/weight_options.h"
 #include "runtime/config/scheduling_policy.h"
+#include "runtime/device/cuda_device.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
 #include "runtime/text/tokenizer.h"
@@ -20,7 +21,7 @@ class ModelOptions {
  public:
   // -m, --check-tensors, --allow-unknown-pretokenizer, --config
   void add_model(CLI::App* app);
-  // Device, VRAM, cache, context, batch, threads, nodes, KV types, machine profile.
+  // Device, VRAM, cache, fit, context, batch, threads, nodes, KV types, machine profile.
   void add_engine(CLI::App* app);
 
   // Fills options that were not given on the command line from --config. Keys are the long flags
@@ -32,6 +33,8 @@ class ModelOptions {
   GgufFile open_model() const;
   // Says so on `progress`. Errors and warnings as WeightOptions::load.
   Model load_model(Progress* progress) const;
+  // With the layout of a loaded one, and no weights: for planning.
+  Model plan_model() const;
   Tokenizer load_tokenizer(const GgufFile& file) const;
   // Also checks that tokenizer and weights agree on the vocabulary.
   Tokenizer load_tokenizer(const Model& model) const;
@@ -41,6 +44,12 @@ class ModelOptions {
   // All that was asked for and what became of it: the engine's list and the rest of the flags.
   std::vector<EffectiveSetting> effective(const Engine& engine,
                                           const MachineProfile& machine) const;
+  // Likewise, with the lines of an engine that may be planned only.
+  std::vector<EffectiveSetting> effective(std::vector<EffectiveSetting> engine,
+                                          const DeviceInfo& device, const Model& model,
+                                          const MachineProfile& machine) const;
+  // What the CPU reads: all weights, or what stays beside a GPU.
+  PackScope pack_scope() const;
   bool built_in() const { return model_path.empty(); }
   // "the built-in demo model", or the path.
   std::string model_text() const;
@@ -57,6 +66,9 @@ class ModelOptions {
   std::string policy_name{kDefaultPolicy};
   std::string cache_policy;    // empty: the policy's
   int32_t cache_inserts = -1;  // -1: the policy's
+  std::string fit = "on";
+  int64_t fit_ctx = kDefaultContext;
+  int64_t fit_target_mib = kVramMargin >> 20;
   int64_t n_ctx = 0;
   int64_t n_batch = 512;
   int n_threads = 0;
@@ -66,8 +78,10 @@ class ModelOptions {
 
  private:
   void add_placement(CLI::App* app);
-  PackScope pack_scope() const;
+  void add_fit(CLI::App* app);
   bool distribute() const { return numa == "distribute"; }
+
+  const CLI::Option* batch_option_ = nullptr;  // whether it was given
 };
 
 }  // namespace tandem

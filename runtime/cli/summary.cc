@@ -136,7 +136,8 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
                     {"loading_peak_bytes", report.loaded.peak_bytes},
                     {"loaded_bytes", report.loaded.resident_bytes},
                     {"peak_bytes", report.ended.peak_bytes},
-                    {"huge_bytes", report.ended.huge_bytes}};
+                    {"huge_bytes", report.ended.huge_bytes},
+                    {"device_bytes", engine.device().used_bytes()}};
   json["prefill_tps"] = result.prefill_tps();
   json["decode_tps"] = result.decode_tps();
   json["modelled_prefill_tps"] = result.modelled_prefill_tps();

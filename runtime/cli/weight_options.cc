@@ -46,11 +46,19 @@ void WeightOptions::load(Model* model, PackScope scope, ParallelFor parallel,
                lock.error.c_str());
 }
 
+bool WeightOptions::packs(const Model& model, PackScope scope) const {
+  return !no_repack_ && model.packable_bytes(scope) <= available_host_bytes();
+}
+
+void WeightOptions::plan(Model* model, PackScope scope) const {
+  if (packs(*model, scope)) model->lay_out_packed(scope);
+}
+
 void WeightOptions::pack(Model* model, PackScope scope, ParallelFor parallel,
                          const MemoryNodes& nodes, const std::string& loading,
                          Progress* progress) const {
+  if (!packs(*model, scope)) return;
   const int64_t bytes = model->packable_bytes(scope);
-  if (no_repack_ || bytes > available_host_bytes()) return;
   model->pack(
       scope, parallel,
       [&](int64_t done) { progress->show_count(loading + ", MiB", done >> 20, bytes >> 20); },
@@ -110,7 +118,9 @@ EffectiveSetting WeightOptions::mlock_setting(const Model& model) const {
   if (!mlock_) return {"mlock", "off", "off", ""};
   const MemoryLock& lock = model.memory_lock();
   return {"mlock", "on", lock.error.empty() ? "on" : lock_text(lock),
-          lock.error.empty() ? lock_text(lock) : lock.error};
+          !lock.error.empty()     ? lock.error
+          : lock.wanted_bytes > 0 ? lock_text(lock)
+                                  : ""};
 }
 
 }  // namespace tandem

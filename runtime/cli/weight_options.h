@@ -24,9 +24,12 @@ class WeightOptions {
   // of progress.
   void load(Model* model, PackScope scope, ParallelFor parallel, const MemoryNodes& nodes,
             const std::string& loading, Progress* progress) const;
+  // Lays the weights out as load() would; moves and reads none.
+  void plan(Model* model, PackScope scope) const;
   std::vector<EffectiveSetting> effective(const Model& model, PackScope scope) const;
 
  private:
+  bool packs(const Model& model, PackScope scope) const;
   void pack(Model* model, PackScope scope, ParallelFor parallel, const MemoryNodes& nodes,
             const std::string& loading, Progress* progress) const;
   void bring_in(Model* model, PackScope scope, ParallelFor parallel, const std::string& loading,

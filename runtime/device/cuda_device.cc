@@ -12,7 +12,7 @@ namespace tandem {
 
 CudaDevice::CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda,
                        const gpu::GpuOps& kernels, const CudaDeviceFacts& facts, int index,
-                       std::optional<int64_t> vram_bytes)
+                       std::optional<int64_t> vram_bytes, int64_t margin_bytes)
     : ModelledDevice({"cuda", facts.name, 0, false, false}, profile),
       cuda_(cuda),
       kernels_(kernels) {
@@ -24,7 +24,7 @@ CudaDevice::CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda,
     throw MemoryError(fmt::format("--vram is {}, of which {} are free on {}",
                                   bytes_text(*vram_bytes), bytes_text(free_bytes), facts.name));
   }
-  info_.vram_bytes = vram_bytes.value_or(std::max<int64_t>(free_bytes - kVramMargin, 0));
+  info_.vram_bytes = vram_bytes.value_or(std::max<int64_t>(free_bytes - margin_bytes, 0));
   try {
     for (Lane& lane : lanes_) check(cuda_.create_stream(&lane.stream), "creating a stream");
   } catch (const DeviceError&) {

@@ -91,6 +91,8 @@ struct DeviceInfo {
   int64_t vram_bytes = 0;    // 0: no memory of its own
   bool host_memory = false;  // kernels read host memory in place; no copies are needed
   bool simulated = false;
+  bool counts_only = false;  // there is no memory behind what is allocated: PlanDevice
+  int64_t granularity = 1;   // used_bytes() counts an allocation in multiples of this
 };
 
 class Device {
@@ -112,6 +114,9 @@ class Device {
   // GPU. HostMemoryError.
   virtual void* alloc_host(int64_t bytes, const char* tag);
   virtual void free_host(void* at) noexcept;
+  // Memory of the host's that goes with what is on the device, and that copies do not use, is about
+  // to be allocated elsewhere. Nothing happens; a device that counts is told.
+  virtual void host_buffer(int64_t /*bytes*/, const char* /*tag*/) {}
   // Locks the pages of large host memory so that copies from it run at the link's speed, until this
   // device ends. What the system refuses is copied more slowly. Returns why it refused, or nothing.
   virtual std::string pin_host(const void* /*at*/, int64_t /*bytes*/) { return {}; }

@@ -36,9 +36,9 @@ std::byte* reserve(int64_t bytes, int protection) {
 }  // namespace
 
 SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes, const SimSettings& settings)
-    : ModelledDevice(
-          {"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false, true},
-          profile),
+    : ModelledDevice({"sim", "simulated GPU, times modelled for " + profile.name, vram_bytes, false,
+                      true, false, kAlignment},
+                     profile),
       settings_(settings),
       queue_(settings.schedule, settings.seed) {
   const bool emulated = settings.kernels == SimKernels::kEmulated;

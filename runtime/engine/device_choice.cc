@@ -50,7 +50,8 @@ OpenDevice open_device(const EngineSettings& settings, const MachineProfile& mac
   if (choice.kind == DeviceKind::kCuda) {
     const CudaPlugin& plugin = *choice.cuda.plugin;
     device = std::make_unique<CudaDevice>(machine, *plugin.runtime, *plugin.ops,
-                                          choice.cuda.devices.front(), 0, settings.vram_bytes);
+                                          choice.cuda.devices.front(), 0, settings.vram_bytes,
+                                          settings.vram_margin_bytes.value_or(kVramMargin));
   } else if (choice.kind != DeviceKind::kCpu) {
     const bool cuda = choice.kind == DeviceKind::kSimCuda;
     line.reason = "simulated GPU of machine profile " + machine.name;

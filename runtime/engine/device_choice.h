@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "runtime/device/cuda_probe.h"
 #include "runtime/device/device.h"

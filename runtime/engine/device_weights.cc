@@ -36,12 +36,12 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(devic
   output_norm_ = upload(w.output_norm, "norms");
   output_ = upload(w.output, "output weights");
   device_.host_wait(last_copy_);
-  if (device_.info().host_memory) return;
+  packed_ = {};
+  if (device_.info().host_memory || device_.info().counts_only) return;
   // What was uploaded is not needed in host memory any more. Experts are, and the embedding: its
   // rows are looked up there. Where the file ties it to the output, a row costs a page fault.
   for (const std::span<const std::byte> bytes : uploaded_) model.file().advise_dont_need(bytes);
   uploaded_ = {};
-  packed_ = {};
 }
 
 // Some groups at a time, with zeros for rows that the last one lacks.
@@ -50,6 +50,7 @@ WeightView DeviceWeights::upload_packed(const WeightView& host, const char* tag)
   WeightView view = host.as_packed();
   const DeviceAddr at = device_.alloc(view.span_bytes(), tag);
   view.data = at.at;
+  if (device_.info().counts_only) return view;  // the weights may not be there
   const int64_t run = view.run_bytes();
   const int64_t some = std::clamp<int64_t>(kChunk / run, 1, view.runs());
   if (packed_.size() < some * run) packed_ = {device_, some * run, "packing of weights"};

@@ -17,6 +17,7 @@
 #include "runtime/engine/device_choice.h"
 #include "runtime/engine/engine_scheduling.h"
 #include "runtime/engine/host_vector.h"
+#include "runtime/engine/shape_choice.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
 #include "scheduler/first_contents.h"
@@ -24,41 +25,6 @@
 
 namespace tandem {
 namespace {
-
-EngineShape make_shape(const ModelConfig& config, const EngineSettings& settings,
-                       const Device& device, std::vector<EffectiveSetting>* effective) {
-  EngineShape shape;
-  shape.kv_type_k = settings.kv_type_k;
-  shape.kv_type_v = settings.kv_type_v;
-  EffectiveSetting context{"context", std::to_string(settings.n_ctx), "", ""};
-  if (settings.n_ctx < 0)
-    throw ConfigError(fmt::format("-c is {}; expected 0 or more", settings.n_ctx));
-  if (settings.n_ctx == 0) {
-    shape.n_ctx = std::min(config.n_ctx_train, kDefaultContext);
-    context.requested = "auto";
-    context.reason =
-        fmt::format("trained for {}, default at most {}", config.n_ctx_train, kDefaultContext);
-  } else {
-    shape.n_ctx = settings.n_ctx;
-    if (shape.n_ctx > config.n_ctx_train) {
-      context.reason = fmt::format("the model was trained for {} only", config.n_ctx_train);
-    }
-  }
-  context.effective = std::to_string(shape.n_ctx);
-  effective->push_back(context);
-  if (settings.n_batch < 1)
-    throw ConfigError(fmt::format("-b is {}; expected 1 or more", settings.n_batch));
-  shape.n_batch = std::min(settings.n_batch, shape.n_ctx);
-  effective->push_back({"batch", std::to_string(settings.n_batch), std::to_string(shape.n_batch),
-                        shape.n_batch < settings.n_batch ? "the context is no longer" : ""});
-  shape.max_logits = std::min(settings.max_logits, shape.n_batch);
-  // Where nothing can be fetched, nobody needs to guess.
-  const bool cached = !device.info().host_memory && settings.expert_slots != 0;
-  shape.lookahead.count =
-      std::max(settings.recorded_distances,
-               cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
-  return shape;
-}
 
 ThreadPool make_pool(const EngineSettings& settings, std::vector<EffectiveSetting>* effective) {
   constexpr int kMostThreads = 512;
@@ -88,7 +54,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       costs_(machine),
       effective_{device.setting},
       device_(std::move(device.device)),
-      shape_(make_shape(model.config(), settings, *device_, &effective_)),
+      shape_(choose_shape(model, machine, settings, *device_, &effective_)),
       pool_(make_pool(settings, &effective_)) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   choose_products(machine);
@@ -138,33 +104,23 @@ void Engine::make_cache(const EngineSettings& settings) {
 }
 
 void Engine::make_executor(const EngineSettings& settings) {
-  const std::optional<int32_t>& wanted = settings.expert_slots;
-  if (wanted && *wanted < 0) {
-    throw ConfigError(fmt::format("--moe-expert-cache is {}; expected 0 or more", *wanted));
-  }
   try {
     executor_ = std::make_unique<HybridExecutor>(model_, *device_, pool_, costs_, shape_,
-                                                 CacheWish{wanted, settings.scheduling.pool});
+                                                 cache_wish(settings));
   } catch (const HostMemoryError& error) {
     throw MemoryError(fmt::format("{}; lower -b", error.what()));
   } catch (const MemoryError& error) {
-    throw MemoryError(fmt::format("{} (the KV cache takes {}); {}lower -c or -b", error.what(),
+    throw MemoryError(fmt::format("{} (the KV cache takes {}); {}", error.what(),
                                   bytes_text(kv_cache_bytes(model_.config(), shape_)),
-                                  device_->info().host_memory ? "" : "raise --vram, or "));
+                                  memory_advice(settings, device_->info(), shape_.n_ctx)));
   }
-  const int32_t slots = executor_->n_slots();
-  std::string reason;
-  if (device_->info().host_memory) {
-    reason = "the CPU runs every expert";
-  } else if (slots != wanted.value_or(-1)) {
-    reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
-                         bytes_text(device_->info().vram_bytes),
-                         bytes_text(device_->used_bytes() - executor_->slots_bytes()));
+  EffectiveSetting slots =
+      slots_setting(settings, model_.config(), device_->info(), executor_->n_slots(),
+                    device_->used_bytes() - executor_->slots_bytes());
+  if (const std::string& refused = executor_->refused_slots(); !refused.empty()) {
+    slots.reason = "the device refused more, although they seemed to fit: " + refused;
   }
-  effective_.push_back(
-      {"expert slots", wanted ? std::to_string(*wanted) : "auto",
-       fmt::format("{} of {}", slots, model_.config().n_layers * model_.config().routing.n_experts),
-       reason});
+  effective_.push_back(std::move(slots));
 }
 
 std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_logits,

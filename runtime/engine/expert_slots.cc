@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/packed.h"
+#include "runtime/error.h"
 
 namespace tandem {
 namespace {
@@ -57,6 +58,22 @@ int64_t packing_bytes(const Model& model, const Device& device) {
   return most;
 }
 
+int64_t bytes_of(const std::vector<SlotClass>& classes) {
+  int64_t bytes = 0;
+  for (const SlotClass& c : classes) bytes += c.slot_bytes * c.count;
+  return bytes;
+}
+
+int32_t count_of(const std::vector<SlotClass>& classes) {
+  return classes.empty() ? 0 : classes.back().first + classes.back().count;
+}
+
+// What to try after a refusal: three quarters, so that some thirty tries get from a large GPU's
+// memory to a slot, and then none.
+int64_t fewer_bytes(const std::vector<SlotClass>& refused) {
+  return count_of(refused) == 1 ? 0 : bytes_of(refused) / 4 * 3;
+}
+
 }  // namespace
 
 std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device& device) {
@@ -69,25 +86,43 @@ std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device&
   return bytes;
 }
 
-ExpertSlots::ExpertSlots(const Model& model, Device& device, const CacheShape& shape)
-    : model_(model), device_(device) {
+ExpertSlots::ExpertSlots(const Model& model, Device& device, const CacheShape& wanted)
+    : model_(model), device_(device), shape_(wanted) {
   if (device.info().host_memory) return;
   if (const int64_t bytes = packing_bytes(model, device); bytes > 0) {
     packed_ = {device, bytes, "packing of experts"};
   }
-  classes_ = slot_classes(shape);
-  for (const SlotClass& c : classes_) {
-    state_.resize(state_.size() + static_cast<size_t>(c.count));
-    bases_.push_back(c.count > 0 ? device.alloc(c.slot_bytes * c.count, "expert slots")
-                                 : DeviceAddr{});
+  classes_ = slot_classes(shape_);
+  while (count_of(classes_) > 0) {
+    try {
+      alloc_classes();
+      break;
+    } catch (const MemoryError& error) {
+      if (refusal_.empty()) refusal_ = error.what();
+      shape_.capacity_bytes = fewer_bytes(classes_);
+      classes_ = slot_classes(shape_);
+    }
+  }
+  bases_.resize(classes_.size());
+  state_.resize(static_cast<size_t>(count_of(classes_)));
+}
+
+void ExpertSlots::alloc_classes() {
+  try {
+    for (const SlotClass& c : classes_) {
+      bases_.push_back(c.count > 0 ? device_.alloc(c.slot_bytes * c.count, kSlotsTag)
+                                   : DeviceAddr{});
+    }
+  } catch (const MemoryError&) {
+    for (const DeviceAddr base : bases_) {
+      if (base) device_.free(base);
+    }
+    bases_.clear();
+    throw;
   }
 }
 
-int64_t ExpertSlots::bytes() const {
-  int64_t bytes = 0;
-  for (const SlotClass& c : classes_) bytes += c.slot_bytes * c.count;
-  return bytes;
-}
+int64_t ExpertSlots::bytes() const { return bytes_of(classes_); }
 
 DeviceAddr ExpertSlots::address(SlotId slot) const {
   size_t c = 0;

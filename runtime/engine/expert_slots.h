@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cache/expert_cache.h"
@@ -15,16 +16,23 @@
 
 namespace tandem {
 
+inline constexpr const char* kSlotsTag = "expert slots";
+
 class ExpertSlots {
  public:
   // Bytes of one expert of each layer in a slot of the device, its three matrices 256-byte aligned:
   // [n_layers].
   static std::vector<int64_t> expert_bytes(const Model& model, const Device& device);
 
-  // Slots for a cache of this shape, whose expert_bytes are the above. None on a device that reads
-  // host memory.
-  ExpertSlots(const Model& model, Device& device, const CacheShape& shape);
+  // Slots for a cache of this shape, whose expert_bytes are the above; fewer where the device
+  // refuses that much, although it seemed to have it: free memory may lie in pieces, and other
+  // programs take some. None on a device that reads host memory. HostMemoryError.
+  ExpertSlots(const Model& model, Device& device, const CacheShape& wanted);
 
+  // What the device granted: `wanted`, or with less capacity.
+  const CacheShape& shape() const { return shape_; }
+  // Why it was less; empty: it was not.
+  const std::string& refusal() const { return refusal_; }
   int32_t count() const { return static_cast<int32_t>(state_.size()); }
   int64_t bytes() const;
 
@@ -41,6 +49,8 @@ class ExpertSlots {
   void used(SlotId slot, Timepoint by) { state_[static_cast<size_t>(slot.value)].last_use = by; }
 
  private:
+  // Memory of every class; MemoryError, and then there is none.
+  void alloc_classes();
   DeviceAddr address(SlotId slot) const;
   Timepoint copy(const WeightView& host, const WeightView& device);
   Timepoint copy_packing(const WeightView& host, const WeightView& device);
@@ -52,6 +62,8 @@ class ExpertSlots {
 
   const Model& model_;
   Device& device_;
+  CacheShape shape_;
+  std::string refusal_;
   std::vector<SlotClass> classes_;
   std::vector<DeviceAddr> bases_;  // of each class
   std::vector<State> state_;

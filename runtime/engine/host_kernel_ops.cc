@@ -40,7 +40,7 @@ HostKernelOps::HostKernelOps(const ModelConfig& config, Device& device, ThreadPo
   if (config.shared_ff > 0) {
     shared_hidden_ = device.alloc(n * config.shared_ff * kFloat, kTag);
     shared_scale_ = device.alloc(n * kFloat, kTag);
-    resize_host(&shared_rows_, n, kTag);
+    resize_host(&shared_rows_, n, device, kTag);
   }
   if (shape.lookahead.count > 0) reuse_normed_ = device.alloc(n * config.d_model * kFloat, kTag);
   if (!device.info().host_memory) hidden_ = device.alloc(hidden_bytes_, kTag);

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "runtime/device/device.h"
 #include "runtime/error.h"
 
 namespace tandem {
@@ -26,6 +27,13 @@ void resize_host(std::vector<T>* vector, int64_t n, const char* tag) {
   } catch (const std::length_error&) {
     fail();
   }
+}
+
+// Of what is built on `device`, which may only count.
+template <typename T>
+void resize_host(std::vector<T>* vector, int64_t n, Device& device, const char* tag) {
+  device.host_buffer(n * static_cast<int64_t>(sizeof(T)), tag);
+  if (!device.info().counts_only) resize_host(vector, n, tag);
 }
 
 }  // namespace tandem

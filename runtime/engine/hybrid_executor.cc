@@ -26,11 +26,8 @@ CacheShape make_cache_shape(const Model& model, const Device& device, const Cach
   if (device.info().host_memory) return shape;
   shape.capacity_bytes = std::max<int64_t>(device.info().vram_bytes - device.used_bytes(), 0);
   if (wish.slots) {
-    const int64_t sum =
-        std::accumulate(shape.expert_bytes.begin(), shape.expert_bytes.end(), int64_t{0});
-    // Rounded up: so many slots of equal experts fit exactly.
-    const int64_t wished = (sum * *wish.slots + c.n_layers - 1) / c.n_layers;
-    shape.capacity_bytes = std::min(shape.capacity_bytes, wished);
+    shape.capacity_bytes =
+        std::min(shape.capacity_bytes, wished_bytes(shape.expert_bytes, *wish.slots));
   }
   return shape;
 }
@@ -50,6 +47,12 @@ int32_t rank_count(const Model& model) {
 }
 
 }  // namespace
+
+int64_t wished_bytes(std::span<const int64_t> expert_bytes, int32_t slots) {
+  const int64_t sum = std::accumulate(expert_bytes.begin(), expert_bytes.end(), int64_t{0});
+  const auto n_layers = static_cast<int64_t>(expert_bytes.size());
+  return (sum * slots + n_layers - 1) / n_layers;
+}
 
 std::vector<ExpertCost> expert_costs(const Model& model) {
   const int32_t pieces = ExpertCuts(model).pieces();
@@ -72,15 +75,14 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       cuts_(model),
       ops_(make_ops(model, device, pool, shape)),
       dense_(model, device, *ops_, shape),
-      cache_shape_(make_cache_shape(model, device, wish)),
-      slots_(model, device, cache_shape_),
+      slots_(model, device, make_cache_shape(model, device, wish)),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch), rank_count(model)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
-  resize_host(&cpu_hidden_, pairs * c.expert_ff, "activations");
+  resize_host(&cpu_hidden_, pairs * c.expert_ff, device, "activations");
   cpu_out_ = {device, shape.n_batch * c.d_model, "activations"};
-  resize_host(&rows_, pairs, "activations");
-  resize_host(&predicted_, pairs * shape.lookahead.count, "activations");
+  resize_host(&rows_, pairs, device, "activations");
+  resize_host(&predicted_, pairs * shape.lookahead.count, device, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
   by_id_.reserve(n_experts);
   on_gpu_.reserve(n_experts);
@@ -88,7 +90,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   add_order_.reserve(n_experts);
   cpu_calls_.reserve(n_experts);
   copied_.reserve(n_experts + kMostSlices);
-  if (!device.info().host_memory) cpu_.emplace();
+  if (!device.info().host_memory && !device.info().counts_only) cpu_.emplace();
 }
 
 HybridExecutor::~HybridExecutor() {

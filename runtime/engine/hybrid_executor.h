@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -44,6 +45,10 @@ struct CacheWish {
 // Thrown out of a step that its layer hook stopped. The step has no result.
 struct StepStopped {};
 
+// What so many slots take, of the mean size: rounded up, so that they fit exactly where experts are
+// equal. expert_bytes: [n_layers].
+int64_t wished_bytes(std::span<const int64_t> expert_bytes, int32_t slots);
+
 class HybridExecutor final : public Executor {
  public:
   // Told before each layer how many are done; false stops the step with StepStopped.
@@ -71,7 +76,9 @@ class HybridExecutor final : public Executor {
   int32_t n_slots() const { return slots_.count(); }
   int64_t slots_bytes() const { return slots_.bytes(); }
   // What the cache that rules these slots must look like.
-  const CacheShape& cache_shape() const { return cache_shape_; }
+  const CacheShape& cache_shape() const { return slots_.shape(); }
+  // Why there are fewer slots than there seemed to be room for; empty: there are not.
+  const std::string& refused_slots() const { return slots_.refusal(); }
   const ExecutorStats& stats() const { return stats_; }
 
  private:
@@ -100,7 +107,6 @@ class HybridExecutor final : public Executor {
   ExpertCuts cuts_;
   std::unique_ptr<DeviceOps> ops_;
   DenseLayers dense_;
-  CacheShape cache_shape_;
   ExpertSlots slots_;
   Router router_;
   RoutingDecision routing_;

@@ -208,13 +208,20 @@ void Model::pack(PackScope scope, ParallelFor parallel,
   packed_ = pack_weights(&weights_, *file_, scope, parallel, progress, nodes);
 }
 
+void Model::lay_out_packed(PackScope scope) {
+  TANDEM_CHECK(!packed(), "a model is packed once");
+  const int64_t bytes = packable_bytes(scope);
+  tandem::lay_out_packed(&weights_, scope);
+  laid_out_bytes_ = bytes;
+}
+
 void Model::bring_in_unpacked(ParallelFor parallel, const std::function<void(int64_t)>& progress) {
   bring_in(unpacked_ranges(weights_, PackScope::kAll), file_.get(), parallel, progress);
   brought_in_ = true;
 }
 
-int64_t Model::unpacked_bytes() const {
-  return total_bytes(unpacked_ranges(weights_, PackScope::kAll));
+int64_t Model::unpacked_bytes(PackScope scope) const {
+  return total_bytes(unpacked_ranges(weights_, scope));
 }
 
 const MemoryLock& Model::lock(PackScope scope) {

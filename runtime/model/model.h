@@ -71,7 +71,12 @@ class Model {
   void pack(PackScope scope, ParallelFor parallel, const std::function<void(int64_t)>& progress,
             const MemoryNodes& nodes = {});
   int64_t packable_bytes(PackScope scope) const;
-  bool packed() const { return packed_.size() > 0; }
+  // Only gives the matrices the layout that pack() would give them, and moves nothing: for
+  // planning. The model is not usable() then.
+  void lay_out_packed(PackScope scope);
+  bool packed() const { return packed_.size() > 0 || laid_out_bytes_ > 0; }
+  // What packed matrices take, or would take.
+  int64_t packed_size() const { return packed_.size() + laid_out_bytes_; }
   // What packed weights lie in.
   std::span<const std::byte> packed_bytes() const {
     return {packed_.data(), static_cast<size_t>(packed_.size())};
@@ -81,8 +86,11 @@ class Model {
   // that is only to save the first tokens from waiting for it; where it is read, an engine must not
   // be given the model before. FileError when the file cannot be read. progress: bytes done.
   void bring_in_unpacked(ParallelFor parallel, const std::function<void(int64_t)>& progress);
-  int64_t unpacked_bytes() const;
-  bool usable() const { return file_->access() == FileAccess::kMapped || brought_in_; }
+  // kExperts: of these, those that the CPU reads beside a GPU.
+  int64_t unpacked_bytes(PackScope scope = PackScope::kAll) const;
+  bool usable() const {
+    return laid_out_bytes_ == 0 && (file_->access() == FileAccess::kMapped || brought_in_);
+  }
 
   // Keeps the system from moving weights that the CPU reads out of memory, packed or not. What it
   // does not grant is no error: the result says how much it locked, and why not all.
@@ -100,6 +108,7 @@ class Model {
   ModelConfig config_;
   ModelWeights weights_;
   HostRegion packed_;  // what weights_ points into after pack()
+  int64_t laid_out_bytes_ = 0;
   bool brought_in_ = false;
   MemoryLock memory_lock_;
 };

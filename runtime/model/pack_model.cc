@@ -226,4 +226,14 @@ HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope s
   return region;
 }
 
+void lay_out_packed(ModelWeights* weights, PackScope scope) {
+  auto* const nowhere = reinterpret_cast<std::byte*>(uintptr_t{1} << 12);
+  int64_t done = 0;
+  std::vector<Job> jobs;
+  for (const std::vector<Unit>& stage : stages(weights, scope)) {
+    for (const Unit& unit : stage) done += place(unit, nowhere, done, &jobs);
+    jobs.clear();
+  }
+}
+
 }  // namespace tandem

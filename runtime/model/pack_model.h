@@ -25,4 +25,8 @@ HostRegion pack_weights(ModelWeights* weights, const GgufFile& file, PackScope s
                         ParallelFor parallel, const std::function<void(int64_t)>& progress,
                         const MemoryNodes& nodes);
 
+// Only turns the views to what pack_weights() would make of them. They lead to no memory: for
+// whoever needs sizes and layouts.
+void lay_out_packed(ModelWeights* weights, PackScope scope);
+
 }  // namespace tandem

@@ -11,7 +11,7 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-const Strings kCommands{"run",        "chat",   "inspect",    "tokenize",
+const Strings kCommands{"run",        "chat",   "inspect",    "plan", "tokenize",
                         "detokenize", "logits", "perplexity", "bench"};
 
 void check_usage_error(const Strings& arguments, const std::string& part) {

@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "runtime/engine/memory_plan.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/fake_cuda.h"
@@ -120,6 +121,9 @@ TEST_CASE("a GPU gives what is free less a margin, or what is asked for if that 
   CHECK(open(std::nullopt)->info().vram_bytes == (int64_t{4} << 30) - kVramMargin);
   CHECK(open(int64_t{3} << 30)->info().vram_bytes == int64_t{3} << 30);
   CHECK_THROWS_AS(open(int64_t{5} << 30), MemoryError);
+  const CudaDevice tight(test_machine(), FakeCuda::table(), gpu::kEmulatedOps, FakeCuda::facts(), 0,
+                         std::nullopt, int64_t{1} << 20);
+  CHECK(tight.info().vram_bytes == (int64_t{4} << 30) - (int64_t{1} << 20));
   fake.free_bytes = kVramMargin / 2;
   CHECK(open(std::nullopt)->info().vram_bytes == 0);
   CHECK_THROWS_AS(open(std::nullopt)->alloc(1, "x"), MemoryError);
@@ -151,6 +155,23 @@ TEST_CASE("a whole model on the CUDA device gives what the simulated GPU gives")
   CHECK(run_model(model, open()) == expected);
   CHECK(fake.misuse.empty());
   CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("a plan counts what a model then has in use on the CUDA device") {
+  const Model model = small_model();
+  FakeCuda fake;
+  {
+    auto device = open();
+    const MemoryPlan plan = plan_memory(model, *device, test_machine(),
+                                        EngineShape{256, 64, 64, KvType::kF32, KvType::kF32, {}},
+                                        CacheWish{3, PoolShape::kShared});
+    const size_t before = fake.alive();
+    StepHarness harness(model, 3, std::move(device));
+    CHECK(harness.device->used_bytes() == plan.device_bytes);
+    CHECK(harness.executor.n_slots() == plan.n_slots);
+    CHECK(fake.alive() > before);
+  }
+  CHECK(fake.misuse.empty());
 }
 
 TEST_CASE("a call to CUDA that fails ends the run with an error and leaves nothing behind") {

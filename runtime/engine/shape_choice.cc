@@ -1,0 +1,165 @@
+#include "runtime/engine/shape_choice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "runtime/engine/engine_scheduling.h"
+#include "runtime/engine/fit.h"
+#include "runtime/engine/memory_plan.h"
+#include "runtime/error.h"
+#include "runtime/words.h"
+#include "scheduler/make_scheduling.h"
+
+namespace tandem {
+namespace {
+
+// Of FitSettings::least_ctx and the model.
+int64_t least_context(const ModelConfig& config, const FitSettings& fit) {
+  return std::min(fit.least_ctx, config.n_ctx_train);
+}
+
+int64_t wanted_context(const ModelConfig& config, const EngineSettings& settings) {
+  if (settings.n_ctx > 0) return settings.n_ctx;
+  const int64_t usual = std::min(config.n_ctx_train, kDefaultContext);
+  return settings.fit ? std::max(usual, least_context(config, *settings.fit)) : usual;
+}
+
+EngineShape wanted_shape(const ModelConfig& config, const EngineSettings& settings,
+                         const Device& device) {
+  if (settings.n_ctx < 0)
+    throw ConfigError(fmt::format("-c is {}; expected 0 or more", settings.n_ctx));
+  if (settings.n_batch < 1)
+    throw ConfigError(fmt::format("-b is {}; expected 1 or more", settings.n_batch));
+  EngineShape shape;
+  shape.kv_type_k = settings.kv_type_k;
+  shape.kv_type_v = settings.kv_type_v;
+  shape.max_logits = settings.max_logits;
+  // Where nothing can be fetched, nobody needs to guess.
+  const bool cached = !device.info().host_memory && settings.expert_slots != 0;
+  shape.lookahead.count =
+      std::max(settings.recorded_distances,
+               cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
+  return resized(shape, wanted_context(config, settings), settings.n_batch);
+}
+
+// What fitting tries to have beside the layers, best first.
+struct Goal {
+  std::function<bool(const MemoryPlan&)> reached;
+  std::string what;
+};
+
+// A layer of one token uses top_k experts: with fewer slots than that, the cache holds not even
+// those. A number that was asked for comes first, but nothing is given up for one that cannot be.
+std::vector<Goal> goals(const RoutingRules& routing, const EngineSettings& settings) {
+  std::vector<Goal> all;
+  const int32_t wished = settings.expert_slots.value_or(routing.top_k);
+  if (settings.expert_slots && wished > 0) {
+    all.push_back({[](const MemoryPlan& plan) { return plan.slots_as_wished; },
+                   fmt::format("{} expert slots", wished)});
+  }
+  const int32_t few = std::min(wished, routing.top_k);
+  if (few > 0) {
+    all.push_back({[few](const MemoryPlan& plan) { return plan.n_slots >= few; },
+                   fmt::format("{} expert slots (top_k)", few)});
+  }
+  all.push_back({[](const MemoryPlan&) { return true; }, "dense weights and KV cache"});
+  return all;
+}
+
+struct Fitted {
+  EngineShape shape;
+  std::string why;
+};
+
+Fitted fitted(const Model& model, const MachineProfile& machine, const EngineSettings& settings,
+              const Device& device, const EngineShape& wanted) {
+  FitLimits limits{wanted.n_ctx, wanted.n_batch};
+  if (settings.n_ctx == 0) limits.least_ctx = least_context(model.config(), *settings.fit);
+  if (settings.fit->batch) limits.least_batch = std::min(wanted.n_batch, kLeastFitBatch);
+  const CacheWish wish = cache_wish(settings);
+  for (const Goal& goal : goals(model.config().routing, settings)) {
+    const auto fits = [&](const EngineShape& shape) {
+      const MemoryPlan plan = plan_memory(model, device, machine, shape, wish);
+      return plan.fits() && goal.reached(plan);
+    };
+    const std::optional<EngineShape> shape = fit_shape(wanted, limits, fits);
+    if (!shape) continue;
+    return {*shape, fmt::format("lowered so that {} fit into {} of VRAM", goal.what,
+                                bytes_text(device.info().vram_bytes))};
+  }
+  return {resized(wanted, limits.least_ctx, limits.least_batch),
+          "the least that --fit may choose, which does not fit"};
+}
+
+EffectiveSetting context_line(const ModelConfig& config, const EngineSettings& settings,
+                              int64_t n_ctx) {
+  EffectiveSetting line{"context", std::to_string(settings.n_ctx), std::to_string(n_ctx), ""};
+  if (settings.n_ctx == 0) {
+    line.requested = "auto";
+    line.reason =
+        fmt::format("trained for {}, default at most {}", config.n_ctx_train, kDefaultContext);
+  } else if (n_ctx > config.n_ctx_train) {
+    line.reason = fmt::format("the model was trained for {} only", config.n_ctx_train);
+  }
+  return line;
+}
+
+}  // namespace
+
+CacheWish cache_wish(const EngineSettings& settings) {
+  if (settings.expert_slots && *settings.expert_slots < 0) {
+    throw ConfigError(
+        fmt::format("--moe-expert-cache is {}; expected 0 or more", *settings.expert_slots));
+  }
+  return {settings.expert_slots, settings.scheduling.pool};
+}
+
+std::string memory_advice(const EngineSettings& settings, const DeviceInfo& device, int64_t n_ctx) {
+  if (device.host_memory) return "lower -c or -b";
+  const bool shorter = settings.fit && settings.n_ctx == 0 && n_ctx > kLeastFitContext;
+  return fmt::format("raise --vram, or lower -c or -b{}", shorter ? ", or --fit-ctx" : "");
+}
+
+EffectiveSetting slots_setting(const EngineSettings& settings, const ModelConfig& config,
+                               const DeviceInfo& device, int32_t n_slots, int64_t other_bytes) {
+  const std::optional<int32_t>& wanted = settings.expert_slots;
+  EffectiveSetting line{
+      "expert slots", wanted ? std::to_string(*wanted) : "auto",
+      fmt::format("{} of {}", n_slots, config.n_layers * config.routing.n_experts), ""};
+  if (device.host_memory) {
+    line.reason = "the CPU runs every expert";
+  } else if (n_slots != wanted.value_or(-1)) {
+    line.reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
+                              bytes_text(device.vram_bytes), bytes_text(other_bytes));
+  }
+  return line;
+}
+
+EngineShape choose_shape(const Model& model, const MachineProfile& machine,
+                         const EngineSettings& settings, const Device& device,
+                         std::vector<EffectiveSetting>* lines) {
+  const ModelConfig& config = model.config();
+  const EngineShape wanted = wanted_shape(config, settings, device);
+  Fitted fit{wanted, ""};
+  if (settings.fit && !device.info().host_memory) {
+    fit = fitted(model, machine, settings, device, wanted);
+  }
+  EffectiveSetting context = context_line(config, settings, fit.shape.n_ctx);
+  if (fit.shape.n_ctx < wanted.n_ctx) context.reason = fit.why;
+  lines->push_back(std::move(context));
+  EffectiveSetting batch{"batch", std::to_string(settings.n_batch),
+                         std::to_string(fit.shape.n_batch), ""};
+  if (fit.shape.n_batch < std::min(wanted.n_batch, fit.shape.n_ctx)) {
+    batch.reason = fit.why;
+  } else if (fit.shape.n_batch < settings.n_batch) {
+    batch.reason = "the context is no longer";
+  }
+  lines->push_back(std::move(batch));
+  return fit.shape;
+}
+
+}  // namespace tandem
