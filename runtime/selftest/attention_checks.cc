@@ -196,8 +196,8 @@ class Reference {
 
 void check_attention_of(const OpContext& c, const Shape& shape, int first_pos, int n) {
   const std::string text =
-      fmt::format("{} tokens behind {}, {} heads, {} of {} and {}", n, first_pos, shape.n_heads,
-                  shape.n_kv_heads, shape.head_dim, shape.v_head_dim);
+      fmt::format("{} behind {}, {} heads, {} of {} and {}", tokens_text(n), first_pos,
+                  shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.v_head_dim);
   c.check("attention", types_text(shape), text, [&](DeviceMemory& memory, Comparison& comparison) {
     const Sequence s(memory, shape, first_pos + n, n);
     const int64_t row = int64_t{shape.n_heads} * shape.v_head_dim;

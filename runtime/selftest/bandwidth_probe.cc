@@ -37,7 +37,7 @@ class Probe {
         const std::function<void(const Figure&)>& on_figure)
       : device_(device), settings_(settings), on_figure_(on_figure) {}
 
-  // prepare: takes memory, and returns what is timed.
+  // What lacks memory becomes the figure's problem.
   void figure(const std::string& name, int64_t bytes, const std::function<void(Figure*)>& measure) {
     Figure figure{name, bytes, {}, {}};
     try {
@@ -124,8 +124,8 @@ class Probe {
     const int64_t group = packed_bytes(type, kCols);
     const int64_t groups = std::max<int64_t>(settings_.weight_bytes / group, 1);
     const auto rows = static_cast<int>(groups * kGroupRows);
-    figure(fmt::format("product reads {} {} with {} tokens", bytes_text(groups * group),
-                       dtype_info(type).name, n_tokens),
+    figure(fmt::format("product reads {} of {} with {} token{}", bytes_text(groups * group),
+                       dtype_info(type).name, n_tokens, n_tokens == 1 ? "" : "s"),
            groups * group, [&](Figure* f) {
              DeviceMemory memory(device_);
              const DeviceMatrix w{memory.raw<uint8_t>(groups * group), group, rows, kCols};

@@ -74,6 +74,7 @@ Check Comparison::result() const {
 
 void CheckRun::check(const std::string& name, const std::string& type, const std::string& shape,
                      const std::function<void(Comparison&)>& body) {
+  if (on_begin_) on_begin_(type.empty() ? name : name + " " + type);
   Comparison comparison;
   if (lost_) {
     comparison.require(false, "not run: the device is lost");

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
 namespace tandem {
 
@@ -20,6 +21,8 @@ struct Check {
 };
 
 using OnCheck = std::function<void(const Check&)>;
+// Before a check: its name and type. Who watches sees what hangs.
+using OnBegin = std::function<void(const std::string&)>;
 
 // Values beside what they should be, each with a tolerance of its own: the worst is kept.
 class Comparison {
@@ -45,7 +48,8 @@ class Comparison {
 // Runs checks one by one, hands each on, and stops where the device is lost.
 class CheckRun {
  public:
-  explicit CheckRun(OnCheck on_check) : on_check_(std::move(on_check)) {}
+  explicit CheckRun(OnCheck on_check, OnBegin on_begin = {})
+      : on_check_(std::move(on_check)), on_begin_(std::move(on_begin)) {}
 
   // The body compares. An Error that it throws is the check's problem; after a DeviceError the
   // checks that follow are reported as not run.
@@ -55,6 +59,7 @@ class CheckRun {
 
  private:
   OnCheck on_check_;
+  OnBegin on_begin_;
   bool lost_ = false;
 };
 

@@ -70,7 +70,7 @@ gpu::ExpertCalls calls_of(const gpu::ExpertUses* table) {
 }
 
 std::string text_of(const Shape& s) {
-  return fmt::format("{} x {}, uses 3 0 19 2, the last of {} rows", s.d, s.ff, s.part);
+  return fmt::format("{} x {}, uses 3 0 19 2, of the last {} values", s.d, s.ff, s.part);
 }
 
 // Gates and ups of all experts, in device memory, and their table.

@@ -63,6 +63,11 @@ inline double dot_tolerance(DType type, int64_t cols, double magnitude) {
   return sum_tolerance(integers ? cols / 16 + 8 : cols, magnitude);
 }
 
+// "1 token", "9 tokens"
+inline std::string tokens_text(int64_t n) {
+  return std::to_string(n) + (n == 1 ? " token" : " tokens");
+}
+
 inline size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 void check_pack_x(const OpContext& context);

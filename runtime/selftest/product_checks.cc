@@ -109,10 +109,9 @@ std::vector<Shape> shapes_of(DType type, bool large) {
 // rows of x: those of a list, or all. y = W x (+ bias).
 void check_product_of(const OpContext& c, DType type, const Shape& shape,
                       const std::vector<int>& list, bool with_bias) {
-  const std::string text =
-      fmt::format("{} x {}, {} tokens{}{}", shape.rows, shape.cols,
-                  list.empty() ? static_cast<size_t>(shape.tokens) : list.size(),
-                  list.empty() ? "" : " of a list", with_bias ? ", bias" : "");
+  const int64_t n = list.empty() ? shape.tokens : static_cast<int64_t>(list.size());
+  const std::string text = fmt::format("{} x {}, {}{}{}", shape.rows, shape.cols, tokens_text(n),
+                                       list.empty() ? "" : " of a list", with_bias ? ", bias" : "");
   c.check("product", dtype_info(type).name, text,
           [&](DeviceMemory& memory, Comparison& comparison) {
             Random random(static_cast<uint32_t>(shape.rows * 1000 + shape.cols + shape.tokens));
@@ -120,7 +119,6 @@ void check_product_of(const OpContext& c, DType type, const Shape& shape,
             const PackedActivations x = pack_activations(
                 rounded_x_kind(type), random.floats(shape.tokens * shape.cols, 1), shape.cols);
             const std::vector<float> bias = random.floats(shape.rows, 1);
-            const int64_t n = list.empty() ? shape.tokens : static_cast<int64_t>(list.size());
             const DeviceMatrix w_at = memory.put(w);
             const DeviceActivations x_at = memory.put(x);
             const auto list_at = memory.put(list);

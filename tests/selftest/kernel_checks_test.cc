@@ -5,6 +5,8 @@
 #include <cmath>
 #include <set>
 
+#include "runtime/device/cuda_device.h"
+#include "tests/engine/fake_cuda.h"
 #include "tests/selftest/selftest_testing.h"
 #include "tests/support/catch.h"
 
@@ -40,6 +42,21 @@ TEST_CASE("all checks of GPU kernels pass on the emulated kernels, every type in
     if (check.name == "product") types.insert(check.type);
   }
   CHECK(types.size() == 9);
+}
+
+TEST_CASE("all checks of GPU kernels pass on a CUDA device whose runtime is the tests'") {
+  FakeCuda fake;
+  Results results;
+  {
+    CudaDevice device(some_machine(), FakeCuda::table(), right(), FakeCuda::facts(), 0,
+                      int64_t{1} << 28);
+    CheckRun run = results.run();
+    run_kernel_checks(device, right(), {}, &run);
+    CHECK(device.used_bytes() == 0);
+  }
+  CHECK(results.failed() == Strings{});
+  CHECK(fake.misuse.empty());
+  CHECK(fake.alive() == 0);
 }
 
 TEST_CASE("activations with one byte wrong are found") {
@@ -223,6 +240,21 @@ TEST_CASE("a kernel that breaks the device fails its check, and what follows is 
   for (size_t i = 1; i < failed.size(); ++i) {
     CHECK(failed[i].find("not run: the device is lost") != std::string::npos);
   }
+}
+
+TEST_CASE("a CUDA device that fails in the middle is a failed check, and nothing is thrown") {
+  FakeCuda fake;
+  fake.fail_call = 700;
+  Results results;
+  {
+    CudaDevice device(some_machine(), FakeCuda::table(), right(), FakeCuda::facts(), 0,
+                      int64_t{1} << 28);
+    CheckRun run = results.run();
+    run_kernel_checks(device, right(), {}, &run);
+    CHECK(run.lost());
+  }
+  REQUIRE_FALSE(results.failed().empty());
+  CHECK(results.failed().front().find("CUDA error 700") != std::string::npos);
 }
 
 TEST_CASE("a device with too little memory fails the checks that need more, and goes on") {
