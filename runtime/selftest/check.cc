@@ -24,9 +24,10 @@ void Comparison::keep(double ratio, double error, double tolerance, const std::s
 
 void Comparison::add(int64_t row, int64_t col, double got, double expected, double tolerance) {
   ++worst_.values;
-  double error = std::abs(got - expected);
-  if (std::isnan(error)) error = kInfinity;
-  const double ratio = error == 0 ? 0 : error / tolerance;
+  const double difference = std::abs(got - expected);
+  const double error = std::isnan(difference) ? kInfinity : difference;
+  double ratio = error == 0 ? 0 : error / tolerance;
+  if (std::isnan(ratio)) ratio = kInfinity;
   if (ratio <= ratio_) return;
   const bool ok = ratio <= 1;
   keep(ratio, error, tolerance,
