@@ -36,17 +36,18 @@ void Comparison::add(int64_t row, int64_t col, double got, double expected, doub
 }
 
 void Comparison::add_exact(int64_t row, int64_t col, float got, float expected) {
-  if (std::isnan(got) && std::isnan(expected)) {
-    add(row, col, 0, 0, 0);
-  } else if (std::memcmp(&got, &expected, sizeof got) == 0) {
+  uint32_t got_bits = 0;
+  uint32_t expected_bits = 0;
+  std::memcpy(&got_bits, &got, sizeof got);
+  std::memcpy(&expected_bits, &expected, sizeof expected);
+  if (got_bits == expected_bits || (std::isnan(got) && std::isnan(expected))) {
     add(row, col, 0, 0, 0);  // infinities, too
-  } else {
-    ++worst_.values;
-    const double error = std::abs(static_cast<double>(got) - static_cast<double>(expected));
-    if (ratio_ == kInfinity) return;
-    keep(kInfinity, error, 0,
-         fmt::format("row {} column {}: expected {:.9g}, got {:.9g}", row, col, expected, got));
+    return;
   }
+  ++worst_.values;
+  if (ratio_ == kInfinity) return;
+  keep(kInfinity, std::abs(static_cast<double>(got) - static_cast<double>(expected)), 0,
+       fmt::format("row {} column {}: expected {:.9g}, got {:.9g}", row, col, expected, got));
 }
 
 void Comparison::add_bytes(const void* got, const void* expected, int64_t bytes) {

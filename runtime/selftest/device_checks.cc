@@ -229,26 +229,27 @@ void check_timepoints(Device& device, CheckRun* run) {
 }
 
 void check_host_memory(Device& device, std::span<std::byte> to_pin, CheckRun* run) {
-  run->check(
-      "page-locked memory is used again once the host has waited", "", "200 copies",
-      [&](Comparison& c) {
-        constexpr int64_t kRounds = 200;
-        constexpr int64_t kN = 2048;
-        HostArray<float> staging(device, kN, kTag);
-        HostArray<float> got(device, kRounds * kN, kTag);
-        const Room room(device, kRounds * kN * kFloat);
-        for (int64_t r = 0; r < kRounds; ++r) {
-          device.host_access("staging", staging.data(), kN * kFloat, true);
-          fill(&staging, static_cast<float>(r));
-          device.host_wait(device.copy_to_device(Stream::kCopy, room.at() + r * kN * kFloat,
-                                                 staging.data(), kN * kFloat));
-        }
-        device.host_wait(
-            device.copy_to_host(Stream::kCopy, got.data(), room.at(), kRounds * kN * kFloat));
-        for (int64_t i = 0; i < got.size(); ++i) {
-          c.add_exact(i / kN, i % kN, got.data()[i], static_cast<float>(i / kN + i % kN % 1000));
-        }
-      });
+  run->check("page-locked memory is used again once the host has waited", "", "200 copies",
+             [&](Comparison& c) {
+               constexpr int64_t kRounds = 200;
+               constexpr int64_t kN = 2048;
+               HostArray<float> staging(device, kN, kTag);
+               HostArray<float> got(device, kRounds * kN, kTag);
+               const Room room(device, kRounds * kN * kFloat);
+               for (int64_t r = 0; r < kRounds; ++r) {
+                 device.host_access("staging", staging.data(), kN * kFloat, true);
+                 fill(&staging, static_cast<float>(r));
+                 device.host_wait(device.copy_to_device(Stream::kCopy, room.at() + r * kN * kFloat,
+                                                        staging.data(), kN * kFloat));
+               }
+               device.host_wait(device.copy_to_host(Stream::kCopy, got.data(), room.at(),
+                                                    kRounds * kN * kFloat));
+               for (int64_t i = 0; i < got.size(); ++i) {
+                 const int64_t round = i / kN;
+                 const int64_t place = i % kN;
+                 c.add_exact(round, place, got.data()[i], static_cast<float>(round + place % 1000));
+               }
+             });
   run->check("memory whose pages are locked later is copied from", "", "", [&](Comparison& c) {
     const auto bytes = static_cast<int64_t>(to_pin.size());
     const std::vector<uint8_t> from = random_bytes(6, bytes);
