@@ -4,12 +4,11 @@
 
 #include <cctype>
 #include <cmath>
-#include <ctime>
-#include <fstream>
 #include <map>
 #include <numeric>
 #include <string_view>
 
+#include "runtime/cli/host_facts.h"
 #include "runtime/cli/summary.h"
 #include "runtime/cli/text_io.h"
 #include "runtime/cli/version.h"
@@ -31,26 +30,6 @@ double deviation(const std::vector<double>& x) {
   double sum = 0;
   for (const double v : x) sum += (v - m) * (v - m);
   return std::sqrt(sum / static_cast<double>(x.size() - 1));
-}
-
-std::string cpu_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
-    const size_t value = line.find(": ");
-    if (line.rfind("model name", 0) == 0 && value != std::string::npos) {
-      return line.substr(value + 2);
-    }
-  }
-  return "unknown";
-}
-
-std::string timestamp() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
 }
 
 struct ModelSize {

@@ -1,13 +1,13 @@
 // tandem calibrate: measures this machine's CPU, and writes a machine profile.
 #include <fmt/format.h>
 
-#include <fstream>
 #include <memory>
 #include <string>
 
 #include "runtime/calibrate/measure_cpu.h"
 #include "runtime/calibrate/profile_text.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/host_facts.h"
 #include "runtime/cli/option_checks.h"
 #include "runtime/cli/progress.h"
 #include "runtime/cli/text_io.h"
@@ -24,16 +24,6 @@ struct CalibrateOptions {
   std::string machine{kDefaultMachine};
   std::string out;
 };
-
-// As the system calls it.
-std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) != 0 || line.find(": ") == std::string::npos) continue;
-    return line.substr(line.find(": ") + 2);
-  }
-  return "unknown CPU";
-}
 
 void calibrate(const CalibrateOptions& options) {
   if (!options.out.empty()) check_writable(options.out);

@@ -17,6 +17,7 @@ void add_logits_command(CLI::App* program);
 void add_perplexity_command(CLI::App* program, int* exit_code);
 void add_calibrate_command(CLI::App* program);
 void add_bench_command(CLI::App* program);
+void add_selftest_command(CLI::App* program, int* exit_code);
 void add_trace_command(CLI::App* program, int* exit_code);
 void add_simulate_command(CLI::App* program, int* exit_code);
 

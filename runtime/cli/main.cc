@@ -107,6 +107,7 @@ void add_commands(CLI::App* program, int* exit_code) {
   tandem::add_perplexity_command(program, exit_code);
   tandem::add_bench_command(program);
   tandem::add_calibrate_command(program);
+  tandem::add_selftest_command(program, exit_code);
   tandem::add_trace_command(program, exit_code);
   tandem::add_simulate_command(program, exit_code);
 }

@@ -18,14 +18,16 @@ constexpr int kStubLibrary = 34;
 constexpr int kInsufficientDriver = 35;
 constexpr int kNoDevice = 100;
 
-std::string version_text(int version) {
+}  // namespace
+
+std::string cuda_version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
-}  // namespace
-
 CudaProbe cuda_state(const CudaFacts& facts) {
   CudaProbe probe;
+  probe.driver_version = facts.driver_version;
+  probe.runtime_version = facts.runtime_version;
   const int n = std::clamp(facts.n_devices, 0, kMostCudaDevices);
   switch (facts.error) {
     case kSuccess:
@@ -45,9 +47,9 @@ CudaProbe cuda_state(const CudaFacts& facts) {
         probe.reason = "there is no NVIDIA driver";
       } else {
         probe.state = CudaState::kDriverTooOld;
-        probe.reason =
-            fmt::format("the NVIDIA driver supports CUDA {}, and {} is needed",
-                        version_text(facts.driver_version), version_text(facts.runtime_version));
+        probe.reason = fmt::format("the NVIDIA driver supports CUDA {}, and {} is needed",
+                                   cuda_version_text(facts.driver_version),
+                                   cuda_version_text(facts.runtime_version));
       }
       return probe;
     case kNoDevice:

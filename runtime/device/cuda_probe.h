@@ -25,7 +25,11 @@ struct CudaProbe {
   std::string reason;  // one line, without full stop: what was found
   std::vector<CudaDeviceFacts> devices;
   const CudaPlugin* plugin = nullptr;  // where the state is kReady
+  int driver_version = 0;              // of CUDA that the driver supports, 12040 is 12.4; 0: none
+  int runtime_version = 0;             // that the plug-in is built with; 0: no plug-in
 };
+// "12.4"
+std::string cuda_version_text(int version);
 
 // Opens the plug-in in `folder`, asks it, and leaves it open. Milliseconds without a driver.
 CudaProbe probe_cuda(const std::filesystem::path& folder);

@@ -30,6 +30,9 @@ const std::vector<Rule> kRules = {
     {"runtime/device", {"runtime/cli", "runtime/engine", "runtime/model"}},
     {"runtime/engine", {"runtime/cli"}},
     {"runtime/model", {"runtime/cli", "runtime/engine"}},
+    {"runtime/selftest",
+     {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
+      "runtime/text", "runtime/trace"}},
     {"runtime/text", {"runtime/cli", "runtime/device", "runtime/engine"}},
     {"runtime/trace", {"runtime/cli", "runtime/device", "runtime/engine", "runtime/text"}},
 };
@@ -104,6 +107,7 @@ TEST_CASE("runtime/device includes nothing of engine, model and command line") {
 }
 TEST_CASE("runtime/engine includes nothing of the command line") { obeys("runtime/engine"); }
 TEST_CASE("runtime/model includes nothing of engine and command line") { obeys("runtime/model"); }
+TEST_CASE("runtime/selftest includes nothing but device and kernels") { obeys("runtime/selftest"); }
 TEST_CASE("runtime/text includes nothing of engine, device and command line") {
   obeys("runtime/text");
 }

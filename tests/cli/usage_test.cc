@@ -11,8 +11,8 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-const Strings kCommands{"run",        "chat",   "inspect",    "plan", "tokenize",
-                        "detokenize", "logits", "perplexity", "bench"};
+const Strings kCommands{"run",        "chat",   "inspect",    "plan",  "tokenize",
+                        "detokenize", "logits", "perplexity", "bench", "selftest"};
 
 void check_usage_error(const Strings& arguments, const std::string& part) {
   const Outcome run = tandem(arguments);

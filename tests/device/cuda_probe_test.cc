@@ -57,6 +57,8 @@ TEST_CASE("GPUs that CUDA finds are listed, as many as a plug-in may say") {
   CHECK(two.state == CudaState::kReady);
   REQUIRE(two.devices.size() == 2);
   CHECK(two.reason == "GPU Card 0");
+  CHECK(two.driver_version == 13000);
+  CHECK(cuda_version_text(two.runtime_version) == "13.0");
   CHECK(cuda_state(facts(0, 13000, 1000)).devices.size() == kMostCudaDevices);
 }
 
