@@ -52,7 +52,8 @@ void PlanDevice::host_buffer(int64_t bytes, const char* tag) { add(bytes, tag, &
 
 std::vector<TaggedBytes> PlanDevice::total(const Blocks& blocks) {
   std::vector<TaggedBytes> all;
-  for (const auto& [at, block] : blocks) {
+  for (const auto& entry : blocks) {
+    const Block& block = entry.second;
     const auto known = std::find_if(all.begin(), all.end(),
                                     [&](const TaggedBytes& one) { return one.tag == block.tag; });
     if (known == all.end()) {

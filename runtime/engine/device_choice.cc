@@ -29,17 +29,18 @@ const char* device_name(DeviceKind kind) {
 
 DeviceChoice choose_device(DeviceKind requested) {
   if (requested != DeviceKind::kAuto && requested != DeviceKind::kCuda) return {requested, "", {}};
-  static const CudaProbe cuda = probe_cuda(program_folder());
-  const bool ready = cuda.state == CudaState::kReady;
+  static const CudaProbe kCuda = probe_cuda(program_folder());
+  const bool ready = kCuda.state == CudaState::kReady;
   if (requested == DeviceKind::kCuda) {
-    if (ready) return {DeviceKind::kCuda, "", cuda};
+    if (ready) return {DeviceKind::kCuda, "", kCuda};
     throw ConfigError(
-        fmt::format("--device cuda: {}; expected an NVIDIA GPU, or --device cpu", cuda.reason));
+        fmt::format("--device cuda: {}; expected an NVIDIA GPU, or --device cpu", kCuda.reason));
   }
-  return {DeviceKind::kCpu,
-          cuda.reason + (ready ? " is there; --device cuda uses it, which has not been tried on any"
-                               : "; --device sim simulates one"),
-          cuda};
+  return {
+      DeviceKind::kCpu,
+      kCuda.reason + (ready ? " is there; --device cuda uses it, which has not been tried on any"
+                            : "; --device sim simulates one"),
+      kCuda};
 }
 
 OpenDevice open_device(const EngineSettings& settings, const MachineProfile& machine) {

@@ -18,6 +18,14 @@
 
 namespace tandem {
 
+// A packed matrix as kernels take it; data: as they see it.
+inline gpu::PackedWeights packed_weights(const std::byte* data, const WeightView& w) {
+  return {reinterpret_cast<const uint8_t*>(data), w.run_stride(), static_cast<int>(w.rows),
+          static_cast<int>(w.cols)};
+}
+inline int64_t product_flops(const WeightView& w, int64_t n) { return 2 * w.rows * w.cols * n; }
+
+// Experts are in gpu_expert_ops.cc.
 class GpuKernelOps final : public DeviceOps {
  public:
   // All outlive this; device.kernels() is not null. MemoryError when the device is too small,

@@ -135,6 +135,7 @@ void check_products(const OpContext& c, DType type, const std::vector<int64_t>& 
           [&](DeviceMemory& memory, Comparison& comparison) {
             Random random(static_cast<uint32_t>(rows[0] * 1000 + cols + n));
             std::vector<Part> parts;
+            parts.reserve(rows.size());
             for (const int64_t r : rows) parts.emplace_back(memory, &random, type, r, cols, n);
             const std::vector<float> values = random.floats(n * cols, 1);
             const PackedActivations x = pack_activations(rounded_x_kind(type), values, cols);

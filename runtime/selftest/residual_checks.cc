@@ -93,11 +93,11 @@ void check_of(const OpContext& c, int d, bool adds, bool copies) {
     const auto begin = memory.put(in.begin);
     const auto uses = memory.put(in.uses);
     const auto normed = memory.room<float>(int64_t{kN} * d);
-    constexpr std::array kinds{XKind::kBf16, XKind::kQ8, XKind::kQ8K};
+    constexpr std::array kKinds{XKind::kBf16, XKind::kQ8, XKind::kQ8K};
     std::array<DeviceArray<uint8_t>, 3> rooms{};
     std::array<int, 3> strides{};
-    for (size_t k = 0; k < kinds.size() && copies; ++k) {
-      strides[k] = static_cast<int>(x_bytes(kinds[k], d));
+    for (size_t k = 0; k < kKinds.size() && copies; ++k) {
+      strides[k] = static_cast<int>(x_bytes(kKinds[k], d));
       rooms[k] = memory.room<uint8_t>(int64_t{kN} * strides[k]);
     }
     memory.run("residual_norm", [&](const KernelScope& scope) {
@@ -126,8 +126,8 @@ void check_of(const OpContext& c, int d, bool adds, bool copies) {
       comparison.add_bytes(sums.data(), in.y.data(), int64_t{kN} * d * 4);
     }
     compare_norm(in, sums, result, &comparison);
-    for (size_t k = 0; k < kinds.size() && copies; ++k) {
-      const PackedActivations expected = pack_activations(kinds[k], result, d);
+    for (size_t k = 0; k < kKinds.size() && copies; ++k) {
+      const PackedActivations expected = pack_activations(kKinds[k], result, d);
       const std::vector<uint8_t> got = memory.get(rooms[k]);
       for (int64_t t = 0; t < kN; ++t) {
         comparison.add_bytes(got.data() + t * expected.stride,
