@@ -17,14 +17,6 @@ const std::vector<std::string> kModels = {
     "qwen2moe-bf16",     "qwen3moe-f32",      "qwen3moe-q4_0-yarn-attn-factor",
     "qwen3moe-q8_0-yarn"};
 
-// One that rounds activations.
-const SimdOps* rounding_isa() {
-  for (const SimdOps* ops : testing::all_isas()) {
-    if (ops->pack_x != nullptr) return ops;
-  }
-  return nullptr;
-}
-
 struct Family {
   explicit Family(const std::string& name)
       : json(read_json(kFamilies + name + ".json")),
@@ -46,7 +38,7 @@ EngineSettings with_cache(EngineSettings settings, KvType type) {
 // Measured: up to 2.7e-6 with a cache in f32; 8.6e-4 in f16, where a key or value that is halfway
 // between two f16 falls to either side.
 TEST_CASE("CUDA kernels give every family the logits of the CPU's kernels") {
-  const SimdOps* ops = rounding_isa();
+  const SimdOps* ops = testing::rounding_isa();
   if (ops == nullptr) {
     WARN("skipped: no instruction set of this CPU rounds activations");
     return;

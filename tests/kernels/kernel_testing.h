@@ -32,6 +32,14 @@ inline std::vector<const SimdOps*> all_isas() {
   return out;
 }
 
+// One that rounds activations, as GPU kernels do; nullptr where this machine has none.
+inline const SimdOps* rounding_isa() {
+  for (const SimdOps* ops : all_isas()) {
+    if (ops->pack_x != nullptr) return ops;
+  }
+  return nullptr;
+}
+
 // Forces an instruction set while it lives.
 class IsaScope {
  public:
