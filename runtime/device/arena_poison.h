@@ -1,4 +1,4 @@
-// Memory that AddressSanitizer reports when it is touched outside the lives of OpenRange. Without
+// Memory that AddressSanitizer reports when it is touched while it is closed. Without
 // that sanitizer, nothing.
 #pragma once
 

@@ -23,8 +23,7 @@ inline constexpr int64_t kVramMargin = int64_t{512} << 20;
 
 class CudaDevice final : public ModelledDevice {
  public:
-  // GPU `index`. vram_bytes: what to take at most; default: what is free, less the
-  // margin.
+  // GPU `index`. vram_bytes: what to take at most; default: what is free, less the margin.
   // DeviceError when the GPU cannot be opened, MemoryError when it has not that much free.
   CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda, const gpu::GpuOps& kernels,
              const CudaDeviceFacts& facts, int index, std::optional<int64_t> vram_bytes,
