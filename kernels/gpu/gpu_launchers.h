@@ -20,5 +20,6 @@ void residual_norm(void* stream, const ResidualNorm& call, int n, int d);
 void prepare_heads(void* stream, const PreparedHeads& call, const KvCache& cache, int n);
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out);
+void wait_flag(void* stream, const uint32_t* flag, uint32_t value);
 
 }  // namespace VGPU_NAMESPACE

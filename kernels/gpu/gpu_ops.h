@@ -195,6 +195,10 @@ struct GpuOps {
   // attention_scratch_floats(). Positions that no token sees may hold anything.
   void (*attention)(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                     int n_heads, float scale, float* scratch, float* out);
+  // What is enqueued later starts when *flag, which the host writes, has come to `value`, going
+  // round: (int)(*flag - value) >= 0. flag: page-locked memory of the host's. A thread looks again
+  // and again.
+  void (*wait_flag)(void* stream, const uint32_t* flag, uint32_t value);
 };
 
 extern const GpuOps kEmulatedOps;

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <type_traits>
 
 #include "kernels/check.h"
 #include "kernels/gpu/gpu_ops.h"
 #include "kernels/packed.h"
 #include "runtime/device/host_array.h"
+#include "runtime/device/side_thread.h"
 #include "runtime/error.h"
 #include "runtime/selftest/device_memory.h"
 #include "runtime/words.h"
@@ -19,9 +21,15 @@ namespace {
 
 constexpr const char* kTag = "selftest";
 
-double us_of(const std::function<void()>& once) {
-  const auto start = std::chrono::steady_clock::now();
-  once();
+// From its beginning, or from the time that it returns.
+template <typename F>
+double us_of(const F& once) {
+  auto start = std::chrono::steady_clock::now();
+  if constexpr (std::is_void_v<std::invoke_result_t<F>>) {
+    once();
+  } else {
+    start = once();
+  }
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
       .count();
 }
@@ -49,7 +57,8 @@ class Probe {
     on_figure_(figure);
   }
 
-  void time(Figure* figure, const std::function<void()>& once) {
+  template <typename F>
+  void time(Figure* figure, const F& once) {
     once();
     for (int i = 0; i < settings_.repeats; ++i) figure->us.push_back(us_of(once));
   }
@@ -119,6 +128,39 @@ class Probe {
            });
   }
 
+  // A layer whose experts another thread computes: what is enqueued behind their end begins.
+  void host_work(const std::string& how) {
+    figure("hand-over of host work by " + how + ": end of 20 us of work, 8 KiB to device, tiny " +
+               "kernel, 8 KiB to host, wait",
+           0, [&](Figure* f) {
+             constexpr int64_t kBytes = 8 << 10;
+             DeviceMemory memory(device_);
+             const auto x = memory.put(std::vector<float>(kBytes / 4, 0.0F));
+             const auto y = memory.put(std::vector<float>{0});
+             HostArray<uint8_t> host(device_, kBytes, kTag);
+             SideThread side;
+             time(f, [&] {
+               const Timepoint done = device_.begin_host_work("host work", {}, 0);
+               std::chrono::steady_clock::time_point ended;
+               side.start([&] {
+                 const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
+                 while (std::chrono::steady_clock::now() < end) {
+                 }
+                 ended = std::chrono::steady_clock::now();
+                 device_.end_host_work(done);
+               });
+               device_.wait(Stream::kCompute, done);
+               device_.copy_to_device(Stream::kCompute, x.at, host.data(), kBytes);
+               tiny_kernel({x.at, 1}, y);
+               const Timepoint back =
+                   device_.copy_to_host(Stream::kCompute, host.data(), x.at, kBytes);
+               side.wait();
+               device_.host_wait(back);
+               return ended;
+             });
+           });
+  }
+
   void weights(DType type, int n_tokens) {
     constexpr int kCols = 4096;
     const int64_t group = packed_bytes(type, kCols);
@@ -172,6 +214,11 @@ double Figure::least_us() const { return us.empty() ? 0 : sorted(us).front(); }
 double Figure::most_us() const { return us.empty() ? 0 : sorted(us).back(); }
 double Figure::gbps() const {
   return us.empty() ? 0 : static_cast<double>(bytes) / median_us() / 1e3;
+}
+
+void probe_hand_over(Device& device, const std::string& how, const ProbeSettings& settings,
+                     const std::function<void(const Figure&)>& on_figure) {
+  Probe(device, settings, on_figure).host_work(how);
 }
 
 void probe_bandwidth(Device& device, const ProbeSettings& settings,

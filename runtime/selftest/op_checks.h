@@ -79,5 +79,6 @@ void check_expert_output_few(const OpContext& context);
 void check_residual_norm(const OpContext& context);
 void check_prepare_heads(const OpContext& context);
 void check_attention(const OpContext& context);
+void check_wait_flag(const OpContext& context);
 
 }  // namespace tandem

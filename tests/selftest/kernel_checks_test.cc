@@ -59,6 +59,23 @@ TEST_CASE("all checks of GPU kernels pass on a CUDA device whose runtime is the 
   CHECK(fake.alive() == 0);
 }
 
+TEST_CASE("a stream that does not wait for the host is found") {
+  gpu::GpuOps ops = right();
+  ops.wait_flag = [](void*, const uint32_t*, uint32_t) {};
+  CHECK(wrong_with(ops) == Strings{"wait_flag"});
+}
+
+TEST_CASE("a stream that compares the host's numbers without going round is found") {
+  gpu::GpuOps ops = right();
+  ops.wait_flag = [](void*, const uint32_t* flag, uint32_t value) {
+    while (__atomic_load_n(flag, __ATOMIC_ACQUIRE) < value) {
+    }
+  };
+  const Results results = results_with(ops);
+  CHECK(results.failed_names() == Strings{"wait_flag"});
+  CHECK(results.failed().size() == 1);
+}
+
 TEST_CASE("activations with one byte wrong are found") {
   gpu::GpuOps ops = right();
   ops.pack_x = [](void* stream, XKind kind, const float* x, int n, int cols, uint8_t* to,
