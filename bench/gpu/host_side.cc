@@ -94,6 +94,8 @@ constexpr gpu::GpuOps kNoKernels = {
     .product = [](void*, DType, const gpu::ProductParts&, const gpu::PackedX&, int) { done(); },
     .product_few = [](void*, DType, const gpu::ProductParts&, const float*, int, int,
                       int) { done(); },
+    .norm_product = [](void*, DType, const gpu::ResidualNorm&, const gpu::ProductParts&, int, int,
+                       int) { done(); },
     .expert_hidden = [](void*, DType, gpu::HiddenPart, const gpu::ExpertCalls&, const gpu::PackedX&,
                         const int*, int, float*) { done(); },
     .expert_output = [](void*, DType, const gpu::ExpertCalls&, const gpu::PackedX&, int,

@@ -231,11 +231,30 @@ Strings wrong_heads(const F& /*change*/) {
 
 }  // namespace
 
+TEST_CASE(
+    "a norm's product that writes the residual, or multiplies what is not normalised, is found") {
+  gpu::GpuOps ops = right();
+  ops.norm_product = [](void* stream, DType type, const gpu::ResidualNorm& call,
+                        const gpu::ProductParts& parts, int n, int d, int stride) {
+    right().norm_product(stream, type, call, parts, n, d, stride);
+    right().residual_norm(stream, call, n, d);
+  };
+  CHECK(wrong_with(ops) == Strings{"norm_product"});
+  ops.norm_product = [](void* stream, DType type, const gpu::ResidualNorm& call,
+                        const gpu::ProductParts& parts, int n, int d, int stride) {
+    gpu::ResidualNorm without = call;
+    without.addends[0] = {};
+    right().norm_product(stream, type, without, parts, n, d, stride);
+  };
+  CHECK(wrong_with(ops) == Strings{"norm_product"});
+}
+
 TEST_CASE("a residual without its gate, an addend, its uses or epsilon is found") {
   using Call = gpu::ResidualNorm*;
   const Strings found{"residual_norm"};
-  CHECK(wrong_residual([](Call call) { call->addends[0].gate = nullptr; }) == found);
-  CHECK(wrong_residual([](Call call) { call->addends[1] = {}; }) == found);
+  CHECK(wrong_residual([](Call call) { call->addends[1].gate = nullptr; }) == found);
+  CHECK(wrong_residual([](Call call) { call->addends[0] = {}; }) == found);
+  CHECK(wrong_residual([](Call call) { call->addends[2] = {}; }) == found);
   CHECK(wrong_residual([](Call call) { call->out = nullptr; }) == found);
   CHECK(wrong_residual([](Call call) { call->eps = 0; }) == found);
   CHECK(wrong_residual([](Call call) { call->copies.q8 = nullptr; }) == found);
