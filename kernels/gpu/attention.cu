@@ -22,7 +22,6 @@ struct Queries {
   int n_heads;
   float scale;
   int spans;
-  int span_tiles;
   float* scratch;
   float* out;
 };
@@ -75,11 +74,12 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
     const int at = i % q_stride;
     q[i] = at < cache.head_dim ? queries.q[head_row(c) * cache.head_dim + at] : 0.0F;
   }
+  const int first_pos = cache.first_pos != nullptr ? *cache.first_pos : queries.first_pos;
   // The last position that a lane's two columns see.
   int last[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) last[i] = queries.first_pos + column_at(2 * lane.t + i) / per_kv;
-  const int n_positions = queries.first_pos + column_at(kColumns - 1) / per_kv + 1;
+  for (int i = 0; i < 2; ++i) last[i] = first_pos + column_at(2 * lane.t + i) / per_kv;
+  const int n_positions = first_pos + column_at(kColumns - 1) / per_kv + 1;
 
   const int64_t k_group = GroupOf<kF16K>::bytes(cache.head_dim);
   const int64_t v_group = GroupOf<kF16V>::bytes(kTile);
@@ -87,7 +87,8 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
   float acc[kGroups][4] = {};
   float most[2] = {kNothing, kNothing};
   float sum[2] = {};
-  const int span_tiles = queries.span_tiles;
+  const int tiles = (first_pos + queries.n + kTile - 1) / kTile;
+  const int span_tiles = (tiles + queries.spans - 1) / queries.spans;
   const int first_tile = static_cast<int>(blockIdx.z) * span_tiles;
   __syncthreads();
   for (int tile = first_tile; tile < first_tile + span_tiles && tile * kTile < n_positions;
@@ -223,9 +224,7 @@ void launch(void* stream, const KvCache& cache, const Queries& queries) {
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out) {
   if (n == 0) return;
-  const int spans = attention_spans(first_pos, n);
-  const int tiles = (first_pos + n + kTile - 1) / kTile;
-  const Queries queries{q,       first_pos, n, n_heads, scale, spans, (tiles + spans - 1) / spans,
+  const Queries queries{q,       first_pos, n, n_heads, scale, attention_spans(first_pos, n),
                         scratch, out};
   // 16 * kWarps values a group.
   if (cache.v_head_dim <= 64) {

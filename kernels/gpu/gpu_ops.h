@@ -73,6 +73,10 @@ struct KvCache {
   int v_head_dim;
   uint8_t* k;  // 4-byte aligned
   uint8_t* v;
+  // How many positions came before, in device memory, so that a graph can be run again at others.
+  // nullptr: as many as a call says. Otherwise that only decides into how many spans attention
+  // divides them, and must give as many as the right one.
+  const int* first_pos = nullptr;
 };
 
 // Of `n` tokens behind `first_pos` others: into how many spans attention divides the positions,

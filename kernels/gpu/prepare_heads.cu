@@ -96,7 +96,8 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads)
     return;
   }
   head -= call.n_heads;
-  const int position = call.first_pos + static_cast<int>(token);
+  const int first_pos = cache.first_pos != nullptr ? *cache.first_pos : call.first_pos;
+  const int position = first_pos + static_cast<int>(token);
   const int at = position % kTile;
   const int64_t tile = static_cast<int64_t>(position / kTile) * cache.n_kv_heads;
   if (head < cache.n_kv_heads) {

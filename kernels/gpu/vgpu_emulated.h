@@ -24,7 +24,7 @@
   T* const name = static_cast<T*>(::tandem::vgpu::runner->dynamic_shared())
 #define VGPU_LAUNCH(kernel, grid, block, dynamic_shared_bytes, stream, ...) \
   static_cast<::tandem::vgpu::Emulation*>(stream)->launch(                  \
-      #kernel, (grid), (block), (dynamic_shared_bytes), [&] { kernel(__VA_ARGS__); })
+      #kernel, (grid), (block), (dynamic_shared_bytes), [=] { kernel(__VA_ARGS__); })
 
 #define threadIdx (::tandem::vgpu::self->thread)
 #define blockIdx (::tandem::vgpu::self->block)

@@ -41,6 +41,7 @@ CudaDevice::~CudaDevice() { close(); }
 void CudaDevice::close() noexcept {
   if (!hand_over_ || !hand_over_->stuck()) static_cast<void>(cuda_.sync());
   hand_over_.reset();
+  for (const auto& [id, kept] : graphs_) static_cast<void>(cuda_.destroy_graph(kept.graph));
   for (Lane& lane : lanes_) {
     for (const Mark& mark : lane.marks) static_cast<void>(cuda_.destroy_event(mark.event));
     if (lane.stream != nullptr) static_cast<void>(cuda_.destroy_stream(lane.stream));
@@ -107,6 +108,10 @@ std::string CudaDevice::pin_host(const void* at, int64_t bytes) {
 }
 
 Timepoint CudaDevice::enqueued(Stream stream, bool marked, double us) {
+  if (keeping_) {
+    keeping_->us += us;
+    return {};
+  }
   Lane& to = lane(stream);
   ++to.n;
   if (marked) mark(&to);
@@ -166,11 +171,50 @@ Timepoint CudaDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int
 }
 
 Timepoint CudaDevice::launch(Stream stream, const KernelCall& call) {
-  kernel_bytes_ += call.bytes;
+  (keeping_ ? keeping_->bytes : kernel_bytes_) += call.bytes;
   check_lost(call.name);
   call.body(KernelScope(call.touches, 0, lane(stream).stream));
   check(cuda_.last_error(), call.name);
   return enqueued(stream, call.marked, model_.gpu_us(call.bytes, call.flops));
+}
+
+void CudaDevice::begin_graph() {
+  check_lost("keeping a graph");
+  check(cuda_.begin_capture(lane(Stream::kCompute).stream), "keeping a graph");
+  keeping_.emplace();
+}
+
+Graph CudaDevice::end_graph() {
+  Kept kept = *keeping_;
+  keeping_.reset();
+  check(cuda_.end_capture(lane(Stream::kCompute).stream, &kept.graph), "keeping a graph");
+  const Graph graph{next_graph_++};
+  graphs_[graph.id] = kept;
+  return graph;
+}
+
+void CudaDevice::cancel_graph() noexcept {
+  keeping_.reset();
+  void* unused = nullptr;
+  if (cuda_.end_capture(lane(Stream::kCompute).stream, &unused) == 0) {
+    static_cast<void>(cuda_.destroy_graph(unused));
+  }
+}
+
+void CudaDevice::free_graph(Graph graph) noexcept {
+  const auto it = graphs_.find(graph.id);
+  if (it == graphs_.end()) return;
+  static_cast<void>(cuda_.destroy_graph(it->second.graph));
+  graphs_.erase(it);
+}
+
+Timepoint CudaDevice::run_graph(Graph graph) {
+  check_lost("running a graph");
+  const auto it = graphs_.find(graph.id);
+  TANDEM_CHECK(it != graphs_.end(), "no graph %u", graph.id);
+  check(cuda_.launch_graph(it->second.graph, lane(Stream::kCompute).stream), "running a graph");
+  kernel_bytes_ += it->second.bytes;
+  return enqueued(Stream::kCompute, true, it->second.us);
 }
 
 void CudaDevice::wait(Stream stream, Timepoint point) {

@@ -46,6 +46,12 @@ class CudaDevice final : public ModelledDevice {
                                 const RowCopy& copy) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
+  bool keeps_graphs() const override { return true; }
+  void begin_graph() override;
+  Graph end_graph() override;
+  void cancel_graph() noexcept override;
+  Timepoint run_graph(Graph graph) override;
+  void free_graph(Graph graph) noexcept override;
   void wait(Stream stream, Timepoint point) override;
   void host_wait(Timepoint point) override;
   void host_wait_all() override;
@@ -67,6 +73,11 @@ class CudaDevice final : public ModelledDevice {
     std::deque<Mark> marks{};
     std::array<uint64_t, kLaneCount> waited{};  // for so many operations of each stream
   };
+  struct Kept {
+    void* graph = nullptr;
+    double us = 0;  // modelled, as if each were enqueued alone
+    int64_t bytes = 0;
+  };
   Lane& lane(Stream stream) { return lanes_[static_cast<size_t>(stream)]; }
   // DeviceError unless error is 0; the device is lost then.
   void check(int error, const char* what);
@@ -85,6 +96,9 @@ class CudaDevice final : public ModelledDevice {
   std::vector<const void*> pinned_;
   std::array<uint64_t, kLaneCount> host_waited_{};
   std::optional<HandOver> hand_over_;
+  std::optional<Kept> keeping_;  // between begin_graph() and end_graph()
+  std::map<uint32_t, Kept> graphs_;
+  uint32_t next_graph_ = 1;
   int64_t copied_bytes_ = 0;
   bool lost_ = false;
 };

@@ -43,6 +43,18 @@ void* Device::alloc_host(int64_t bytes, const char* tag) {
 
 void Device::free_host(void* at) noexcept { ::operator delete (at, std::align_val_t{64}); }
 
+void Device::begin_graph() { TANDEM_CHECK(false, "%s keeps no graphs", info().name.c_str()); }
+
+Graph Device::end_graph() {
+  TANDEM_CHECK(false, "%s keeps no graphs", info().name.c_str());
+  return {};
+}
+
+Timepoint Device::run_graph(Graph graph) {
+  TANDEM_CHECK(false, "%s keeps no graphs, %u", info().name.c_str(), graph.id);
+  return {};
+}
+
 WeightView KernelScope::read(const WeightView& device_view) const {
   WeightView view = device_view;
   // A WeightView's pointer is const; the address is only compared and shifted here.

@@ -87,6 +87,11 @@ struct KernelCall {
   bool marked = false;  // its timepoint will be waited for
 };
 
+// Work of the compute stream that a device keeps, to do it again. id 0: none.
+struct Graph {
+  uint32_t id = 0;
+};
+
 // What host work reads and writes of memory that copies use, too.
 struct HostTouch {
   const void* at = nullptr;
@@ -143,6 +148,18 @@ class Device {
                                         const RowCopy& copy) = 0;
   virtual Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) = 0;
   virtual Timepoint launch(Stream stream, const KernelCall& call) = 0;
+  // Whether work can be kept as a graph: bodies of launches only enqueue. Then launches and copies
+  // to the host of the compute stream between begin_graph() and end_graph() are not done but kept,
+  // with the addresses and arguments that they have; their timepoints mean nothing, and no other
+  // calls come in between. run_graph() enqueues all of it, as often as is wanted, and returns the
+  // timepoint of its end. cancel_graph(): instead of end_graph(), where something was thrown.
+  virtual bool keeps_graphs() const { return false; }
+  virtual void begin_graph();
+  virtual Graph end_graph();
+  virtual void cancel_graph() noexcept {}
+  virtual Timepoint run_graph(Graph graph);
+  virtual void free_graph(Graph /*graph*/) noexcept {}
+
   // Later work of `stream` starts after `point`.
   virtual void wait(Stream stream, Timepoint point) = 0;
   // The host goes on after `point`.

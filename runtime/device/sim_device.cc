@@ -186,6 +186,10 @@ Timepoint SimDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const voi
 }
 
 Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
+  if (keeping_) {
+    keeping_->emplace_back([=, this] { return copy_to_host(stream, to, from, bytes); });
+    return {};
+  }
   const bool fails = begin_call("a copy to the host");
   backing(from, bytes);
   if (checker_) {
@@ -203,45 +207,107 @@ Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int6
 }
 
 Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {
-  kernel_bytes_ += call.bytes;
-  const bool fails = begin_call(call.name);
+  if (keeping_) {
+    keep(call);
+    return {};
+  }
+  const auto run = [this, body = call.body](std::span<const Touch> touches) {
+    body(KernelScope(touches, memory_ - addresses_, emulation_.get()));
+  };
+  if (settings_.schedule == SimSchedule::kAtOnce) {
+    return enqueue_launch(stream, call.name, call.touches, call.bytes, call.flops,
+                          [&] { run(call.touches); });
+  }
+  return enqueue_launch(stream, call.name, call.touches, call.bytes, call.flops,
+                        [run, touches = std::vector<Touch>(call.touches.begin(),
+                                                           call.touches.end())] { run(touches); });
+}
+
+template <typename F>
+Timepoint SimDevice::enqueue_launch(Stream stream, const char* name, std::span<const Touch> touches,
+                                    int64_t bytes, int64_t flops, const F& run) {
+  kernel_bytes_ += bytes;
+  const bool fails = begin_call(name);
   std::vector<HazardChecker::Access> accesses;
-  for (const Touch& touch : call.touches) {
+  for (const Touch& touch : touches) {
     if (touch.bytes == 0) continue;  // nothing is nowhere: an absent bias
     backing(touch.at, touch.bytes);
     if (checker_) accesses.push_back({touch.at.at, touch.bytes, touch.write});
   }
-  if (checker_) checker_->enqueued(stream, call.name, accesses);
+  if (checker_) checker_->enqueued(stream, name, accesses);
   if (settings_.schedule == SimSchedule::kAtOnce) {
-    if (!fails) run_kernel(call.body, call.touches);
+    if (!fails) run_kernel(run, touches);
   } else {
-    enqueue(stream, fails,
-            [this, body = call.body,
-             touches = std::vector<Touch>(call.touches.begin(), call.touches.end())] {
-              run_kernel(body, touches);
-            });
+    enqueue(stream, fails, [this, run, all = std::vector<Touch>(touches.begin(), touches.end())] {
+      run_kernel(run, all);
+    });
   }
-  return clock_.run(stream, model_.gpu_us(call.bytes, call.flops));
+  return clock_.run(stream, model_.gpu_us(bytes, flops));
 }
 
-void SimDevice::run_kernel(const KernelBody& body, std::span<const Touch> touches) {
+void SimDevice::run_kernel(FunctionRef<void()> run, std::span<const Touch> touches) {
   for (const Touch& touch : touches) {
     if (touch.bytes > 0) open_range(backing(touch.at, touch.bytes), touch.bytes);
   }
-  const KernelScope scope(touches, memory_ - addresses_, emulation_.get());
 #ifdef TANDEM_EMULATED_KERNELS
   try {
-    body(scope);
+    run();
   } catch (const vgpu::KernelFault& fault) {
     lost_ = true;
     throw DeviceError(fmt::format("{} GPU: {}", info_.name, fault.what()));
   }
 #else
-  body(scope);
+  run();
 #endif
   for (const Touch& touch : touches) {
     if (touch.bytes > 0) close_range(backing(touch.at, touch.bytes), touch.bytes);
   }
+}
+
+void SimDevice::begin_graph() {
+  TANDEM_CHECK(keeps_graphs() && !keeping_, "no graph can be begun");
+  keeping_.emplace();
+}
+
+// As a GPU's stream captures it: the body is run once, and what it enqueued is kept.
+void SimDevice::keep(const KernelCall& call) {
+#ifdef TANDEM_EMULATED_KERNELS
+  emulation_->begin_capture();
+  call.body(KernelScope(call.touches, memory_ - addresses_, emulation_.get()));
+  const auto run = [kernels = emulation_->end_capture()] {
+    for (const auto& kernel : kernels) kernel();
+  };
+  keeping_->emplace_back([this, run, name = call.name, bytes = call.bytes, flops = call.flops,
+                          touches = std::vector<Touch>(call.touches.begin(), call.touches.end())] {
+    return enqueue_launch(Stream::kCompute, name, touches, bytes, flops, run);
+  });
+#else
+  TANDEM_CHECK(false, "%s cannot be kept", call.name);
+#endif
+}
+
+Graph SimDevice::end_graph() {
+  const Graph graph{next_graph_++};
+  graphs_[graph.id] = std::move(*keeping_);
+  keeping_.reset();
+  return graph;
+}
+
+void SimDevice::cancel_graph() noexcept {
+  keeping_.reset();
+#ifdef TANDEM_EMULATED_KERNELS
+  emulation_->end_capture();
+#endif
+}
+
+void SimDevice::free_graph(Graph graph) noexcept { graphs_.erase(graph.id); }
+
+Timepoint SimDevice::run_graph(Graph graph) {
+  const auto it = graphs_.find(graph.id);
+  TANDEM_CHECK(it != graphs_.end() && !keeping_, "graph %u cannot be run", graph.id);
+  Timepoint end;
+  for (const auto& enqueue_again : it->second) end = enqueue_again();
+  return end;
 }
 
 void SimDevice::wait(Stream stream, Timepoint point) {

@@ -5,10 +5,13 @@
 // model. Under ASan a kernel that touches what its launch did not declare is an error.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <vector>
 
+#include "kernels/function_ref.h"
 #include "runtime/device/hazard_checker.h"
 #include "runtime/device/modelled_device.h"
 #include "runtime/device/sim_settings.h"
@@ -38,6 +41,12 @@ class SimDevice final : public ModelledDevice {
                                 const RowCopy& copy) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
+  bool keeps_graphs() const override { return emulation_ != nullptr; }
+  void begin_graph() override;
+  Graph end_graph() override;
+  void cancel_graph() noexcept override;
+  Timepoint run_graph(Graph graph) override;
+  void free_graph(Graph graph) noexcept override;
   void wait(Stream stream, Timepoint point) override;
   void host_wait(Timepoint point) override;
   void host_wait_all() override;
@@ -52,6 +61,9 @@ class SimDevice final : public ModelledDevice {
   uint64_t kernel_launches() const;
 
  private:
+  // Enqueue the same again; each returns its timepoint.
+  using Kept = std::vector<std::function<Timepoint()>>;
+
   // The memory behind a device range; CHECKs that the range lies inside one allocation.
   std::byte* backing(DeviceAddr at, int64_t bytes) const;
   double copy_latency_us(Stream stream) const;
@@ -61,7 +73,13 @@ class SimDevice final : public ModelledDevice {
   // Does the work now or leaves it to the queue, unless it is not to be done.
   template <typename F>
   void enqueue(Stream stream, bool fails, const F& work);
-  void run_kernel(const KernelBody& body, std::span<const Touch> touches);
+  // What is common to a launch that is new and one that was kept. run: may touch `touches`.
+  template <typename F>
+  Timepoint enqueue_launch(Stream stream, const char* name, std::span<const Touch> touches,
+                           int64_t bytes, int64_t flops, const F& run);
+  // run() with its memory open to it.
+  void run_kernel(FunctionRef<void()> run, std::span<const Touch> touches);
+  void keep(const KernelCall& call);
   void end_host_wait();
 
   SimSettings settings_;
@@ -74,6 +92,9 @@ class SimDevice final : public ModelledDevice {
   const char* broken_ = nullptr;                // work that failed: it and what follows is not done
   bool lost_ = false;                           // and the host knows
   std::shared_ptr<vgpu::Emulation> emulation_;  // null: kernels are host code
+  std::optional<Kept> keeping_;                 // between begin_graph() and end_graph()
+  std::map<uint32_t, Kept> graphs_;
+  uint32_t next_graph_ = 1;
   std::optional<HazardChecker> checker_;
   WorkQueue queue_;
 };

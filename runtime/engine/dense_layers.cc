@@ -84,7 +84,16 @@ void DenseLayers::attention(int64_t index) {
   ops_.add("residual", projected_, residual_);
 }
 
-void DenseLayers::gate(int64_t index) {
+void DenseLayers::attention_and_gate(int64_t index) {
+  const int64_t gates = n_ * config_.routing.n_experts * (1 + reachable(index));
+  gate_bytes_ = (n_ * config_.d_model + gates) * kFloat;
+  gate_ = ops_.kept(index, [&] {
+    attention(index);
+    return gate(index);
+  });
+}
+
+Timepoint DenseLayers::gate(int64_t index) {
   const DeviceLayer& layer = weights_.layer(index);
   const DeviceAddr logits = gate_logits_on_device();
   const DeviceProduct router{layer.router, {}, logits};
@@ -95,8 +104,7 @@ void DenseLayers::gate(int64_t index) {
     ops_.gate_reuse(weights_.layers(index + shape_.lookahead.first, ahead), residual_,
                     logits + gate_bytes);
   }
-  gate_bytes_ = n_ * config_.d_model * kFloat + gate_bytes * (1 + ahead);
-  gate_ = device_.copy_to_host(Stream::kCompute, gate_host_.data(), normed_, gate_bytes_);
+  return device_.copy_to_host(Stream::kCompute, gate_host_.data(), normed_, gate_bytes_);
 }
 
 void DenseLayers::wait_for_gate() {

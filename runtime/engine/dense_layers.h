@@ -32,11 +32,11 @@ class DenseLayers {
   DenseLayers(const Model& model, Device& device, DeviceOps& ops, const EngineShape& shape);
 
   void embed(const Batch& batch);
-  void attention(int64_t layer);
-  // Normalises the residual for the experts and computes the router's logits, and what later
-  // layers' routers say of the residual. All are on their way to gate_logits(), reused_logits() and
-  // expert_input() when this returns; they are there after wait_for_gate().
-  void gate(int64_t layer);
+  // Attention, and then the gate: normalises the residual for the experts and computes the router's
+  // logits, and what later layers' routers say of the residual. All are on their way to
+  // gate_logits(), reused_logits() and expert_input() when this returns; they are there after
+  // wait_for_gate().
+  void attention_and_gate(int64_t layer);
   void wait_for_gate();
   void shared_expert(int64_t layer);
   // residual += moe, where moe is [n, d] f32 in host memory.
@@ -60,6 +60,8 @@ class DenseLayers {
   int64_t n_tokens() const { return n_; }
 
  private:
+  void attention(int64_t layer);
+  Timepoint gate(int64_t layer);
   DeviceAddr floats(int64_t n, const char* tag);
   DeviceAddr gate_logits_on_device() const { return normed_ + n_ * config_.d_model * kFloat; }
   // y = W x + bias of the step's tokens.

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "kernels/expert_ffn.h"
+#include "kernels/function_ref.h"
 #include "runtime/device/device.h"
 #include "runtime/engine/device_weights.h"
 
@@ -41,6 +42,11 @@ class DeviceOps {
 
   // n tokens at first_pos … follow, up to the next call.
   virtual void begin_step(int64_t first_pos, int64_t n) = 0;
+
+  // What `enqueue` enqueues by calls of this seam and a copy to the host at its end, whose
+  // timepoint it returns. part: the same calls for the same number, in every step. So it may be
+  // kept and done again without calling `enqueue`.
+  virtual Timepoint kept(int64_t /*part*/, FunctionRef<Timepoint()> enqueue) { return enqueue(); }
 
   // to = from / rms(from) * gain; [n, gain.n]
   virtual void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) = 0;

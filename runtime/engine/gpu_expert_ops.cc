@@ -41,17 +41,17 @@ void GpuKernelOps::begin_experts(std::span<const DeviceExpert> experts,
     first_use_.push_back(uses);
     uses += static_cast<int64_t>(expert.rows.size());
   }
-  table_ = {static_cast<int64_t>(experts.size()), uses, n_};
+  table_ = {static_cast<int64_t>(experts.size()), uses, n_, n_ * config_.routing.top_k};
   std::byte* host = table_host_.data();
   device_.host_access("experts' table", host, table_.bytes(), true);
   auto* tokens = reinterpret_cast<int*>(host + table_.tokens_at());
   auto* weights = reinterpret_cast<float*>(host + table_.weights_at());
-  auto* begin = reinterpret_cast<int*>(host + table_.begin_at());
+  auto* begin = reinterpret_cast<int*>(host);
   auto* order = reinterpret_cast<int*>(host + table_.order_at());
   std::fill(begin, begin + n_ + 1, 0);
   for (size_t e = 0; e < experts.size(); ++e) {
     const gpu::ExpertUses entry = uses_of(experts[e], first_use_[e]);
-    std::memcpy(host + e * sizeof entry, &entry, sizeof entry);
+    std::memcpy(host + table_.experts_at() + e * sizeof entry, &entry, sizeof entry);
     int64_t use = first_use_[e];
     for (const ExpertRow& row : experts[e].rows) {
       tokens[use] = row.row;
@@ -121,7 +121,7 @@ gpu::ExpertCalls GpuKernelOps::calls(const KernelScope& scope, const ExpertGroup
                          static_cast<int>(group.most_uses)};
   if (group.from_table) {
     calls.experts = reinterpret_cast<const gpu::ExpertUses*>(
-        scope.read(table_at_ + group.first * kEntry, n * kEntry));
+        scope.read(table_at_ + table_.experts_at() + group.first * kEntry, n * kEntry));
   }
   return calls;
 }
@@ -200,9 +200,9 @@ gpu::TokenUses GpuKernelOps::token_uses(const KernelScope& scope, const Table& t
   const auto at = [&](int64_t offset, int64_t count) {
     return scope.read(table_at_ + offset, count * 4);
   };
-  return {reinterpret_cast<const int*>(at(t.begin_at(), t.n_tokens + 1)),
-          reinterpret_cast<const int*>(at(t.order_at(), t.n_uses)),
-          reinterpret_cast<const float*>(at(t.weights_at(), t.n_uses))};
+  return {reinterpret_cast<const int*>(at(0, t.n_tokens + 1)),
+          reinterpret_cast<const int*>(at(t.order_at(), t.most_uses)),
+          reinterpret_cast<const float*>(at(t.weights_at(), t.most_uses))};
 }
 
 }  // namespace tandem

@@ -85,8 +85,10 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   check_sizes(c, n);
   const int64_t uses = n * c.routing.top_k;
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
-  rope_ = device.alloc(n * c.rope.n_rot * kFloat, kTag);
-  rope_host_ = {device, n * c.rope.n_rot, kTag};
+  const int64_t step_bytes = kStepHeader + n * c.rope.n_rot * kFloat;
+  step_ = device.alloc(step_bytes, kTag);
+  rope_ = step_ + kStepHeader;
+  step_host_ = {device, step_bytes, kTag};
   scratch_ = device.alloc(scratch_bytes_, kTag);
   if (shape.lookahead.count > 0) reuse_normed_ = device.alloc(n * c.d_model * kFloat, kTag);
   if (c.shared_ff > 0) shared_scale_ = device.alloc(n * kFloat, kTag);
@@ -98,7 +100,7 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   hidden_ = device.alloc(hidden_bytes_, kTag);
   out_bytes_ = uses * c.d_model * kFloat;
   out_ = device.alloc(out_bytes_, kTag);
-  const Table most{c.routing.n_experts, uses, n};
+  const Table most{c.routing.n_experts, uses, n, uses};
   table_at_ = device.alloc(most.bytes(), kTag);
   table_host_ = {device, most.bytes(), kTag};
   first_use_.reserve(n_experts);
@@ -121,14 +123,55 @@ Touch GpuKernelOps::all(DeviceAddr at, int64_t floats_per_token, bool write) con
   return {at, n_ * floats_per_token * kFloat, write};
 }
 
+GpuKernelOps::~GpuKernelOps() { forget_kept(); }
+
 void GpuKernelOps::begin_step(int64_t first_pos, int64_t n) {
   first_pos_ = first_pos;
   n_ = n;
   pending_ = {};  // of a step that was stopped
-  const int64_t bytes = n * config_.rope.n_rot * kFloat;
-  device_.host_access("rope table", rope_host_.data(), bytes, true);
-  rope_table(config_.rope, first_pos, n, rope_host_.data());
-  device_.copy_to_device(Stream::kCompute, rope_, rope_host_.data(), bytes);
+  const int64_t bytes = kStepHeader + n * config_.rope.n_rot * kFloat;
+  device_.host_access("a step's position and rope table", step_host_.data(), bytes, true);
+  const auto position = static_cast<int>(first_pos);
+  std::memcpy(step_host_.data(), &position, sizeof position);
+  rope_table(config_.rope, first_pos, n, reinterpret_cast<float*>(step_host_.data() + kStepHeader));
+  device_.copy_to_device(Stream::kCompute, step_, step_host_.data(), bytes);
+}
+
+std::array<bool, 5> GpuKernelOps::pending_kind() const {
+  const Pending& p = pending_;
+  return {static_cast<bool>(p.first), static_cast<bool>(p.shared), static_cast<bool>(p.shared_gate),
+          p.uses, static_cast<bool>(p.last)};
+}
+
+void GpuKernelOps::forget_kept() noexcept {
+  for (const KeptPart& part : kept_) device_.free_graph(part.graph);
+  kept_.clear();
+}
+
+// Only steps of one token are alike: what changes from one to the next is in device memory.
+Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
+  if (n_ != 1 || !device_.keeps_graphs()) return enqueue();
+  const int spans = gpu::attention_spans(static_cast<int>(first_pos_), 1);
+  if (spans != kept_spans_) forget_kept();
+  kept_spans_ = spans;
+  const std::array<bool, 5> pending = pending_kind();
+  auto it = std::find_if(kept_.begin(), kept_.end(), [&](const KeptPart& known) {
+    return known.part == part && known.pending == pending;
+  });
+  if (it == kept_.end()) {
+    device_.begin_graph();
+    try {
+      enqueue();
+    } catch (...) {
+      device_.cancel_graph();
+      throw;
+    }
+    kept_.push_back({part, pending, device_.end_graph(), pending_, packed_from_});
+    it = kept_.end() - 1;
+  }
+  pending_ = it->pending_after;
+  packed_from_ = it->packed_after;
+  return device_.run_graph(it->graph);
 }
 
 void GpuKernelOps::changed(DeviceAddr x) {
@@ -228,9 +271,10 @@ void GpuKernelOps::attend(const DeviceLayer& layer, const KvLayer& cache, Device
   prepare_heads(layer, cache, q, k, v);
   const ModelConfig& c = config_;
   const int64_t out_width = c.n_heads * c.v_head_dim;
-  const std::array touches{all(q_ready_, c.q_width(), false), Touch{cache.k, kv_bytes_k_, false},
-                           Touch{cache.v, kv_bytes_v_, false},
-                           Touch{scratch_, scratch_bytes_, true}, all(out, out_width, true)};
+  const std::array touches{
+      all(q_ready_, c.q_width(), false),  Touch{cache.k, kv_bytes_k_, false},
+      Touch{cache.v, kv_bytes_v_, false}, Touch{scratch_, scratch_bytes_, true},
+      Touch{step_, kStepHeader, false},   all(out, out_width, true)};
   const int64_t n_positions = first_pos_ + n_;
   const int64_t bytes = kv_shape_.k_bytes(n_positions) + kv_shape_.v_bytes(n_positions) +
                         n_ * (c.q_width() + out_width) * kFloat;
@@ -259,7 +303,7 @@ void GpuKernelOps::prepare_heads(const DeviceLayer& layer, const KvLayer& cache,
                            all(v, c.v_width(), false),
                            read_of(layer.q_norm),
                            read_of(layer.k_norm),
-                           all(rope_, c.rope.n_rot, false),
+                           Touch{step_, kStepHeader + n_ * c.rope.n_rot * kFloat, false},
                            Touch{cache.k, kv_bytes_k_, true},
                            Touch{cache.v, kv_bytes_v_, true},
                            all(q_ready_, c.q_width(), true)};
@@ -300,7 +344,7 @@ gpu::KvCache GpuKernelOps::kv_view(const KernelScope& scope, const KvLayer& cach
   return {kv_shape_.type_k == KvType::kF16,     kv_shape_.type_v == KvType::kF16,
           static_cast<int>(config_.n_kv_heads), static_cast<int>(config_.head_dim),
           static_cast<int>(config_.v_head_dim), bytes(cache.k, kv_bytes_k_),
-          bytes(cache.v, kv_bytes_v_)};
+          bytes(cache.v, kv_bytes_v_),          scope.read_as<int>(step_, 1)};
 }
 
 }  // namespace tandem

@@ -32,7 +32,12 @@ class GpuKernelOps final : public DeviceOps {
   // ConfigError for batches beyond what kernels address.
   GpuKernelOps(const Model& model, Device& device, const EngineShape& shape);
 
+  ~GpuKernelOps() override;
+  GpuKernelOps(const GpuKernelOps&) = delete;
+  GpuKernelOps& operator=(const GpuKernelOps&) = delete;
+
   void begin_step(int64_t first_pos, int64_t n) override;
+  Timepoint kept(int64_t part, FunctionRef<Timepoint()> enqueue) override;
   void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) override;
   void products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
                 int64_t n) override;
@@ -72,18 +77,22 @@ class GpuKernelOps final : public DeviceOps {
   // Whatever was packed of this address is not what is there any more.
   void changed(DeviceAddr x);
 
-  // What kernels know of the experts of a layer, in host and device memory: gpu::ExpertUses
-  // [experts], tokens int [uses], weights float [uses], where uses of a token begin int [n + 1],
-  // and they int [uses].
+  // What kernels know of the experts of a layer, in host and device memory: where uses of a token
+  // begin int [n + 1], and they int [uses], weights float [uses], tokens int [uses], experts
+  // gpu::ExpertUses [n_experts]. Room for as many uses as there can be: so what a graph knows of it
+  // stays where it is.
   struct Table {
-    int64_t n_experts;
-    int64_t n_uses;
-    int64_t n_tokens;
-    int64_t tokens_at() const { return n_experts * static_cast<int64_t>(sizeof(gpu::ExpertUses)); }
-    int64_t weights_at() const { return tokens_at() + n_uses * 4; }
-    int64_t begin_at() const { return weights_at() + n_uses * 4; }
-    int64_t order_at() const { return begin_at() + (n_tokens + 1) * 4; }
-    int64_t bytes() const { return order_at() + n_uses * 4; }
+    int64_t n_experts = 0;
+    int64_t n_uses = 0;
+    int64_t n_tokens = 0;
+    int64_t most_uses = 0;
+    int64_t order_at() const { return (n_tokens + 1) * 4; }
+    int64_t weights_at() const { return order_at() + most_uses * 4; }
+    int64_t tokens_at() const { return weights_at() + most_uses * 4; }
+    int64_t experts_at() const { return (tokens_at() + most_uses * 4 + 7) / 8 * 8; }
+    int64_t bytes() const {
+      return experts_at() + n_experts * static_cast<int64_t>(sizeof(gpu::ExpertUses));
+    }
   };
 
   // What the residual has yet to get, in this order; its next norm adds it.
@@ -153,10 +162,28 @@ class GpuKernelOps final : public DeviceOps {
   int64_t kv_bytes_k_;  // of one layer
   int64_t kv_bytes_v_;
 
+  // Parts of steps of one token that were kept, each for what the residual had yet to get: how they
+  // leave that, and what they packed.
+  struct KeptPart {
+    int64_t part;
+    std::array<bool, 5> pending;  // first, shared, shared_gate, uses, last
+    Graph graph;
+    Pending pending_after;
+    Room packed_after;
+  };
+  std::array<bool, 5> pending_kind() const;
+  void forget_kept() noexcept;
+  std::vector<KeptPart> kept_;
+  int kept_spans_ = 0;  // of attention, in all of them
+
   int64_t first_pos_ = 0;  // of the current step
   int64_t n_ = 0;
-  HostArray<float> rope_host_;
-  DeviceAddr rope_;     // [n_batch, n_rot] f32
+  // What kernels know of a step: its first position int, and kStepHeader bytes behind its beginning
+  // the rope table [n_batch, n_rot] f32.
+  static constexpr int64_t kStepHeader = 64;
+  HostArray<std::byte> step_host_;
+  DeviceAddr step_;
+  DeviceAddr rope_;     // in there
   DeviceAddr scratch_;  // of attention
   int64_t scratch_bytes_ = 0;
   DeviceAddr reuse_normed_;  // [n_batch, d] f32; null without a lookahead

@@ -70,7 +70,7 @@ int64_t GpuKernelOps::declare_norm(const Norm& norm, bool sums) {
   if (norm.add.uses) {
     // All of these, and of them as many bytes as there are uses.
     touches_.push_back({out_, out_bytes_, false});
-    touches_.push_back({table_at_, norm.uses.bytes(), false});
+    touches_.push_back({table_at_, norm.uses.experts_at(), false});
     bytes += norm.uses.n_uses * (d + 2) * kFloat;
   }
   return bytes;

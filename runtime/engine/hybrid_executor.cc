@@ -120,8 +120,7 @@ void HybridExecutor::begin_step(const Batch& batch) {
 const RoutingDecision& HybridExecutor::route(LayerId layer) {
   add_cpu();
   if (layer_hook_ && !layer_hook_(layer.value)) throw StepStopped{};
-  dense_.attention(layer.value);
-  dense_.gate(layer.value);
+  dense_.attention_and_gate(layer.value);
   dense_.shared_expert(layer.value);
   finish_cpu();  // sleeps, while waiting for a device may keep a core busy
   dense_.wait_for_gate();

@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "runtime/device/host_array.h"
+#include "runtime/engine/engine.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
@@ -154,6 +156,55 @@ TEST_CASE("a whole model on the CUDA device gives what the simulated GPU gives")
       run_model(model, std::make_unique<SimDevice>(test_machine(), int64_t{1} << 28, sim));
   FakeCuda fake;
   CHECK(run_model(model, open()) == expected);
+  CHECK(fake.misuse.empty());
+  CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("what is kept as a graph is done when it is run, each time with what memory then holds") {
+  FakeCuda fake;
+  {
+    const auto device = open();
+    const DeviceAddr at = device->alloc(4, "x");
+    HostArray<int32_t> in(*device, 1, "x");
+    HostArray<int32_t> out(*device, 1, "x");
+    out.data()[0] = -1;
+    device->begin_graph();
+    device->copy_to_host(Stream::kCompute, out.data(), at, 4);
+    const Graph graph = device->end_graph();
+    CHECK(out.data()[0] == -1);
+    for (const int32_t value : {5, 7}) {
+      in.data()[0] = value;
+      device->copy_to_device(Stream::kCompute, at, in.data(), 4);
+      device->host_wait(device->run_graph(graph));
+      CHECK(out.data()[0] == value);
+    }
+    CHECK(fake.graph_launches == 2);
+    device->begin_graph();
+    device->cancel_graph();
+    CHECK(fake.graphs_captured == 2);
+    device->free_graph(graph);
+  }
+  CHECK(fake.misuse.empty());
+  CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("a decode token on the CUDA device is a graph a layer and few calls more") {
+  const Model model = small_model();
+  FakeCuda fake;
+  {
+    EngineSettings settings = cuda_settings(200);
+    settings.n_ctx = 64;
+    Engine engine(model, test_machine(), settings, {open(), {"device", "cuda", "cuda", ""}});
+    const std::vector<int32_t> prompt{1, 5, 9};
+    engine.eval(prompt);
+    CHECK(fake.graph_launches == 0);  // three tokens are none
+    for (int i = 0; i < 8; ++i) engine.eval(std::span(prompt).first(1));
+    const int64_t captured = fake.graphs_captured;
+    const int64_t launched = fake.graph_launches;
+    engine.eval(std::span(prompt).first(1));
+    CHECK(fake.graphs_captured == captured);
+    CHECK(fake.graph_launches - launched == model.config().n_layers);
+  }
   CHECK(fake.misuse.empty());
   CHECK(fake.alive() == 0);
 }

@@ -115,4 +115,38 @@ TEST_CASE("a token takes eight CUDA kernels a layer, nine behind 512 tokens") {
   }
 }
 
+// Steps of one token are graphs, the same tokens in pairs are not; a step behind position 512
+// begins with other graphs.
+TEST_CASE("a token alone, from a graph, has the logits that it has beside another") {
+  const SimdOps* ops = testing::rounding_isa();
+  const testing::IsaScope isa(ops != nullptr ? ops : &simd());
+  for (const char* name : {"olmoe-q8_0-clip", "qwen2moe-bf16", "qwen3moe-f32"}) {
+    const Family family(name);
+    EngineSettings settings = with_cache(cuda_settings(3), KvType::kF32);
+    std::vector<int32_t> tokens;
+    while (tokens.size() < 520) {
+      tokens.insert(tokens.end(), family.prompt.begin(), family.prompt.end());
+    }
+    tokens.resize(520);
+    settings.n_ctx = 528;
+    settings.max_logits = 1;
+    const auto last_logits = [&](int64_t from, int64_t step) {
+      Engine engine(family.model, test_machine(), settings);
+      const auto first = static_cast<size_t>(from);
+      engine.eval(std::span(tokens).first(first));
+      std::vector<float> all;
+      for (size_t at = first; at < tokens.size(); at += static_cast<size_t>(step)) {
+        const auto logits = engine.eval(std::span(tokens).subspan(at, static_cast<size_t>(step)));
+        // Of the last of two tokens.
+        if ((at - first) % 2 == static_cast<size_t>(2 - step)) {
+          all.insert(all.end(), logits.begin(), logits.end());
+        }
+      }
+      return all;
+    };
+    INFO(name);
+    CHECK(relative_error(last_logits(504, 1), last_logits(504, 2)) <= 1e-5);
+  }
+}
+
 }  // namespace tandem::test

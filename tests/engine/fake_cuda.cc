@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 namespace tandem::test {
 namespace {
@@ -20,8 +21,8 @@ FakeCuda::FakeCuda() { fake = this; }
 FakeCuda::~FakeCuda() { fake = nullptr; }
 
 size_t FakeCuda::alive() const {
-  return streams_.size() + events_.size() + device_memory_.size() + host_memory_.size() +
-         pinned_.size();
+  return streams_.size() + events_.size() + graphs_.size() + device_memory_.size() +
+         host_memory_.size() + pinned_.size();
 }
 
 CudaDeviceFacts FakeCuda::facts() {
@@ -59,16 +60,56 @@ struct FakeCalls {
   }
   static int copy(void* to, const void* from, int64_t bytes, void* on) {
     if (const int error = fake->begin("copy")) return error;
-    if (auto* s = stream(on, "copy")) ++s->n;
-    std::memcpy(to, from, static_cast<size_t>(bytes));
+    auto* s = stream(on, "copy");
+    if (s == nullptr) return 1;
+    static_cast<vgpu::Emulation*>(on)->enqueue([=] {
+      ++s->n;
+      std::memcpy(to, from, static_cast<size_t>(bytes));
+    });
     return 0;
   }
+  // What a stream that is captured may not do.
+  static bool captures(void* on, const char* what) {
+    if (!static_cast<vgpu::Emulation*>(on)->capturing()) return false;
+    fake->misuse.push_back(std::string(what) + " while a graph is captured");
+    return true;
+  }
+  static int begin_capture(void* on) {
+    if (const int error = fake->begin("begin capture")) return error;
+    if (stream(on, "capture") == nullptr || captures(on, "a capture")) return 1;
+    static_cast<vgpu::Emulation*>(on)->begin_capture();
+    return 0;
+  }
+  static int end_capture(void* on, void** graph) {
+    const int error = fake->begin("end capture");
+    auto* emulation = static_cast<vgpu::Emulation*>(on);
+    if (!emulation->capturing()) fake->misuse.emplace_back("the end of no capture");
+    vgpu::Emulation::Captured captured = emulation->end_capture();
+    if (error != 0) return error;
+    *graph = reinterpret_cast<void*>(fake->next_graph_++);
+    fake->graphs_[*graph] = std::move(captured);
+    ++fake->graphs_captured;
+    return 0;
+  }
+  static int launch_graph(void* graph, void* on) {
+    if (const int error = fake->begin("launch graph")) return error;
+    const auto it = fake->graphs_.find(graph);
+    if (stream(on, "launch graph") == nullptr || it == fake->graphs_.end()) {
+      fake->misuse.emplace_back("a launch of no graph");
+      return 1;
+    }
+    ++fake->graph_launches;
+    for (const auto& work : it->second) work();
+    return 0;
+  }
+  static int destroy_graph(void* graph) { return erase(&fake->graphs_, graph, "destroy graph"); }
   static int wait(void* on, void* at) {
     if (const int error = fake->begin("wait")) return error;
     const FakeCuda::Event* e = event(at, "wait");
     const FakeCuda::StreamState* s = stream(on, "wait");
     if (e == nullptr || s == nullptr) return 1;
     if (!e->recorded) fake->misuse.emplace_back("wait for an event that was not recorded");
+    if (captures(on, "wait")) return 1;
     fake->waits.push_back({s->index, e->stream, e->n});
     return 0;
   }
@@ -84,7 +125,7 @@ struct FakeCalls {
     if (const int error = fake->begin("record")) return error;
     FakeCuda::Event* e = event(at, "record");
     const FakeCuda::StreamState* s = stream(on, "record");
-    if (e == nullptr || s == nullptr) return 1;
+    if (e == nullptr || s == nullptr || captures(on, "record")) return 1;
     *e = {true, s->index, s->n, s->stuck};
     return 0;
   }
@@ -223,6 +264,10 @@ const CudaRuntime& FakeCuda::table() {
       .copy_to_device = &FakeCalls::to_device,
       .copy_to_host = &FakeCalls::to_device,
       .copy_rows_to_device = &FakeCalls::rows_to_device,
+      .begin_capture = &FakeCalls::begin_capture,
+      .end_capture = &FakeCalls::end_capture,
+      .launch_graph = &FakeCalls::launch_graph,
+      .destroy_graph = &FakeCalls::destroy_graph,
       .wait_value = &FakeCalls::wait_value,
       .host_function = &FakeCalls::host_function,
       .last_error = []() { return fake->begin("launch"); },

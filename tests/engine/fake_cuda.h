@@ -49,8 +49,10 @@ class FakeCuda {
   int64_t events_created = 0;
   int64_t memory_waits = 0;
   int64_t function_waits = 0;
+  int64_t graphs_captured = 0;
+  int64_t graph_launches = 0;
   std::vector<std::string> misuse;
-  // Streams, events, device memory, host memory, pinned ranges.
+  // Streams, events, graphs, device memory, host memory, pinned ranges.
   size_t alive() const;
 
  private:
@@ -70,11 +72,13 @@ class FakeCuda {
 
   std::map<void*, StreamState> streams_;
   std::map<void*, Event> events_;
+  std::map<void*, vgpu::Emulation::Captured> graphs_;
   std::set<void*> device_memory_;
   std::set<void*> host_memory_;
   std::set<const void*> pinned_;
   int next_stream_ = 0;
   uintptr_t next_event_ = 1;
+  uintptr_t next_graph_ = 1;
   bool failed_ = false;
 };
 

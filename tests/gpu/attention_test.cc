@@ -52,6 +52,9 @@ class Sequence {
                              shape.v_head_dim,
                              cache_k.data(),
                              cache_v.data()};
+    int first_pos = 0;
+    gpu::KvCache cache_of_memory = cache;
+    cache_of_memory.first_pos = &first_pos;
     out_.assign(static_cast<size_t>(n * shape.n_heads * shape.v_head_dim), -7.0F);
     vgpu::Emulation emulation(way.options);
     int at = 0;
@@ -65,10 +68,16 @@ class Sequence {
       heads.n_heads = shape.n_heads;
       heads.first_pos = at;
       heads.q_out = q.data();
-      gpu::kEmulatedOps.prepare_heads(&emulation, heads, cache, batch);
+      // Every other batch begins where device memory says; the call's own number is a later one.
+      const bool from_memory = at % 2 != 0;
+      first_pos = at;
+      const int said = from_memory ? (at + batch + 511) / 512 * 512 - batch : at;
+      if (from_memory) heads.first_pos = -1;
+      const gpu::KvCache& seen = from_memory ? cache_of_memory : cache;
+      gpu::kEmulatedOps.prepare_heads(&emulation, heads, seen, batch);
       std::vector<float> scratch(static_cast<size_t>(
-          gpu::attention_scratch_floats(at, batch, shape.n_heads, shape.v_head_dim)));
-      gpu::kEmulatedOps.attention(&emulation, cache, q.data(), at, batch, shape.n_heads, scale(),
+          gpu::attention_scratch_floats(said, batch, shape.n_heads, shape.v_head_dim)));
+      gpu::kEmulatedOps.attention(&emulation, seen, q.data(), said, batch, shape.n_heads, scale(),
                                   scratch.data(),
                                   out_.data() + t * shape.n_heads * shape.v_head_dim);
       at += batch;

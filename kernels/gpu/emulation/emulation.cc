@@ -17,8 +17,8 @@ Emulation::Emulation(const EmulationOptions& options)
 
 Emulation::~Emulation() = default;
 
-void Emulation::launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
-                       FunctionRef<void()> body) {
+void Emulation::check_launch(const char* name, Size3 grid, Size3 block,
+                             size_t dynamic_shared_bytes) const {
   const auto refuse = [&](const std::string& why) {
     throw KernelFault(std::string(name) + ": " + why);
   };
@@ -33,6 +33,10 @@ void Emulation::launch(const char* name, Size3 grid, Size3 block, size_t dynamic
     refuse(std::to_string(dynamic_shared_bytes) + " bytes of dynamic shared memory; a block has " +
            std::to_string(options_.shared_bytes));
   }
+}
+
+void Emulation::run(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
+                    FunctionRef<void()> body) {
   ++stats_.launches;
   stats_.blocks += grid.count();
   stats_.threads += grid.count() * block.count();

@@ -10,8 +10,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "kernels/function_ref.h"
 
@@ -58,15 +61,45 @@ class Emulation {
   Emulation(const Emulation&) = delete;
   Emulation& operator=(const Emulation&) = delete;
 
-  // Runs body() once as each CUDA thread. Returns when all have ended; KernelFault.
+  // Runs body() once as each CUDA thread, and returns when all have ended; KernelFault. Or keeps a
+  // copy of it, while work is captured.
+  template <typename F>
   void launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
-              FunctionRef<void()> body);
+              const F& body) {
+    check_launch(name, grid, block, dynamic_shared_bytes);
+    if (!capturing_) return run(name, grid, block, dynamic_shared_bytes, body);
+    captured_.emplace_back([this, name, grid, block, dynamic_shared_bytes, body] {
+      run(name, grid, block, dynamic_shared_bytes, body);
+    });
+  }
+
+  // As streams of CUDA capture graphs: from begin_capture() on nothing runs; end_capture() gives
+  // what would have, in its order, with the arguments that it had, to be called as often as is
+  // wanted while this lives.
+  using Captured = std::vector<std::function<void()>>;
+  void begin_capture() { capturing_ = true; }
+  Captured end_capture() {
+    capturing_ = false;
+    return std::exchange(captured_, {});
+  }
+  bool capturing() const { return capturing_; }
+  // Other work of the stream's: done now, or captured.
+  void enqueue(std::function<void()> work) {
+    if (!capturing_) return work();
+    captured_.push_back(std::move(work));
+  }
 
   const EmulationStats& stats() const { return stats_; }
 
  private:
+  void check_launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes) const;
+  void run(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
+           FunctionRef<void()> body);
+
   EmulationOptions options_;
   EmulationStats stats_;
+  bool capturing_ = false;
+  Captured captured_;
   std::unique_ptr<BlockRunner> runner_;
 };
 

@@ -90,6 +90,17 @@ int checked(cudaError_t error) {
   return error;
 }
 
+int end_capture(void* stream, void** graph) {
+  cudaGraph_t captured = nullptr;
+  cudaError_t error = cudaStreamEndCapture(stream_of(stream), &captured);
+  if (error != cudaSuccess) return checked(error);
+  cudaGraphExec_t made = nullptr;
+  error = cudaGraphInstantiate(&made, captured, 0);
+  (void)cudaGraphDestroy(captured);
+  *graph = made;
+  return checked(error);
+}
+
 constexpr CudaRuntime kRuntime = {
     .error_text = [](int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); },
     .set_device = [](int device) -> int { return cudaSetDevice(device); },
@@ -131,6 +142,18 @@ constexpr CudaRuntime kRuntime = {
       return cudaMemcpy2DAsync(to, size_of(to_stride), from, size_of(from_stride),
                                size_of(row_bytes), size_of(rows), cudaMemcpyHostToDevice,
                                stream_of(stream));
+    },
+    .begin_capture =
+        [](void* stream) {
+          return checked(
+              cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal));
+        },
+    .end_capture = &end_capture,
+    .launch_graph = [](void* graph, void* stream) -> int {
+      return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream_of(stream));
+    },
+    .destroy_graph = [](void* graph) -> int {
+      return cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
     },
     .wait_value = &wait_value,
     .host_function =

@@ -58,6 +58,12 @@ struct CudaRuntime {
   int (*copy_to_host)(void* to, const void* from, int64_t bytes, void* stream);
   int (*copy_rows_to_device)(void* to, int64_t to_stride, const void* from, int64_t from_stride,
                              int64_t row_bytes, int64_t rows, void* stream);
+  // What is enqueued on `stream` in between becomes a graph that can be launched
+  // (cudaStreamBeginCapture, cudaStreamEndCapture, cudaGraphInstantiate).
+  int (*begin_capture)(void* stream);
+  int (*end_capture)(void* stream, void** graph);
+  int (*launch_graph)(void* graph, void* stream);
+  int (*destroy_graph)(void* graph);
   // What is enqueued later starts when *counter, page-locked memory of the host's, has come to
   // `value`, going round: (int)(*counter - value) >= 0. cuStreamWaitValue32 of the driver; error
   // 801 where there is none.
