@@ -6,6 +6,7 @@
 
 #include "kernels/check.h"
 #include "kernels/dot_tile.h"
+#include "kernels/packed.h"
 #include "kernels/simd.h"
 
 namespace tandem {
@@ -68,6 +69,9 @@ struct Queries {
   float* out(int64_t i) const { return args.out + head_index(i) * args.cache.shape.v_head_dim; }
 };
 
+// A query as keys in kQ8_0 take it, rounded to int8: bytes of the longest.
+constexpr int64_t kPackedQuery = kMaxHeadDim + kMaxHeadDim / 32 * 8 + 64;
+
 // The span's part of at most kQueryTile queries.
 class SpanTile {
  public:
@@ -81,6 +85,7 @@ class SpanTile {
     const Softmax nothing{-std::numeric_limits<float>::infinity(), 0};
     std::fill(softmax_ + first_, softmax_ + n_, nothing);
     std::fill(acc_ + first_ * shape_.v_head_dim, acc_ + n_ * shape_.v_head_dim, 0.0F);
+    pack_queries();
     const int64_t end = std::min((span + 1) * kSpanTiles, queries.position(n_ - 1) / kKvTile + 1);
     for (int64_t tile = span * kSpanTiles; tile < end; ++tile) take_tile(tile, tile + 1 < end);
   }
@@ -91,9 +96,23 @@ class SpanTile {
   const float* sums(int64_t i) const { return acc_ + i * shape_.v_head_dim; }
 
  private:
-  const std::byte* query(int64_t i) const {
-    return reinterpret_cast<const std::byte*>(args_.tokens.q +
-                                              queries_.head_index(i) * shape_.head_dim);
+  const float* query(int64_t i) const {
+    return args_.tokens.q + queries_.head_index(i) * shape_.head_dim;
+  }
+  // As products with keys take them.
+  void pack_queries() {
+    const XKind kind = x_kind(args_.cache.keys(0, kv_head_).type);
+    packed_bytes_ = kind == XKind::kFloat ? 0 : x_bytes(kind, shape_.head_dim);
+    TANDEM_CHECK(packed_bytes_ <= kPackedQuery, "%lld bytes",
+                 static_cast<long long>(packed_bytes_));
+    if (packed_bytes_ == 0) return;
+    for (int64_t i = first_; i < n_; ++i) {
+      pack_x(kind, query(i), shape_.head_dim, packed_ + i * packed_bytes_);
+    }
+  }
+  const std::byte* packed_query(int64_t i) const {
+    return packed_bytes_ > 0 ? packed_ + i * packed_bytes_
+                             : reinterpret_cast<const std::byte*>(query(i));
   }
   // Positions of the tile that query i sees. Later ones may hold anything, so they are left out
   // rather than given weight 0.
@@ -109,8 +128,8 @@ class SpanTile {
     const std::byte* next = more ? args_.cache.keys(tile + 1, kv_head_).data
                                  : args_.cache.keys(0, (kv_head_ + 1) % shape_.n_kv_heads).data;
     dot_tile(
-        keys, 0, kKvTile, [&](int64_t t) { return query(i + t); }, n_ - i, scores_,
-        args_.cache.values(tile, kv_head_, kKvTile).data);
+        keys, 0, kKvTile, [&](int64_t t) { return packed_query(i + t); }, n_ - i, scores_,
+        args_.cache.tile_of_values(tile, kv_head_));
     for (float* scores = scores_; i < n_;) {
       const int64_t sees = seen(i, tile);
       int64_t end = i + 1;
@@ -133,9 +152,19 @@ class SpanTile {
       softmax.max = part.max;
       softmax.sum = softmax.sum * part.decay + part.sum;
     }
+    if (shape_.type_v == KvType::kQ8_0) {
+      add_q8_values(tile, n_keys, i, n, scores, decay, next);
+    } else {
+      add_values(tile, n_keys, i, n, scores, decay, next);
+    }
+  }
+
+  // The sums of queries [i, i + n) decay, and more is added; weights: [n, kRowTile], of n_keys.
+  void add_values(int64_t tile, int64_t n_keys, int64_t i, int64_t n, const float* weights,
+                  const float* decay, const std::byte* next) {
     const WeightView values = args_.cache.values(tile, kv_head_, n_keys);
     const auto weights_of = [&](int64_t t) {
-      return reinterpret_cast<const std::byte*>(scores + t * kRowTile);
+      return reinterpret_cast<const std::byte*>(weights + t * kRowTile);
     };
     for (int64_t row = 0; row < values.rows; row += kRowTile) {
       const int64_t n_rows = std::min(kRowTile, values.rows - row);
@@ -146,6 +175,35 @@ class SpanTile {
       for (int64_t t = 0; t < n; ++t) {
         ops_.decay_add(decay[t], part_ + t * kRowTile, width,
                        acc_ + (i + t) * shape_.v_head_dim + row);
+      }
+    }
+  }
+
+  // Scales are of positions, so weights are multiplied with them, anew for each 32 rows. Behind
+  // n_keys, up to whole lines, weights are 0 and the int8 may be any.
+  void add_q8_values(int64_t tile, int64_t n_keys, int64_t i, int64_t n, const float* weights,
+                     const float* decay, const std::byte* next) {
+    const Q8Values values = args_.cache.q8_values(tile, kv_head_);
+    const int64_t n_blocks = shape_.v_head_dim / Q8Values::kRows;
+    const int64_t cols = (n_keys + 3) / 4 * 4;
+    const std::byte* x[kQueryTile];
+    for (int64_t t = 0; t < n; ++t) {
+      x[t] = reinterpret_cast<const std::byte*>(scaled_ + t * kKvTile);
+    }
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      alignas(64) float scales[kKvTile];
+      ops_.dequantize(DType::kF16, values.scales(b), scales, n_keys);
+      for (int64_t t = 0; t < n; ++t) {
+        float* scaled = scaled_ + t * kKvTile;
+        for (int64_t j = 0; j < n_keys; ++j) scaled[j] = weights[t * kRowTile + j] * scales[j];
+        std::fill(scaled + n_keys, scaled + cols, 0.0F);
+        std::fill_n(part_ + t * kRowTile, Q8Values::kRows, 0.0F);
+      }
+      ops_.dot_int8(values.groups(b), Q8Values::kGroupBytes,
+                    b + 1 < n_blocks ? values.groups(b + 1) : next, cols, x, n, part_, kRowTile);
+      for (int64_t t = 0; t < n; ++t) {
+        ops_.decay_add(decay[t], part_ + t * kRowTile, Q8Values::kRows,
+                       acc_ + (i + t) * shape_.v_head_dim + b * Q8Values::kRows);
       }
     }
   }
@@ -162,6 +220,9 @@ class SpanTile {
   alignas(64) float scores_[kQueryTile * kRowTile];
   alignas(64) float part_[kQueryTile * kRowTile];
   alignas(64) float acc_[kQueryTile * kMaxHeadDim];  // 64 KiB
+  alignas(64) float scaled_[kQueryTile * kKvTile];   // weights times scales of values
+  int64_t packed_bytes_ = 0;                         // of a query; 0: they are taken as they are
+  alignas(64) std::byte packed_[kQueryTile * kPackedQuery];
 };
 
 // All keys of some queries in one task, span by span.
@@ -253,6 +314,10 @@ void attention(const KvView& cache, const NewTokens& tokens, int64_t n_heads, fl
   TANDEM_CHECK(s.head_dim <= kMaxHeadDim && s.v_head_dim <= kMaxHeadDim,
                "heads of %lld and %lld, at most %lld", static_cast<long long>(s.head_dim),
                static_cast<long long>(s.v_head_dim), static_cast<long long>(kMaxHeadDim));
+  TANDEM_CHECK(
+      s.head_dim % kv_type_block(s.type_k) == 0 && s.v_head_dim % kv_type_block(s.type_v) == 0,
+      "heads of %lld and %lld in %s and %s", static_cast<long long>(s.head_dim),
+      static_cast<long long>(s.v_head_dim), kv_type_name(s.type_k), kv_type_name(s.type_v));
   TANDEM_CHECK(s.n_kv_heads > 0 && n_heads % s.n_kv_heads == 0, "%lld query heads, %lld KV heads",
                static_cast<long long>(n_heads), static_cast<long long>(s.n_kv_heads));
   const int64_t group = n_heads / s.n_kv_heads;

@@ -25,8 +25,10 @@ struct NewTokens {
 
 // Stores k and v at first_pos … first_pos + n - 1, and then
 // out[t, h, :] = softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group], j <= first_pos + t
-// out: [n, n_heads, v_head_dim] f32. f32 arithmetic, and a result that does not depend on how the
-// tokens were batched. std::bad_alloc when scratch must grow and there is no memory.
+// out: [n, n_heads, v_head_dim] f32. f32 arithmetic, but keys in kQ8_0 take queries that are
+// rounded as activations are (x_kind()). A result does not depend on how the tokens were batched.
+// Heads are multiples of kv_type_block(). std::bad_alloc when scratch must grow and there is no
+// memory.
 void attention(const KvView& cache, const NewTokens& tokens, int64_t n_heads, float scale,
                float* out, Workspace& scratch, ParallelFor parallel);
 

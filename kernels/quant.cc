@@ -83,6 +83,33 @@ void dequantize(DType type, const std::byte* src, float* dst, int64_t n) {
   simd().dequantize(type, src, dst, n);
 }
 
+void quantize_q8_0(const float* src, std::byte* dst) {
+  constexpr int kElems = 32;
+  constexpr int32_t kInfinity = 0x7F800000;
+  constexpr float kLeastMagnitude = 1e-36F;  // 127 over a smaller one would overflow
+  constexpr float kToInteger = 12582912.0F;  // 1.5 * 2^23: a sum with it has no places behind 1
+  // Magnitudes are in the order of their bits, in which NaN comes last.
+  int32_t most = 0;
+  for (int i = 0; i < kElems; ++i) {
+    const int32_t magnitude = std::bit_cast<int32_t>(src[i]) & 0x7FFFFFFF;
+    most = magnitude > most ? magnitude : most;
+  }
+  const bool finite = most < kInfinity;
+  const float largest = std::bit_cast<float>(most);
+  const bool zeros = !finite || largest < kLeastMagnitude;
+  constexpr uint16_t kNan = 0x7E00;
+  const uint16_t d = !finite ? kNan : zeros ? uint16_t{0} : f32_to_f16(largest / 127.0F);
+  const float inverse = zeros ? 0.0F : 127.0F / largest;
+  int8_t q[kElems] = {};
+  if (!zeros) {
+    for (int i = 0; i < kElems; ++i) {
+      q[i] = static_cast<int8_t>(src[i] * inverse + kToInteger - kToInteger);
+    }
+  }
+  std::memcpy(dst, &d, sizeof d);
+  std::memcpy(dst + sizeof d, q, sizeof q);
+}
+
 bool all_finite(DType type, const std::byte* src, int64_t n) {
   const DTypeInfo& info = dtype_info(type);
   const int64_t blocks = dtype_bytes(type, n) / info.block_bytes;

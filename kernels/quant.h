@@ -45,6 +45,14 @@ int64_t dtype_bytes(DType type, int64_t n);
 // formula evaluated in float32, one rounding per operation.
 void dequantize(DType type, const std::byte* src, float* dst, int64_t n);
 
+// src: 32 f32; dst: a block of kQ8_0, any alignment. The rounding is that of ggml's
+// quantize_row_q8_0 (ggml-quants.c, and its vectorised forms in halves, which go to even): scale
+// d = largest magnitude / 127 as f16, weights x * 127 / largest magnitude to the nearest int8. So a
+// largest magnitude beyond 127 * 65504 has an infinite scale. Blocks that are smaller than 1e-36
+// are zeros. Where a value is not finite the scale is NaN and all weights are 0. The same bytes on
+// every instruction set.
+void quantize_q8_0(const float* src, std::byte* dst);
+
 // True when every scale (or float weight) in n weights is finite.
 bool all_finite(DType type, const std::byte* src, int64_t n);
 

@@ -63,6 +63,12 @@ struct SimdOps {
   // What one call of it takes at most, by the kind of activations.
   DotTile (*dot_tile)(XKind kind);
 
+  // out[t * out_stride + r] += q[r, c] * x[t][c], summed over c in [0, n) in order, r
+  // in [0, 32): two groups of int8 without scales, in lines of four columns as Q8_0's, group_bytes
+  // apart. n: a multiple of 4; x: n_tokens pointers to [n] f32. next: as in dot_packed().
+  void (*dot_int8)(const std::byte* groups, int64_t group_bytes, const std::byte* next, int64_t n,
+                   const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride);
+
   // gate[i] = silu(gate[i]) * up[i], i in [0, n); silu(v) = v / (1 + exp(-v)).
   void (*silu_mul)(float* gate, const float* up, int64_t n);
 };

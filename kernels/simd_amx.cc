@@ -64,7 +64,7 @@ DotTile dot_tile_amx(XKind /*kind*/) { return {kGroups, kMostTileTokens}; }
 
 const SimdOps kAmxOps = {
     "avx512-amx", nullptr, nullptr,        nullptr,      nullptr, nullptr,
-    nullptr,      nullptr, dot_packed_amx, dot_tile_amx, nullptr,
+    nullptr,      nullptr, dot_packed_amx, dot_tile_amx, nullptr, nullptr,
 };
 
 }  // namespace tandem

@@ -319,6 +319,7 @@ const SimdOps kAvx2Ops = {"avx2",
                           pack_x_on<PackX>,
                           dot_packed_on<Avx2Lanes>,
                           tile_on<Avx2Lanes>,
+                          dot_int8_on<Avx2Lanes>,
                           silu_mul_avx2};
 
 }  // namespace tandem

@@ -177,6 +177,7 @@ const SimdOps kAvx512Ops = {
     pack_x_on<PackX>,
     dot_packed_on<Avx512Lanes>,
     tile_on<Avx512Lanes>,
+    dot_int8_on<Avx512Lanes>,
     silu_mul_avx512,
 };
 

@@ -74,6 +74,35 @@ struct OddF16 {
   }
 };
 
+// int8 without scales times f32, for SimdOps::dot_int8().
+template <class L, int kLines>
+struct PackedInt8 {
+  static constexpr int kCols = 4 * kLines;
+  static constexpr int kBytes = 64 * kLines;
+  static constexpr XKind kX = XKind::kFloat;
+  template <int G, int T>
+  [[gnu::always_inline]] static void dot(const Block& block, int lane, const XBlock* x,
+                                         typename L::Float (&acc)[G][T]) {
+    unrolled<kLines>([&](auto k) __attribute__((always_inline)) {
+      block.fetch_ahead<G, L::kAhead, L::kAheadToL2>(k);
+      typename L::Int line[G];
+      unrolled<G>([&](auto g) __attribute__((always_inline)) {
+        line[g] = L::line(block.at + g * block.stride + k * kLineBytes + lane * 4);
+      });
+      const auto dot = [](auto sum, auto weights, auto column) __attribute__((always_inline)) {
+        return L::fma(weights, L::as_float(column), sum);
+      };
+      unrolled<4>([&](auto i) __attribute__((always_inline)) {
+        typename L::Float w[G];
+        unrolled<G>([&](auto g) __attribute__((always_inline)) {
+          w[g] = L::to_float(L::sar(L::shl(line[g], 24 - 8 * i), 24));
+        });
+        add_line<L>(x, k * 16 + i * 4, w, dot, acc);
+      });
+    });
+  }
+};
+
 template <class L, int kLines>
 struct PackedBf16 {
   static constexpr int kCols = 2 * kLines;

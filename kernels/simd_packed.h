@@ -162,5 +162,23 @@ void dot_packed_on(DType type, const std::byte* group, int64_t n_groups, int64_t
       n_groups, n_tokens);
 }
 
+template <class L>
+void dot_int8_on(const std::byte* groups, int64_t group_bytes, const std::byte* next, int64_t n,
+                 const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride) {
+  constexpr DotTile kTile = tile_on<L>(XKind::kFloat);
+  constexpr int kGroups = 2;
+  const int64_t shares = (n_tokens + kTile.tokens - 1) / kTile.tokens;
+  for (int64_t i = 0; i < shares; ++i) {
+    const int64_t first = n_tokens * i / shares;
+    const int64_t some = n_tokens * (i + 1) / shares - first;
+    for (int64_t g = 0; g < kGroups; g += kTile.groups) {
+      const PackedArgs args =
+          packed_args(groups + g * group_bytes, group_bytes, next + g * group_bytes, n, 0, n,
+                      x + first, out + first * out_stride + g * 16, out_stride);
+      dot_packed_format<L, PackedInt8<L, 4>, PackedInt8<L, 1>>(args, kTile.groups, some);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tandem

@@ -192,6 +192,22 @@ void decay_add_scalar(float decay, const float* part, int64_t n, float* acc) {
   for (int64_t c = 0; c < n; ++c) acc[c] = acc[c] * decay + part[c];
 }
 
+void dot_int8_scalar(const std::byte* groups, int64_t group_bytes, const std::byte* /*next*/,
+                     int64_t n, const std::byte* const* x, int64_t n_tokens, float* out,
+                     int64_t out_stride) {
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    const auto* columns = reinterpret_cast<const float*>(x[t]);
+    for (int64_t r = 0; r < 32; ++r) {
+      const std::byte* row = groups + r / 16 * group_bytes + r % 16 * 4;
+      float sum = 0;
+      for (int64_t c = 0; c < n; ++c) {
+        sum += static_cast<float>(i8(row + c / 4 * 64 + c % 4)) * columns[c];
+      }
+      out[t * out_stride + r] += sum;
+    }
+  }
+}
+
 DotTile float_tile(XKind /*kind*/) { return {1, kMaxFloatTokens}; }
 
 void silu_mul_scalar(float* gate, const float* up, int64_t n) {
@@ -202,6 +218,6 @@ void silu_mul_scalar(float* gate, const float* up, int64_t n) {
 
 const SimdOps kScalarOps = {"scalar",         dequantize_scalar, store_f16_scalar, dot_scalar,
                             softmax_scalar,   decay_add_scalar,  nullptr,          nullptr,
-                            dot_packed_float, float_tile,        silu_mul_scalar};
+                            dot_packed_float, float_tile,        dot_int8_scalar,  silu_mul_scalar};
 
 }  // namespace tandem

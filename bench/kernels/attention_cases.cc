@@ -35,8 +35,7 @@ class AttentionBench : public Bench {
 
   std::vector<Case> cases(int64_t tokens) override {
     out_.assign(static_cast<size_t>(tokens * heads_.n * heads_.dim), 0.0F);
-    const char* type = kv_.type_k == KvType::kF16 ? "f16" : "f32";
-    Case c{kAttention, type, heads_.n, heads_.depth, tokens, &pool_};
+    Case c{kAttention, kv_type_name(kv_.type_k), heads_.n, heads_.depth, tokens, &pool_};
     c.weight_bytes = kv_.k_bytes(heads_.depth) + kv_.v_bytes(heads_.depth);
     c.ops = 4 * tokens * heads_.depth * heads_.n * heads_.dim;
     c.peak = Peak::kF32;
@@ -57,12 +56,22 @@ class AttentionBench : public Bench {
     return {kv_, memory, memory + kv_.k_bytes(n_ctx)};
   }
 
-  // Of a position; new tokens have the first ones' keys and values.
-  const float* row(const std::vector<float>& values, int64_t position, int64_t kv_head) const {
-    return values.data() + (position % heads_.depth * heads_.n_kv + kv_head) * heads_.dim;
-  }
-  double stored(float v) const {
-    return static_cast<double>(kv_.type_k == KvType::kF16 ? f16_to_f32(f32_to_f16(v)) : v);
+  // Of a position, as stored; new tokens have the first ones' keys and values.
+  std::vector<float> row(const std::vector<float>& values, int64_t position,
+                         int64_t kv_head) const {
+    const float* from =
+        values.data() + (position % heads_.depth * heads_.n_kv + kv_head) * heads_.dim;
+    std::vector<float> out(from, from + heads_.dim);
+    if (kv_.type_k == KvType::kF16) {
+      for (float& v : out) v = f16_to_f32(f32_to_f16(v));
+    } else if (kv_.type_k == KvType::kQ8_0) {
+      for (int64_t i = 0; i < heads_.dim; i += kv_type_block(KvType::kQ8_0)) {
+        std::byte block[34];
+        quantize_q8_0(from + i, block);
+        dequantize(DType::kQ8_0, block, out.data() + i, kv_type_block(KvType::kQ8_0));
+      }
+    }
+    return out;
   }
 
   // The last token's last head against float64.
@@ -71,13 +80,15 @@ class AttentionBench : public Bench {
     const int64_t kv_head = heads_.n_kv - 1;
     const int64_t n = heads_.depth + tokens;
     const float* query = q_.data() + ((tokens - 1) * heads_.n + head) * heads_.dim;
+    const std::vector<float> seen = testing::as_packed(
+        kv_.type_k == KvType::kQ8_0 ? x_kind(DType::kQ8_0) : XKind::kFloat, query, heads_.dim);
     std::vector<double> weights;
+    std::vector<std::vector<float>> values;
     for (int64_t p = 0; p < n; ++p) {
-      double score = 0;
-      for (int64_t c = 0; c < heads_.dim; ++c) {
-        score += static_cast<double>(query[c]) * stored(row(k_, p, kv_head)[c]);
-      }
+      const double score =
+          testing::reference_dot(seen.data(), row(k_, p, kv_head).data(), heads_.dim).sum;
       weights.push_back(score * static_cast<double>(scale()));
+      values.push_back(row(v_, p, kv_head));
     }
     const double most = *std::max_element(weights.begin(), weights.end());
     double sum = 0;
@@ -85,7 +96,8 @@ class AttentionBench : public Bench {
     for (int64_t c = 0; c < heads_.dim; ++c) {
       double expected = 0;
       for (int64_t p = 0; p < n; ++p) {
-        expected += weights[static_cast<size_t>(p)] / sum * stored(row(v_, p, kv_head)[c]);
+        expected += weights[static_cast<size_t>(p)] / sum *
+                    static_cast<double>(values[static_cast<size_t>(p)][static_cast<size_t>(c)]);
       }
       const float got =
           out_[static_cast<size_t>(((tokens - 1) * heads_.n + head) * heads_.dim + c)];

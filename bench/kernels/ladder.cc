@@ -134,7 +134,7 @@ class Ladder {
 
   void climb_attention(const Heads& heads) {
     std::vector<std::unique_ptr<Bench>> caches;
-    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+    for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
       caches.push_back(attention_bench(rng_, type, heads, pools_, wanted_));
     }
     climb(caches);

@@ -24,6 +24,7 @@ struct Queries {
   int spans;
   float* scratch;
   float* out;
+  int row_bytes;  // of a query in shared memory
 };
 
 // Where results of a span go: outputs that are not yet divided, largest scores, sums.
@@ -39,15 +40,13 @@ struct SpanResults {
   }
 };
 
-VGPU_DEVICE int rounded_up(int n, int step) { return (n + step - 1) / step * step; }
-
 constexpr float kNothing =
     -3.4e38F;  // below every score; not infinite, so that differences are numbers
 
 // blockIdx: eight columns, KV head, span. kGroups: 16 * kWarps * kGroups >= v_head_dim.
-template <bool kF16K, bool kF16V, int kGroups>
+template <KvType kTypeK, KvType kTypeV, int kGroups>
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Queries queries) {
-  VGPU_DYNAMIC_SHARED(float, q);  // [kColumns, q_stride]
+  VGPU_DYNAMIC_SHARED(uint8_t, q);  // [kColumns] rows, as keys want them
   VGPU_SHARED(float, weights, kColumns* kTileStride);
   VGPU_SHARED(float, warp_most, kWarps* kColumns);
   VGPU_SHARED(float, warp_sum_of, kWarps* kColumns);
@@ -68,12 +67,9 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
            column % per_kv;
   };
 
-  const int q_stride = rounded_up(cache.head_dim, 16) + 4;
-  for (int i = thread; i < kColumns * q_stride; i += kThreads) {
-    const int c = i / q_stride;
-    const int at = i % q_stride;
-    q[i] = at < cache.head_dim ? queries.q[head_row(c) * cache.head_dim + at] : 0.0F;
-  }
+  Keys<kTypeK>::template put_queries<kWarps>(
+      [&](int c) { return queries.q + head_row(c) * cache.head_dim; }, cache.head_dim, q,
+      queries.row_bytes);
   const int first_pos = cache.first_pos != nullptr ? *cache.first_pos : queries.first_pos;
   // The last position that a lane's two columns see.
   int last[2];
@@ -81,8 +77,8 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
   for (int i = 0; i < 2; ++i) last[i] = first_pos + column_at(2 * lane.t + i) / per_kv;
   const int n_positions = first_pos + column_at(kColumns - 1) / per_kv + 1;
 
-  const int64_t k_group = GroupOf<kF16K>::bytes(cache.head_dim);
-  const int64_t v_group = GroupOf<kF16V>::bytes(kTile);
+  const int64_t k_group = Keys<kTypeK>::group_bytes(cache.head_dim);
+  const int64_t v_tile = Values<kTypeV>::tile_bytes(cache.v_head_dim);
   const int v_groups = (cache.v_head_dim + 15) / 16;
   float acc[kGroups][4] = {};
   float most[2] = {kNothing, kNothing};
@@ -97,8 +93,8 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
     const int left = n_positions - tile * kTile;
     float score[4] = {};
     if (16 * warp < left) {
-      GroupOf<kF16K>::product(cache.k + head_tile * 4 * k_group + warp * k_group, q, q_stride,
-                              cache.head_dim, score);
+      Keys<kTypeK>::product(cache.k + head_tile * 4 * k_group + warp * k_group, q,
+                            queries.row_bytes, cache.head_dim, score);
     }
     bool seen[4];
     float tile_most[2] = {kNothing, kNothing};
@@ -151,8 +147,8 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads) attention_kernel(KvCache cache, Qu
       if (group >= v_groups) continue;
 #pragma unroll
       for (int i = 0; i < 4; ++i) acc[j][i] *= decay[i % 2];
-      GroupOf<kF16V>::product(cache.v + (head_tile * v_groups + group) * v_group, weights,
-                              kTileStride, left < kTile ? left : kTile, acc[j]);
+      Values<kTypeV>::product(cache.v + head_tile * v_tile, group, weights, kTileStride,
+                              left < kTile ? left : kTile, acc[j]);
     }
   }
 
@@ -211,11 +207,10 @@ void launch(void* stream, const KvCache& cache, const Queries& queries) {
   const int columns = queries.n * (queries.n_heads / cache.n_kv_heads);
   const dim3 grid(static_cast<unsigned>(columns + kColumns - 1) / kColumns,
                   static_cast<unsigned>(cache.n_kv_heads), static_cast<unsigned>(queries.spans));
-  const size_t shared =
-      sizeof(float) * kColumns * static_cast<size_t>((cache.head_dim + 15) / 16 * 16 + 4);
-  with_types(cache, [&](auto f16_k, auto f16_v) {
-    VGPU_LAUNCH((attention_kernel<f16_k(), f16_v(), kGroups>), grid, dim3(kThreads), shared, stream,
-                cache, queries);
+  const size_t shared = kColumns * static_cast<size_t>(queries.row_bytes);
+  with_types(cache, [&](auto type_k, auto type_v) {
+    VGPU_LAUNCH((attention_kernel<type_k(), type_v(), kGroups>), grid, dim3(kThreads), shared,
+                stream, cache, queries);
   });
 }
 
@@ -224,8 +219,15 @@ void launch(void* stream, const KvCache& cache, const Queries& queries) {
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out) {
   if (n == 0) return;
-  const Queries queries{q,       first_pos, n, n_heads, scale, attention_spans(first_pos, n),
-                        scratch, out};
+  const Queries queries{q,
+                        first_pos,
+                        n,
+                        n_heads,
+                        scale,
+                        attention_spans(first_pos, n),
+                        scratch,
+                        out,
+                        query_bytes(cache.type_k, cache.head_dim)};
   // 16 * kWarps values a group.
   if (cache.v_head_dim <= 64) {
     launch<1>(stream, cache, queries);

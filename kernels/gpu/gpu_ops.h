@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "kernels/kv_cache.h"
 #include "kernels/quant.h"
 
 namespace tandem::gpu {
@@ -66,8 +67,8 @@ struct TokenUses {
 
 // One layer's keys and values of one sequence, in the layout of kernels/kv_cache.h.
 struct KvCache {
-  bool f16_k;  // f32 otherwise
-  bool f16_v;
+  KvType type_k;  // of heads that are multiples of kv_type_block()
+  KvType type_v;
   int n_kv_heads;
   int head_dim;
   int v_head_dim;
@@ -210,7 +211,8 @@ struct GpuOps {
   void (*prepare_heads)(void* stream, const PreparedHeads& call, const KvCache& cache, int n);
   // out[t, h, :] = softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group], j <= first_pos +
   // t. q: [n, n_heads, head_dim] f32; out: [n, n_heads, v_head_dim] f32; scratch:
-  // attention_scratch_floats(). Positions that no token sees may hold anything.
+  // attention_scratch_floats(). Positions that no token sees may hold anything. For keys in kQ8_0
+  // queries are rounded to int8, as the CPU's instruction sets do it.
   void (*attention)(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                     int n_heads, float scale, float* scratch, float* out);
   // What is enqueued later starts when *flag, which the host writes, has come to `value`, going

@@ -27,6 +27,20 @@ VGPU_DEVICE int quantized(float v, float inverse) {
   return __float2int_rn(fminf(v * inverse, 127.0F));
 }
 
+// One of 32 values of which a warp makes a block of Q8_0, as quantize_q8_0() of kernels/quant.h
+// does, byte for byte.
+struct Q8Value {
+  uint16_t scale;  // f16, of all
+  uint8_t q;
+  VGPU_DEVICE explicit Q8Value(float v) {
+    const bool finite = __any_sync(kAllLanes, is_finite(v) ? 0 : 1) == 0;
+    const XScale of = x_scale(warp_max(fabsf(v)), finite);
+    constexpr uint16_t kNan = 0x7E00;
+    scale = finite ? f32_to_f16(of.scale) : kNan;
+    q = finite ? static_cast<uint8_t>(quantized(v, of.inverse)) : uint8_t{0};
+  }
+};
+
 // A warp makes block `block` of 32 * kParts columns of a row: lane l has columns l, 32 + l, ….
 template <int kParts>
 VGPU_DEVICE void pack_block_q8(const float* x, int cols, int block, uint8_t* row) {

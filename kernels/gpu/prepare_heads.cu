@@ -11,16 +11,71 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kTile = static_cast<int>(kKvTile);
 
-// Where a packed matrix's row has a column.
-template <bool kF16>
-VGPU_DEVICE void store_value(uint8_t* matrix, int64_t group_bytes, int row, int col, float value) {
-  uint8_t* group = matrix + row / 16 * group_bytes + row % 16 * 4;
-  if (kF16) {
-    store_u16(group + col / 2 * kLineBytes + col % 2 * 2, f32_to_f16(value));
-  } else {
-    store_u32(group + col * kLineBytes, f32_to_bits(value));
+// Stores a position's key in a head's tile, or its value, by a block of threads. value(i): element
+// i of n.
+template <KvType kType>
+struct Store {
+  template <typename F>
+  VGPU_DEVICE static void key(uint8_t* tile, int position, int n, const F& value) {
+    const int64_t group_bytes = Keys<kType>::group_bytes(n);
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      element(tile, group_bytes, position, i, value(i));
+    }
   }
-}
+  template <typename F>
+  VGPU_DEVICE static void value(uint8_t* tile, int position, int n, const F& value) {
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      element(tile, GroupOf<kType>::bytes(kTile), i, position, value(i));
+    }
+  }
+
+ private:
+  // Where a packed matrix's row has a column.
+  VGPU_DEVICE static void element(uint8_t* matrix, int64_t group_bytes, int row, int col,
+                                  float value) {
+    uint8_t* group = matrix + row / 16 * group_bytes + row % 16 * 4;
+    if (kType == KvType::kF16) {
+      store_u16(group + col / 2 * kLineBytes + col % 2 * 2, f32_to_f16(value));
+    } else {
+      store_u32(group + col * kLineBytes, f32_to_bits(value));
+    }
+  }
+};
+
+// A block of 32 a warp.
+template <>
+struct Store<KvType::kQ8_0> {
+  template <typename F>
+  VGPU_DEVICE static void key(uint8_t* tile, int position, int n, const F& value) {
+    uint8_t* group = tile + position / 16 * Keys<KvType::kQ8_0>::group_bytes(n);
+    const int row = position % 16;
+    blocks(n, value, [&](int block, int i, const Q8Value& stored) {
+      uint8_t* at = group + block * Format<DType::kQ8_0>::kBytes;
+      if (i == 0) store_u16(at + 2 * row, stored.scale);
+      at[32 + i / 4 * kLineBytes + 4 * row + i % 4] = stored.q;
+    });
+  }
+  template <typename F>
+  VGPU_DEVICE static void value(uint8_t* tile, int position, int n, const F& value) {
+    blocks(n, value, [&](int block, int i, const Q8Value& stored) {
+      uint8_t* at = tile + block * static_cast<int>(Q8Values::kBlockBytes);
+      if (i == 0) store_u16(at + 2 * position, stored.scale);
+      at[static_cast<int>(Q8Values::kScaleBytes) +
+         i / 16 * static_cast<int>(Q8Values::kGroupBytes) + position / 4 * kLineBytes + i % 16 * 4 +
+         position % 4] = stored.q;
+    });
+  }
+
+ private:
+  // f(block, element in it, what it is stored as).
+  template <typename Value, typename F>
+  VGPU_DEVICE static void blocks(int n, const Value& value, const F& f) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    for (int b = static_cast<int>(threadIdx.x) / kWarpSize; b < n / kWarpSize; b += kWarps) {
+      f(b, lane, Q8Value(value(b * kWarpSize + lane)));
+    }
+  }
+};
 
 VGPU_DEVICE float limited(float v, float limit) {
   if (limit <= 0) return v;
@@ -76,7 +131,7 @@ VGPU_DEVICE float turned(const float* head, int i, const float* table, int n_rot
 }
 
 // blockIdx: head of queries, then of keys, then of values; token.
-template <bool kF16K, bool kF16V>
+template <KvType kTypeK, KvType kTypeV>
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads)
     prepare_heads_kernel(PreparedHeads call, KvCache cache) {
   VGPU_SHARED(float, values, kWidestHead);
@@ -104,30 +159,25 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kThreads)
     const float* row = call.k + token * cache.n_kv_heads * cache.head_dim;
     normalized_head(row, head, cache.head_dim,
                     {call.k_gain, call.k_norm_width, call.eps, call.limit}, parts, values);
-    const int64_t group = GroupOf<kF16K>::bytes(cache.head_dim);
-    for (int i = thread; i < cache.head_dim; i += kThreads) {
-      store_value<kF16K>(cache.k + (tile + head) * 4 * group, group, at, i,
-                         turned(values, i, table, call.n_rot, call.halves));
-    }
+    const int64_t tile_bytes = 4 * Keys<kTypeK>::group_bytes(cache.head_dim);
+    Store<kTypeK>::key(cache.k + (tile + head) * tile_bytes, at, cache.head_dim,
+                       [&](int i) { return turned(values, i, table, call.n_rot, call.halves); });
     return;
   }
   head -= cache.n_kv_heads;
   const float* from = call.v + (token * cache.n_kv_heads + head) * cache.v_head_dim;
-  const int64_t group = GroupOf<kF16V>::bytes(kTile);
-  const int groups = (cache.v_head_dim + 15) / 16;
-  for (int i = thread; i < cache.v_head_dim; i += kThreads) {
-    store_value<kF16V>(cache.v + (tile + head) * groups * group, group, i, at,
-                       limited(from[i], call.limit));
-  }
+  const int64_t tile_bytes = Values<kTypeV>::tile_bytes(cache.v_head_dim);
+  Store<kTypeV>::value(cache.v + (tile + head) * tile_bytes, at, cache.v_head_dim,
+                       [&](int i) { return limited(from[i], call.limit); });
 }
 
 }  // namespace
 
 void prepare_heads(void* stream, const PreparedHeads& call, const KvCache& cache, int n) {
   if (n == 0) return;
-  with_types(cache, [&](auto f16_k, auto f16_v) {
+  with_types(cache, [&](auto type_k, auto type_v) {
     VGPU_LAUNCH(
-        (prepare_heads_kernel<f16_k(), f16_v()>),
+        (prepare_heads_kernel<type_k(), type_v()>),
         dim3(static_cast<unsigned>(call.n_heads + 2 * cache.n_kv_heads), static_cast<unsigned>(n)),
         dim3(kThreads), 0, stream, call, cache);
   });

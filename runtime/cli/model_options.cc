@@ -31,7 +31,19 @@ DeviceKind device_kind(const std::string& name) {
   return name == "sim-cuda" ? DeviceKind::kSimCuda : DeviceKind::kAuto;
 }
 
-KvType kv_type(const std::string& name) { return name == "f32" ? KvType::kF32 : KvType::kF16; }
+constexpr KvType kKvTypes[] = {KvType::kF16, KvType::kF32, KvType::kQ8_0};
+
+std::vector<std::string> kv_type_names() {
+  std::vector<std::string> names;
+  for (const KvType type : kKvTypes) names.emplace_back(kv_type_name(type));
+  return names;
+}
+
+// Of a name among them.
+KvType kv_type(const std::string& name) {
+  return *std::find_if(std::begin(kKvTypes), std::end(kKvTypes),
+                       [&](KvType type) { return name == kv_type_name(type); });
+}
 
 // A key of the file and its value as the command line would write it.
 struct ConfigValue {
@@ -103,12 +115,12 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->capture_default_str();
   weights.add_to(app);
   app->add_option("--cache-type-k", kv_type_k, "KV cache type for K, also -ctk")
-      ->type_name("f16|f32")
-      ->check(one_of({"f16", "f32"}))
+      ->type_name("f16|f32|q8_0")
+      ->check(one_of(kv_type_names()))
       ->capture_default_str();
   app->add_option("--cache-type-v", kv_type_v, "KV cache type for V, also -ctv")
-      ->type_name("f16|f32")
-      ->check(one_of({"f16", "f32"}))
+      ->type_name("f16|f32|q8_0")
+      ->check(one_of(kv_type_names()))
       ->capture_default_str();
 }
 

@@ -341,10 +341,14 @@ gpu::KvCache GpuKernelOps::kv_view(const KernelScope& scope, const KvLayer& cach
     return reinterpret_cast<uint8_t*>(writes ? scope.write(at, n)
                                              : const_cast<std::byte*>(scope.read(at, n)));
   };
-  return {kv_shape_.type_k == KvType::kF16,     kv_shape_.type_v == KvType::kF16,
-          static_cast<int>(config_.n_kv_heads), static_cast<int>(config_.head_dim),
-          static_cast<int>(config_.v_head_dim), bytes(cache.k, kv_bytes_k_),
-          bytes(cache.v, kv_bytes_v_),          scope.read_as<int>(step_, 1)};
+  return {kv_shape_.type_k,
+          kv_shape_.type_v,
+          static_cast<int>(config_.n_kv_heads),
+          static_cast<int>(config_.head_dim),
+          static_cast<int>(config_.v_head_dim),
+          bytes(cache.k, kv_bytes_k_),
+          bytes(cache.v, kv_bytes_v_),
+          scope.read_as<int>(step_, 1)};
 }
 
 }  // namespace tandem

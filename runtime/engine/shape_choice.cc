@@ -28,12 +28,22 @@ int64_t wanted_context(const ModelConfig& config, const EngineSettings& settings
   return settings.fit ? std::max(usual, least_context(config, *settings.fit)) : usual;
 }
 
+void check_kv_type(const char* flag, KvType type, const char* what, int64_t width) {
+  const int64_t block = kv_type_block(type);
+  if (width % block == 0) return;
+  throw ConfigError(
+      fmt::format("{} is {}; expected heads whose {} are a multiple of {} wide, got {}", flag,
+                  kv_type_name(type), what, block, width));
+}
+
 EngineShape wanted_shape(const ModelConfig& config, const EngineSettings& settings,
                          const Device& device) {
   if (settings.n_ctx < 0)
     throw ConfigError(fmt::format("-c is {}; expected 0 or more", settings.n_ctx));
   if (settings.n_batch < 1)
     throw ConfigError(fmt::format("-b is {}; expected 1 or more", settings.n_batch));
+  check_kv_type("-ctk", settings.kv_type_k, "keys", config.head_dim);
+  check_kv_type("-ctv", settings.kv_type_v, "values", config.v_head_dim);
   EngineShape shape;
   shape.kv_type_k = settings.kv_type_k;
   shape.kv_type_v = settings.kv_type_v;

@@ -6,6 +6,7 @@
 
 #include "kernels/kv_cache.h"
 #include "runtime/selftest/op_checks.h"
+#include "runtime/selftest/packed_activations.h"
 
 namespace tandem {
 namespace {
@@ -23,11 +24,10 @@ struct Shape {
   int per_kv() const { return n_heads / n_kv_heads; }
 };
 
-const char* name_of(KvType type) { return type == KvType::kF16 ? "f16" : "f32"; }
-
 std::string types_text(const Shape& s) {
-  return s.type_k == s.type_v ? name_of(s.type_k)
-                              : fmt::format("{}, {}", name_of(s.type_k), name_of(s.type_v));
+  return s.type_k == s.type_v
+             ? kv_type_name(s.type_k)
+             : fmt::format("{}, {}", kv_type_name(s.type_k), kv_type_name(s.type_v));
 }
 
 // Random keys, values and queries of a sequence, and its cache in device memory, full of NaN.
@@ -57,13 +57,8 @@ struct Sequence {
   }
 
   gpu::KvCache cache(const KernelScope& scope) const {
-    return {shape.type_k == KvType::kF16,
-            shape.type_v == KvType::kF16,
-            shape.n_kv_heads,
-            shape.head_dim,
-            shape.v_head_dim,
-            cache_k.in(scope),
-            cache_v.in(scope)};
+    return {shape.type_k,     shape.type_v,      shape.n_kv_heads, shape.head_dim,
+            shape.v_head_dim, cache_k.in(scope), cache_v.in(scope)};
   }
 
   // Keys and values alone: no heads of queries, neither norm nor rotation.
@@ -73,6 +68,14 @@ struct Sequence {
     call.v = v_at.in(scope) + int64_t{first} * shape.n_kv_heads * shape.v_head_dim;
     call.first_pos = first;
     if (count > 0) c.ops.prepare_heads(scope.stream(), call, cache(scope), count);
+  }
+
+  // As keys take it: [head_dim] of a query, row `index` of q.
+  std::vector<float> query(int64_t index) const {
+    const int64_t first = index * shape.head_dim;
+    const std::vector<float> row(q.begin() + first, q.begin() + first + shape.head_dim);
+    return shape.type_k == KvType::kQ8_0 ? pack_activations(XKind::kQ8, row, shape.head_dim).values
+                                         : row;
   }
 
   // As stored: [head_dim] of a position's key, likewise its value.
@@ -91,6 +94,7 @@ struct Sequence {
     if (type == KvType::kF16) {
       for (float& x : out) x = f16_to_f32(f32_to_f16(x));
     }
+    if (type == KvType::kQ8_0) return as_q8_0(out);
     return out;
   }
 };
@@ -99,12 +103,12 @@ struct Sequence {
 // its sum, which moves the weights of all keys; then the weighted sum has roundings of its own.
 class Reference {
  public:
-  Reference(const Sequence& s, const float* query, int head, int n_positions)
+  Reference(const Sequence& s, const std::vector<float>& query, int head, int n_positions)
       : dim_(s.shape.v_head_dim) {
     const int kv_head = head / s.shape.per_kv();
     double most = -std::numeric_limits<double>::infinity();
     for (int j = 0; j < n_positions; ++j) {
-      const Dot d = dot(query, s.key(j, kv_head).data(), s.shape.head_dim);
+      const Dot d = dot(query.data(), s.key(j, kv_head).data(), s.shape.head_dim);
       weights_.push_back(d.sum * s.shape.scale());
       errors_.push_back(sum_tolerance(s.shape.head_dim, d.magnitude * s.shape.scale()));
       values_.push_back(s.value(j, kv_head));
@@ -160,7 +164,7 @@ void check_attention_of(const OpContext& c, const Shape& shape, int first_pos, i
     for (int t = 0; t < n; ++t) {
       for (int h = 0; h < shape.n_heads; ++h) {
         const int64_t index = int64_t{t} * shape.n_heads + h;
-        const Reference reference(s, s.q.data() + index * shape.head_dim, h, first_pos + t + 1);
+        const Reference reference(s, s.query(index), h, first_pos + t + 1);
         reference.compare(index, out.data() + index * shape.v_head_dim, &comparison);
       }
     }
@@ -169,14 +173,16 @@ void check_attention_of(const OpContext& c, const Shape& shape, int first_pos, i
 
 constexpr KvType kF16 = KvType::kF16;
 constexpr KvType kF32 = KvType::kF32;
+constexpr KvType kQ8 = KvType::kQ8_0;
 
 }  // namespace
 
 void check_attention(const OpContext& c) {
   const Shape grouped{kF16, kF16, 8, 2, 64, 64};
-  for (const Shape& shape :
-       {grouped, Shape{kF32, kF32, 4, 4, 128, 128}, Shape{kF16, kF16, 10, 2, 80, 80},
-        Shape{kF16, kF32, 6, 2, 24, 40}, Shape{kF32, kF16, 20, 1, 13, 7}}) {
+  for (const Shape& shape : {grouped, Shape{kF32, kF32, 4, 4, 128, 128},
+                             Shape{kF16, kF16, 10, 2, 80, 80}, Shape{kF16, kF32, 6, 2, 24, 40},
+                             Shape{kF32, kF16, 20, 1, 13, 7}, Shape{kQ8, kQ8, 8, 2, 64, 64},
+                             Shape{kQ8, kF16, 3, 1, 96, 40}, Shape{kF32, kQ8, 10, 2, 80, 160}}) {
     check_attention_of(c, shape, 0, 1);
     check_attention_of(c, shape, 70, 9);
   }
@@ -185,9 +191,11 @@ void check_attention(const OpContext& c) {
   check_attention_of(c, grouped, 520, 1);
   check_attention_of(c, {kF32, kF32, 4, 2, 64, 64}, 505, 17);
   check_attention_of(c, {kF16, kF16, 2, 1, 128, 128}, 1100, 1);
+  check_attention_of(c, {kQ8, kQ8, 4, 2, 64, 96}, 505, 17);
   if (c.large) {
     check_attention_of(c, {kF16, kF16, 32, 4, 128, 128}, 4000, 3);
     check_attention_of(c, {kF16, kF16, 32, 4, 128, 128}, 0, 130);
+    check_attention_of(c, {kQ8, kQ8, 32, 4, 128, 128}, 4000, 3);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "kernels/elementwise.h"
@@ -81,19 +82,53 @@ std::vector<Value> prepared(const Shape& s, const float* row, int heads, const f
   return out;
 }
 
-// An element of a matrix of the cache, as the host's own view of the layout has it.
-float cached(WeightView matrix, int64_t row, int64_t col) {
-  matrix.cols += matrix.cols % 2;  // unpack_row() gives whole dwords
-  std::vector<std::byte> bytes(static_cast<size_t>(matrix.row_bytes()));
-  unpack_row(matrix, row, bytes.data());
-  float value = 0;
-  dequantize(matrix.type, bytes.data() + col * dtype_info(matrix.type).block_bytes, &value, 1);
-  return value;
+// Rows of the cache's matrices, as the host's own view of the layout has them: a position's key.
+std::vector<float> cached_key(const KvView& cache, int64_t tile, int64_t head, int64_t position) {
+  const WeightView keys = cache.keys(tile, head);
+  WeightView whole = keys;
+  whole.cols += whole.cols % 2;  // unpack_row() gives whole dwords
+  std::vector<std::byte> bytes(static_cast<size_t>(whole.row_bytes()));
+  unpack_row(whole, position, bytes.data());
+  std::vector<float> out(static_cast<size_t>(keys.cols));
+  dequantize(keys.type, bytes.data(), out.data(), keys.cols);
+  return out;
 }
 
-// f16 rounds by half a unit of 2^-10, and what is just beside a step may fall to either side.
-double stored_tolerance(KvType type, const Value& v) {
-  return v.tolerance + (type == KvType::kF16 ? std::abs(v.expected) / 1024 + 6e-8 : 0);
+// Element i of a position's value.
+float cached_value(const KvView& cache, int64_t tile, int64_t head, int64_t position, int64_t i) {
+  if (cache.shape.type_v != KvType::kQ8_0) {
+    const WeightView values = cache.values(tile, head, kKvTile);
+    std::vector<std::byte> bytes(static_cast<size_t>(values.row_bytes()));
+    unpack_row(values, i, bytes.data());
+    float value = 0;
+    dequantize(values.type, bytes.data() + position * dtype_info(values.type).block_bytes, &value,
+               1);
+    return value;
+  }
+  const Q8Values values = cache.q8_values(tile, head);
+  const int64_t block = i / Q8Values::kRows;
+  const int64_t row = i % Q8Values::kRows;
+  uint16_t scale = 0;
+  std::memcpy(&scale, values.scales(block) + 2 * position, sizeof scale);
+  const std::byte q = values.groups(block)[row / kGroupRows * Q8Values::kGroupBytes +
+                                           position / 4 * 64 + row % kGroupRows * 4 + position % 4];
+  return f16_to_f32(scale) * static_cast<float>(static_cast<int8_t>(q));
+}
+
+// What storing adds to the tolerance of x[i]. f16 rounds by half a unit of 2^-10, and what is just
+// beside a step may fall to either side. q8_0 by half of its scale, and rounds that as f16 does:
+// 127 / 2048 of it for the largest.
+double stored_tolerance(KvType type, const std::vector<Value>& x, size_t i) {
+  const auto most = [](const Value& v) { return std::abs(v.expected) + v.tolerance; };
+  double tolerance = x[i].tolerance + 1e-30;
+  if (type == KvType::kF16) tolerance += std::abs(x[i].expected) / 1024 + 6e-8;
+  if (type == KvType::kQ8_0) {
+    const auto begin = x.begin() + static_cast<std::ptrdiff_t>(i / 32 * 32);
+    double largest = 0;
+    for (auto v = begin; v != begin + 32; ++v) largest = std::max(largest, most(*v));
+    tolerance += largest / 127 * (0.5 + 127.0 / 2048) * (1 + 1e-5) + 127 * 6e-8;
+  }
+  return tolerance;
 }
 
 struct Run {
@@ -128,14 +163,13 @@ struct Run {
     const auto cache_k = memory.room<uint8_t>(s.kv().k_bytes(n_positions), 4);
     const auto cache_v = memory.room<uint8_t>(s.kv().v_bytes(n_positions), 4);
     memory.run("prepare_heads", [&](const KernelScope& scope) {
-      const bool f16 = s.type == KvType::kF16;
       c.ops.prepare_heads(
           scope.stream(),
           {q_at.in(scope), k_at.in(scope), v_at.in(scope), s.norm ? q_gain_at.in(scope) : nullptr,
            s.norm ? k_gain_at.in(scope) : nullptr, s.width(kHeads), s.width(kKvHeads), kEps,
            s.limit, table_at.in(scope), s.n_rot, s.style == RopeStyle::kHalves, kHeads, s.first_pos,
            out_at.in(scope)},
-          {f16, f16, kKvHeads, s.dim, s.v_dim, cache_k.in(scope), cache_v.in(scope)}, s.n);
+          {s.type, s.type, kKvHeads, s.dim, s.v_dim, cache_k.in(scope), cache_v.in(scope)}, s.n);
     });
     std::vector<uint8_t> got_k = memory.get(cache_k);
     std::vector<uint8_t> got_v = memory.get(cache_v);
@@ -159,16 +193,21 @@ struct Run {
       const int64_t tile = (s.first_pos + t) / kKvTile;
       const int64_t in_tile = (s.first_pos + t) % kKvTile;
       for (int h = 0; h < kKvHeads; ++h) {
+        const std::vector<float> key = cached_key(cache, tile, h, in_tile);
         for (int i = 0; i < s.dim; ++i) {
-          const Value& key = keys[at(h * s.dim + i)];
-          comparison->add(t, h * s.dim + i, cached(cache.keys(tile, h), in_tile, i), key.expected,
-                          stored_tolerance(s.type, key) + 1e-30);
+          const size_t of_all = at(h * s.dim + i);
+          comparison->add(t, h * s.dim + i, key[at(i)], keys[of_all].expected,
+                          stored_tolerance(s.type, keys, of_all));
         }
+        std::vector<Value> values;
         for (int i = 0; i < s.v_dim; ++i) {
           double value = v[at((t * kKvHeads + h) * s.v_dim + i)];
           if (s.limit > 0) value = std::clamp<double>(value, -s.limit, s.limit);
-          comparison->add(t, h * s.v_dim + i, cached(cache.values(tile, h, kKvTile), i, in_tile),
-                          value, stored_tolerance(s.type, {value, 0}) + 1e-30);
+          values.push_back({value, 0});
+        }
+        for (int i = 0; i < s.v_dim; ++i) {
+          comparison->add(t, h * s.v_dim + i, cached_value(cache, tile, h, in_tile, i),
+                          values[at(i)].expected, stored_tolerance(s.type, values, at(i)));
         }
       }
     }
@@ -184,7 +223,7 @@ void check_of(const OpContext& c, const Shape& s) {
                             : ", norm of each",
                   s.limit > 0 ? ", limit" : "");
   const Run run(s);
-  c.check("prepare_heads", s.type == KvType::kF16 ? "f16" : "f32", text,
+  c.check("prepare_heads", kv_type_name(s.type), text,
           [&](DeviceMemory& memory, Comparison& comparison) { run.check(c, memory, comparison); });
 }
 
@@ -193,23 +232,23 @@ void check_not_finite(const OpContext& c) {
   Run run({KvType::kF32, 8, 8, 0, RopeStyle::kHalves, false, false, 1.0F, 0, 1});
   run.q[3] = std::numeric_limits<float>::quiet_NaN();
   run.q[4] = std::numeric_limits<float>::infinity();
-  c.check(
-      "prepare_heads", "f32", "NaN and infinity, limit",
-      [&](DeviceMemory& memory, Comparison& comparison) {
-        const auto q = memory.put(run.q);
-        const auto out = memory.room<float>(static_cast<int64_t>(run.q.size()));
-        memory.run("prepare_heads", [&](const KernelScope& scope) {
-          gpu::PreparedHeads call{};
-          call.q = q.in(scope);
-          call.limit = 1;
-          call.n_heads = kHeads;
-          call.q_out = out.in(scope);
-          c.ops.prepare_heads(scope.stream(), call, {false, false, 0, 8, 8, nullptr, nullptr}, 1);
-        });
-        const std::vector<float> got = memory.get(out);
-        comparison.add_exact(0, 3, got[3], run.q[3]);
-        comparison.add_exact(0, 4, got[4], 1);
-      });
+  c.check("prepare_heads", "f32", "NaN and infinity, limit",
+          [&](DeviceMemory& memory, Comparison& comparison) {
+            const auto q = memory.put(run.q);
+            const auto out = memory.room<float>(static_cast<int64_t>(run.q.size()));
+            memory.run("prepare_heads", [&](const KernelScope& scope) {
+              gpu::PreparedHeads call{};
+              call.q = q.in(scope);
+              call.limit = 1;
+              call.n_heads = kHeads;
+              call.q_out = out.in(scope);
+              c.ops.prepare_heads(scope.stream(), call,
+                                  {KvType::kF32, KvType::kF32, 0, 8, 8, nullptr, nullptr}, 1);
+            });
+            const std::vector<float> got = memory.get(out);
+            comparison.add_exact(0, 3, got[3], run.q[3]);
+            comparison.add_exact(0, 4, got[4], 1);
+          });
 }
 
 }  // namespace
@@ -217,6 +256,7 @@ void check_not_finite(const OpContext& c) {
 void check_prepare_heads(const OpContext& c) {
   constexpr KvType kF16 = KvType::kF16;
   constexpr KvType kF32 = KvType::kF32;
+  constexpr KvType kQ8 = KvType::kQ8_0;
   constexpr RopeStyle kHalves = RopeStyle::kHalves;
   constexpr RopeStyle kPairs = RopeStyle::kInterleaved;
   check_of(c, {kF16, 128, 128, 128, kHalves, false, false, 0, 62, 4});
@@ -224,6 +264,8 @@ void check_prepare_heads(const OpContext& c) {
   check_of(c, {kF32, 64, 64, 64, kHalves, true, false, 0, 5, 3});
   check_of(c, {kF32, 24, 40, 24, kPairs, true, true, 1.5F, 63, 2});
   check_of(c, {kF16, 13, 7, 8, kHalves, false, false, 0.7F, 70, 1});
+  check_of(c, {kQ8, 96, 64, 32, kHalves, true, false, 0, 61, 5});
+  check_of(c, {kQ8, 32, 160, 32, kPairs, false, false, 0.7F, 130, 1});
   check_not_finite(c);
   if (c.large) check_of(c, {kF16, 128, 128, 128, kHalves, true, false, 0, 500, 130});
 }

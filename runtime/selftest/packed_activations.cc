@@ -107,4 +107,18 @@ PackedActivations pack_activations(XKind kind, const std::vector<float>& x, int6
   return p;
 }
 
+std::vector<float> as_q8_0(const std::vector<float>& x) {
+  const auto cols = static_cast<int64_t>(x.size());
+  const PackedActivations p = pack_activations(XKind::kQ8, x, cols);
+  std::vector<float> out;
+  out.reserve(x.size());
+  for (int64_t i = 0; i < cols; ++i) {
+    float scale = 0;
+    std::memcpy(&scale, p.bytes.data() + cols + i / 32 * 4, sizeof scale);
+    const auto q = static_cast<int8_t>(p.bytes[static_cast<size_t>(i)]);
+    out.push_back(f16_to_f32(f32_to_f16(scale)) * static_cast<float>(q));
+  }
+  return out;
+}
+
 }  // namespace tandem

@@ -25,4 +25,7 @@ struct PackedActivations {
 // x: [n, cols], finite, cols in whole blocks of the kind.
 PackedActivations pack_activations(XKind kind, const std::vector<float>& x, int64_t cols);
 
+// What a KV cache in q8_0 makes of finite x in whole blocks of 32: the same int8, with f16 scales.
+std::vector<float> as_q8_0(const std::vector<float>& x);
+
 }  // namespace tandem

@@ -58,6 +58,7 @@ TEST_CASE("a run takes the device memory that its plan says, and has its setting
   check_plan_is_run({"--device", "sim", "-c", "200", "-b", "32", "--no-repack"});
   check_plan_is_run({"--device", "sim", "--vram", "6", "--moe-expert-cache", "10"});
   check_plan_is_run({"--device", "sim", "-ctk", "f32", "--moe-expert-cache", "0"});
+  check_plan_is_run({"--device", "sim", "--vram", "9", "-ctk", "q8_0", "-ctv", "q8_0"});
   check_plan_is_run({"--device", "sim-cuda", "--vram", "9", "-c", "64", "-b", "16"});
   for (const char* name : {"qwen2moe-bf16", "olmoe-k-quants", "qwen3moe-q8_0-yarn"}) {
     INFO(name);

@@ -39,6 +39,19 @@ TEST_CASE("run writes the same greedy text with the simulated GPU as on the CPU"
   }
 }
 
+TEST_CASE("run writes the reference's text with a KV cache in q8_0 on every device") {
+  for (const std::string device : {"cpu", "sim", "sim-cuda"}) {
+    const Outcome run =
+        tandem(story({"-n", "12", "--device", device, "-ctk", "q8_0", "-ctv", "q8_0"}));
+    INFO(device << "\n" << run.err);
+    CHECK(run.exit_code == 0);
+    CHECK(run.out.size() > 40);
+    const std::string text = run.out.substr(0, run.out.size() - 1);  // without the newline
+    CHECK(golden()["text"].get<std::string>().rfind(text, 0) == 0);
+    CHECK(contains(run.err, "kv cache      K q8_0, V q8_0"));
+  }
+}
+
 TEST_CASE("run keeps text on standard output and the summary on standard error") {
   const Outcome run = tandem(story({"-n", "3", "--device", "sim", "--vram", "8"}));
   CHECK(run.out == "Once upon a time there lived a\n");

@@ -117,7 +117,8 @@ TEST_CASE("an unknown name lists the known ones") {
                     "--device: \"gpu\" is not one of auto, cpu, cuda, sim");
   check_usage_error({"run", "--cache-policy", "LRU"}, "--cache-policy: \"LRU\" is not one of ");
   check_usage_error({"run", "--policy", "fifo"}, "scheduling policy \"fifo\" is not built in");
-  check_usage_error({"run", "-ctk", "q8_0"}, "--cache-type-k: \"q8_0\" is not one of f16, f32");
+  check_usage_error({"run", "-ctk", "q4_1"},
+                    "--cache-type-k: \"q4_1\" is not one of f16, f32, q8_0");
   check_usage_error({"bench", "-o", "xml"}, "--output: \"xml\" is not one of md, csv, json, jsonl");
   check_usage_error({"run", "--machine", "cray"}, "machine profile \"cray\" is not built in");
   check_usage_error({"chat", "--chat-template", "nope"}, "chatml");
@@ -191,6 +192,20 @@ TEST_CASE("a context that no machine has memory for is refused") {
   CHECK(line_count(run.err) == 1);
   CHECK(contains(run.err, "lower -c or -b"));
   CHECK_FALSE(contains(run.err, "--vram"));  // the CPU has none
+}
+
+TEST_CASE("heads that a KV cache in q8_0 cannot hold are refused in one line") {
+  const std::string model = source_file("tests/fixtures/families/qwen3moe-f32.gguf");
+  for (const std::string command : {"run", "plan"}) {
+    std::vector<std::string> arguments{command, "-m", model, "-ctv", "q8_0"};
+    if (command == "run") arguments.insert(arguments.end(), {"-p", "a"});
+    const Outcome outcome = tandem(arguments);
+    INFO(outcome.err);
+    CHECK(outcome.exit_code != 0);
+    CHECK(outcome.out.empty());
+    CHECK(line_count(outcome.err) == 1);
+    CHECK(contains(outcome.err, "-ctv is q8_0; expected heads whose values are a multiple of 32"));
+  }
 }
 
 }  // namespace tandem::test

@@ -63,6 +63,28 @@ TEST_CASE("CUDA kernels give every family the logits of the CPU's kernels") {
   }
 }
 
+// Keys and values that are halfway between two int8 fall to either side, too. Measured:
+// 5.5e-3.
+TEST_CASE("CUDA kernels give the demo model the logits of the CPU's kernels with a cache in q8_0") {
+  const SimdOps* ops = testing::rounding_isa();
+  if (ops == nullptr) {
+    WARN("skipped: no instruction set of this CPU rounds activations");
+    return;
+  }
+  const testing::IsaScope isa(ops);
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto prompt = read_json(TANDEM_SOURCE_DIR "/demo/golden.json")["Q8_0"]["prompt_ids"]
+                          .get<std::vector<int32_t>>();
+  const std::vector<float> expected =
+      all_logits(model, with_cache(cpu_settings(), KvType::kQ8_0), prompt);
+  for (const int64_t batch : {1, 64}) {
+    EngineSettings settings = with_cache(cuda_settings(40), KvType::kQ8_0);
+    settings.n_batch = batch;
+    INFO("batch " << batch);
+    CHECK(relative_error(all_logits(model, settings, prompt), expected) <= 2e-2);
+  }
+}
+
 TEST_CASE("CUDA kernels give float models the logits of transformers") {
   for (const char* name : {"llama-f16", "qwen3moe-f32"}) {
     const Family family(name);

@@ -68,11 +68,16 @@ TEST_CASE(
 TEST_CASE("on the CPU the batch size does not change one bit") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const std::vector<int32_t> ids = prompt(model);
-  const std::vector<float> reference = all_logits(model, cpu_settings(), ids);
-  for (const int64_t batch : {1, 7, 64}) {
+  for (const KvType cache : {KvType::kF16, KvType::kQ8_0}) {
     EngineSettings settings = cpu_settings();
-    settings.n_batch = batch;
-    CHECK(all_logits(model, settings, ids) == reference);
+    settings.kv_type_k = cache;
+    settings.kv_type_v = cache;
+    const std::vector<float> reference = all_logits(model, settings, ids);
+    for (const int64_t batch : {1, 7, 64}) {
+      settings.n_batch = batch;
+      INFO(kv_type_name(cache) << ", batch " << batch);
+      CHECK(all_logits(model, settings, ids) == reference);
+    }
   }
 }
 

@@ -72,6 +72,38 @@ TEST_CASE("a plan counts what an engine then has in use on the device, to the by
   }
 }
 
+TEST_CASE(
+    "a KV cache in q8_0 takes 34 bytes of 64 that f16 takes, keys and values each for itself") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  EngineSettings settings = sim_settings(3);
+  const auto cache_bytes = [&](KvType k, KvType v) {
+    settings.kv_type_k = k;
+    settings.kv_type_v = v;
+    check_plan(model, model, settings);
+    for (const TaggedBytes& part : plan(model, settings).device) {
+      if (part.tag == "KV cache") return part.bytes;
+    }
+    return int64_t{0};
+  };
+  const int64_t f16 = cache_bytes(KvType::kF16, KvType::kF16);
+  const int64_t q8 = cache_bytes(KvType::kQ8_0, KvType::kQ8_0);
+  CHECK(q8 * 64 == f16 * 34);
+  // Keys and values are as wide in this model.
+  CHECK(cache_bytes(KvType::kQ8_0, KvType::kF16) * 2 == f16 + q8);
+  CHECK(cache_bytes(KvType::kF16, KvType::kQ8_0) * 2 == f16 + q8);
+}
+
+TEST_CASE("heads that are no multiple of 32 are refused in q8_0, with what they are") {
+  const Model model = Model::load(GgufFile::open(kFamilies + "qwen3moe-f32.gguf"));
+  EngineSettings settings = sim_settings(3);
+  settings.kv_type_k = KvType::kQ8_0;
+  CHECK_THROWS_WITH(plan(model, settings),
+                    "-ctk is q8_0; expected heads whose keys are a multiple of 32 wide, got 12");
+  settings.kv_type_k = KvType::kF16;
+  settings.kv_type_v = KvType::kQ8_0;
+  CHECK_THROWS_AS(Engine(model, test_machine(), settings), ConfigError);
+}
+
 TEST_CASE("a model that is only laid out has the plan of one that is packed") {
   for (const char* name : kModels) {
     const std::string path = kFamilies + name + ".gguf";

@@ -29,8 +29,10 @@ Model demo(bool packed) {
   return model;
 }
 
-double heldout_perplexity(const Model& model, size_t characters) {
+double heldout_perplexity(const Model& model, size_t characters, KvType cache = KvType::kF16) {
   EngineSettings settings = cpu_settings();
+  settings.kv_type_k = cache;
+  settings.kv_type_v = cache;
   settings.n_ctx = 256;
   settings.max_logits = settings.n_batch;
   Engine engine(model, test_machine(), settings);
@@ -51,6 +53,22 @@ TEST_CASE("perplexity with rounded activations differs from the float reference 
     INFO(ops->name);
     CHECK(std::abs(heldout_perplexity(demo(true), std::string::npos) - 40.191) <= 0.002 * 40.191);
   }
+}
+
+// Measured over the whole text, 62 chunks of 256 tokens: 40.181 with a cache in f16, 40.192 in
+// q8_0, which is 0.03 % more; over the part that is read here 33.154 and 33.194, 0.12 %.
+TEST_CASE("perplexity with a cache in q8_0 differs from that with f16 by under 0.3 %",
+          "[perplexity]") {
+  const SimdOps* ops = testing::rounding_isa();
+  if (ops == nullptr) {
+    WARN("skipped: no instruction set of this CPU rounds activations");
+    return;
+  }
+  const IsaScope isa(ops);
+  const Model model = demo(true);
+  constexpr size_t kCharacters = 12000;
+  const double f16 = heldout_perplexity(model, kCharacters);
+  CHECK(std::abs(heldout_perplexity(model, kCharacters, KvType::kQ8_0) - f16) <= 0.003 * f16);
 }
 
 TEST_CASE("packed weights change no bit of a result") {

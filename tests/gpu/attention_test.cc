@@ -4,6 +4,7 @@
 
 #include "kernels/elementwise.h"
 #include "tests/gpu/gpu_testing.h"
+#include "tests/kernels/q8_blocks.h"
 #include "tests/support/catch.h"
 
 namespace tandem::testing {
@@ -23,35 +24,30 @@ const Shape kShapes[] = {
     {KvType::kF16, KvType::kF16, 8, 2, 64, 64},    {KvType::kF16, KvType::kF32, 6, 2, 24, 40},
     {KvType::kF32, KvType::kF16, 40, 1, 13, 7},    {KvType::kF16, KvType::kF16, 2, 1, 512, 512},
     {KvType::kF16, KvType::kF16, 12, 4, 192, 128}, {KvType::kF16, KvType::kF16, 3, 3, 33, 65},
+    {KvType::kQ8_0, KvType::kQ8_0, 8, 2, 64, 64},  {KvType::kQ8_0, KvType::kF16, 3, 1, 96, 40},
+    {KvType::kF32, KvType::kQ8_0, 10, 1, 13, 160}, {KvType::kQ8_0, KvType::kQ8_0, 1, 1, 512, 512},
 };
-
-float as_stored(KvType type, float v) {
-  return type == KvType::kF16 ? f16_to_f32(f32_to_f16(v)) : v;
-}
 
 // A sequence whose tokens are appended and attended in batches; the cache is full of NaN where
 // nothing was appended.
 class Sequence {
  public:
-  Sequence(const Shape& shape, int n, const std::vector<int>& batches, const Way& way)
+  Sequence(const Shape& shape, int n, const std::vector<int>& batches, const Way& way,
+           float value_size = 1)
       : shape_(shape), n_(n) {
     std::mt19937 rng(static_cast<unsigned>(n + shape.head_dim));
     q_ = random_floats(rng, n * shape.n_heads * shape.head_dim);
     k_ = random_floats(rng, n * shape.n_kv_heads * shape.head_dim);
     v_ = random_floats(rng, n * shape.n_kv_heads * shape.v_head_dim);
+    for (float& v : v_) v *= value_size;
     const KvShape kv{shape.type_k, shape.type_v, shape.n_kv_heads, shape.head_dim,
                      shape.v_head_dim};
     DeviceBytes cache_k(kv.k_bytes(n));
     DeviceBytes cache_v(kv.v_bytes(n));
     std::memset(cache_k.data(), 0xFF, static_cast<size_t>(cache_k.size()));
     std::memset(cache_v.data(), 0xFF, static_cast<size_t>(cache_v.size()));
-    const gpu::KvCache cache{shape.type_k == KvType::kF16,
-                             shape.type_v == KvType::kF16,
-                             shape.n_kv_heads,
-                             shape.head_dim,
-                             shape.v_head_dim,
-                             cache_k.data(),
-                             cache_v.data()};
+    const gpu::KvCache cache{shape.type_k,     shape.type_v,   shape.n_kv_heads, shape.head_dim,
+                             shape.v_head_dim, cache_k.data(), cache_v.data()};
     int first_pos = 0;
     gpu::KvCache cache_of_memory = cache;
     cache_of_memory.first_pos = &first_pos;
@@ -89,21 +85,24 @@ class Sequence {
   double error() const {
     double worst = 0;
     const int per_kv = shape_.n_heads / shape_.n_kv_heads;
+    const std::vector<float> keys = rows(shape_.type_k, k_, shape_.head_dim);
+    const std::vector<float> values = rows(shape_.type_v, v_, shape_.v_head_dim);
+    // Keys in q8_0 take rounded queries.
+    const XKind kind = shape_.type_k == KvType::kQ8_0 ? XKind::kQ8 : XKind::kFloat;
     for (int t = 0; t < n_; ++t) {
       for (int h = 0; h < shape_.n_heads; ++h) {
-        const float* query =
-            q_.data() + (static_cast<int64_t>(t) * shape_.n_heads + h) * shape_.head_dim;
+        const int64_t row = static_cast<int64_t>(t) * shape_.n_heads + h;
+        const auto kv_row = [&](int j) {
+          return static_cast<int64_t>(j) * shape_.n_kv_heads + h / per_kv;
+        };
+        const std::vector<float> query =
+            as_packed(kind, q_.data() + row * shape_.head_dim, shape_.head_dim);
         std::vector<double> weights;
         double most = -std::numeric_limits<double>::infinity();
         for (int j = 0; j <= t; ++j) {
-          const float* key =
-              k_.data() +
-              (static_cast<int64_t>(j) * shape_.n_kv_heads + h / per_kv) * shape_.head_dim;
-          double score = 0;
-          for (int c = 0; c < shape_.head_dim; ++c) {
-            score += static_cast<double>(query[c]) * as_stored(shape_.type_k, key[c]);
-          }
-          weights.push_back(score * scale());
+          const float* key = keys.data() + kv_row(j) * shape_.head_dim;
+          weights.push_back(reference_dot(query.data(), key, shape_.head_dim).sum *
+                            static_cast<double>(scale()));
           most = std::max(most, weights.back());
         }
         double sum = 0;
@@ -112,16 +111,11 @@ class Sequence {
           double expected = 0;
           double magnitude = 0;
           for (int j = 0; j <= t; ++j) {
-            const double value = as_stored(
-                shape_.type_v,
-                v_[static_cast<size_t>((static_cast<int64_t>(j) * shape_.n_kv_heads + h / per_kv) *
-                                           shape_.v_head_dim +
-                                       c)]);
+            const double value = values[static_cast<size_t>(kv_row(j) * shape_.v_head_dim + c)];
             expected += weights[static_cast<size_t>(j)] / sum * value;
             magnitude = std::max(magnitude, std::abs(value));
           }
-          const float got = out_[static_cast<size_t>(
-              (static_cast<int64_t>(t) * shape_.n_heads + h) * shape_.v_head_dim + c)];
+          const float got = out_[static_cast<size_t>(row * shape_.v_head_dim + c)];
           const double error = std::abs(got - expected) / magnitude;
           worst = error <= worst ? worst : error;  // NaN is worse than anything
         }
@@ -132,6 +126,16 @@ class Sequence {
 
  private:
   float scale() const { return 1.5F / std::sqrt(static_cast<float>(shape_.head_dim)); }
+
+  // Heads of `dim`, as the cache holds them.
+  static std::vector<float> rows(KvType type, const std::vector<float>& x, int dim) {
+    std::vector<float> out;
+    for (size_t i = 0; i < x.size(); i += static_cast<size_t>(dim)) {
+      const std::vector<float> row = as_stored(type, x.data() + i, dim);
+      out.insert(out.end(), row.begin(), row.end());
+    }
+    return out;
+  }
 
   Shape shape_;
   int n_;
@@ -153,8 +157,18 @@ TEST_CASE("attention on a GPU agrees with float64 in f32's precision") {
 
 TEST_CASE("a GPU joins the spans of a long sequence") {
   for (const Shape& shape : {Shape{KvType::kF16, KvType::kF16, 4, 1, 32, 48},
-                             Shape{KvType::kF32, KvType::kF32, 2, 2, 8, 8}}) {
+                             Shape{KvType::kF32, KvType::kF32, 2, 2, 8, 8},
+                             Shape{KvType::kQ8_0, KvType::kQ8_0, 2, 1, 32, 32}}) {
     const Sequence sequence(shape, 1094, {500, 1, 25, 498, 33, 5, 32}, all_ways().front());
+    CHECK(sequence.error() <= 2e-5);
+  }
+}
+
+TEST_CASE("values in q8_0 of any size keep f32's precision on a GPU") {
+  for (const float size : {1e-4F, 1e-2F, 1e3F, 1e6F}) {
+    const Sequence sequence({KvType::kQ8_0, KvType::kQ8_0, 4, 2, 32, 32}, 70, {66, 4},
+                            all_ways().front(), size);
+    INFO("values of " << size);
     CHECK(sequence.error() <= 2e-5);
   }
 }
@@ -166,17 +180,16 @@ struct Heads {
   static constexpr int kN = 3;
   static constexpr int kHeads = 4;
   static constexpr int kKvHeads = 2;
-  static constexpr int kDim = 24;
   static constexpr int kRot = 16;
   static constexpr int kFirst = 62;  // into the next tile
 
-  Heads() {
+  explicit Heads(int head_dim = 24) : dim(head_dim) {
     std::mt19937 rng(2);
-    q = random_floats(rng, kN * kHeads * kDim, 2.0F);
-    k = random_floats(rng, kN * kKvHeads * kDim, 2.0F);
-    v = random_floats(rng, kN * kKvHeads * kDim, 2.0F);
-    q_gain = random_floats(rng, kHeads * kDim);
-    k_gain = random_floats(rng, kKvHeads * kDim);
+    q = random_floats(rng, kN * kHeads * dim, 2.0F);
+    k = random_floats(rng, kN * kKvHeads * dim, 2.0F);
+    v = random_floats(rng, kN * kKvHeads * dim, 2.0F);
+    q_gain = random_floats(rng, kHeads * dim);
+    k_gain = random_floats(rng, kKvHeads * dim);
     table.resize(kN * kRot);
   }
   void turn(RopeStyle style) {
@@ -193,7 +206,7 @@ struct Heads {
     DeviceBytes cache_k;
     DeviceBytes cache_v;
   };
-  static KvShape shape(KvType type) { return {type, type, kKvHeads, kDim, kDim}; }
+  KvShape shape(KvType type) const { return {type, type, kKvHeads, dim, dim}; }
   Result run(const Way& way, KvType type, int q_width, int k_width, float limit) const {
     Result result{std::vector<float>(q.size()), DeviceBytes(shape(type).k_bytes(kFirst + kN)),
                   DeviceBytes(shape(type).v_bytes(kFirst + kN))};
@@ -213,11 +226,10 @@ struct Heads {
     call.n_heads = kHeads;
     call.first_pos = kFirst;
     call.q_out = result.q.data();
-    const bool f16 = type == KvType::kF16;
     vgpu::Emulation emulation(way.options);
     gpu::kEmulatedOps.prepare_heads(
         &emulation, call,
-        {f16, f16, kKvHeads, kDim, kDim, result.cache_k.data(), result.cache_v.data()}, kN);
+        {type, type, kKvHeads, dim, dim, result.cache_k.data(), result.cache_v.data()}, kN);
     CHECK(emulation.stats().launches == 1);
     return result;
   }
@@ -229,10 +241,10 @@ struct Heads {
     std::vector<float> values = v;
     const auto prepare = [&](std::vector<float>* x, const float* gain, int width, int heads) {
       if (width > 0) {
-        rms_norm(x->data(), width, gain, 1e-6F, kN * heads * kDim / width, width, x->data(), width);
+        rms_norm(x->data(), width, gain, 1e-6F, kN * heads * dim / width, width, x->data(), width);
       }
       for (float& f : *x) f = limit > 0 ? std::clamp(f, -limit, limit) : f;
-      rope_apply(style, table.data(), kRot, kN, heads, kDim, x->data(), heads * kDim);
+      rope_apply(style, table.data(), kRot, kN, heads, dim, x->data(), heads * dim);
     };
     prepare(&result.q, q_gain.data(), q_width, kHeads);
     prepare(&keys, k_gain.data(), k_width, kKvHeads);
@@ -243,6 +255,7 @@ struct Heads {
     return result;
   }
 
+  int dim;
   std::vector<float> q, k, v, q_gain, k_gain, table;
   bool halves = true;
 };
@@ -255,10 +268,10 @@ bool same_bytes(const DeviceBytes& a, const DeviceBytes& b) {
 }  // namespace
 
 TEST_CASE("heads are limited, turned and stored on a GPU as the CPU does it, bit for bit") {
-  Heads heads;
   for (const Way& way : all_ways()) {
     for (const RopeStyle style : {RopeStyle::kHalves, RopeStyle::kInterleaved}) {
-      for (const KvType type : {KvType::kF16, KvType::kF32}) {
+      for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
+        Heads heads(type == KvType::kQ8_0 ? 160 : 24);
         for (const float limit : {0.0F, 0.7F}) {
           heads.turn(style);
           const Heads::Result got = heads.run(way, type, 0, 0, limit);
@@ -273,13 +286,35 @@ TEST_CASE("heads are limited, turned and stored on a GPU as the CPU does it, bit
   }
 }
 
+TEST_CASE("keys and values of any size become q8_0 on a GPU as on the CPU, bit for bit") {
+  Heads heads(64);
+  heads.turn(RopeStyle::kHalves);
+  // What neither turns nor is limited: from kRot on. A size a block of 32.
+  constexpr float kSizes[] = {1.0F, 0.0F, 1e-6F, 1e-12F, 1e-37F, 1e-42F, 1e5F, 1e9F, 1e38F};
+  for (size_t i = 0; i < heads.k.size(); ++i) {
+    heads.k[i] *= kSizes[i / 32 % std::size(kSizes)];
+    heads.v[i] *= kSizes[i / 32 % std::size(kSizes)];
+  }
+  heads.k[40] = NAN;
+  heads.k[100] = INFINITY;
+  heads.v[5] = -INFINITY;
+  heads.v[70] = NAN;
+  for (const Way& way : all_ways()) {
+    const Heads::Result got = heads.run(way, KvType::kQ8_0, 0, 0, 0);
+    const Heads::Result expected = heads.expected(KvType::kQ8_0, RopeStyle::kHalves, 0, 0, 0);
+    INFO(way.name);
+    CHECK(same_bytes(got.cache_k, expected.cache_k));
+    CHECK(same_bytes(got.cache_v, expected.cache_v));
+  }
+}
+
 TEST_CASE("heads are normalised on a GPU each for itself, or all together") {
   Heads heads;
   heads.turn(RopeStyle::kHalves);
   for (const Way& way : all_ways()) {
     for (const bool whole : {false, true}) {
-      const int q_width = whole ? Heads::kHeads * Heads::kDim : Heads::kDim;
-      const int k_width = whole ? Heads::kKvHeads * Heads::kDim : Heads::kDim;
+      const int q_width = whole ? Heads::kHeads * heads.dim : heads.dim;
+      const int k_width = whole ? Heads::kKvHeads * heads.dim : heads.dim;
       const Heads::Result got = heads.run(way, KvType::kF32, q_width, k_width, 1.5F);
       const Heads::Result expected =
           heads.expected(KvType::kF32, RopeStyle::kHalves, q_width, k_width, 1.5F);

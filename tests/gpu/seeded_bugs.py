@@ -85,6 +85,8 @@ BUGS = [
     Bug("attention reads values that nobody stored", "float64", "attention_tile.h",
         "return 2 * line + 1 < n ? pair : pair & 0xFFFFU;", "return pair;", ["attention.cu"],
         "attention on a GPU*"),
+    Bug("attention reads scales that nobody stored", "float64", "attention_tile.h",
+        "        if (position >= n) return 0.0F;\n", "", ["attention.cu"], "attention on a GPU*"),
     Bug("no barrier before weights of keys are read", "tsan", "attention.cu",
         "    __syncthreads();\n#pragma unroll\n    for (int i = 0; i < 2; ++i) {\n      sum[i] *= decay[i];",
         "#pragma unroll\n    for (int i = 0; i < 2; ++i) {\n      sum[i] *= decay[i];",

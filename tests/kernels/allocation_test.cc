@@ -24,9 +24,9 @@ TEST_CASE("no kernel allocates memory") {
   std::vector<float> hidden(x.size());
   std::vector<float> table(static_cast<size_t>(5 * 64));
   const KvShape kv{KvType::kF16, KvType::kF16, 4, 64, 64};
+  const KvShape kv_q8{KvType::kQ8_0, KvType::kQ8_0, 4, 64, 64};
   std::vector<std::byte> k(static_cast<size_t>(kv.k_bytes(8)));
   std::vector<std::byte> v(static_cast<size_t>(kv.v_bytes(8)));
-  const KvView cache{kv, k.data(), v.data()};
   RopeParams rope;
   rope.n_rot = 64;
   const ExpertRow rows[] = {{0, 1.0F}, {4, 1.0F}};
@@ -41,8 +41,10 @@ TEST_CASE("no kernel allocates memory") {
     matmul(parts, x.data(), n, scratch, serial_for);
     rope_table(rope, 0, n, table.data());
     rope_apply(RopeStyle::kHalves, table.data(), 64, n, 4, 64, y.data(), d);
-    attention(cache, {x.data(), x.data(), x.data(), 0, n}, 4, 0.125F, y.data(), scratch,
-              serial_for);
+    for (const KvShape& shape : {kv, kv_q8}) {
+      attention({shape, k.data(), v.data()}, {x.data(), x.data(), x.data(), 0, n}, 4, 0.125F,
+                y.data(), scratch, serial_for);
+    }
   }
   expert_ffn(calls, x.data(), 5, d, y.data(), hidden.data(), scratch, serial_for);
   const int64_t after = test::allocation_count.load();

@@ -6,12 +6,15 @@
 #include <vector>
 
 #include "tests/kernels/kernel_testing.h"
+#include "tests/kernels/q8_blocks.h"
 #include "tests/support/catch.h"
 
 namespace tandem {
 namespace {
 
 using testing::all_isas;
+using testing::as_seen_by;
+using testing::as_stored;
 using testing::IsaScope;
 using testing::random_floats;
 using testing::same_bits;
@@ -26,10 +29,12 @@ struct Shape {
 };
 
 const Shape kShapes[] = {
-    {KvType::kF32, KvType::kF32, 1, 1, 1, 1},      {KvType::kF32, KvType::kF32, 4, 4, 16, 16},
-    {KvType::kF16, KvType::kF16, 8, 2, 64, 64},    {KvType::kF16, KvType::kF32, 6, 2, 24, 40},
-    {KvType::kF32, KvType::kF16, 40, 1, 13, 7},    {KvType::kF16, KvType::kF16, 2, 1, 512, 512},
-    {KvType::kF16, KvType::kF16, 12, 4, 192, 128},
+    {KvType::kF32, KvType::kF32, 1, 1, 1, 1},       {KvType::kF32, KvType::kF32, 4, 4, 16, 16},
+    {KvType::kF16, KvType::kF16, 8, 2, 64, 64},     {KvType::kF16, KvType::kF32, 6, 2, 24, 40},
+    {KvType::kF32, KvType::kF16, 40, 1, 13, 7},     {KvType::kF16, KvType::kF16, 2, 1, 512, 512},
+    {KvType::kF16, KvType::kF16, 12, 4, 192, 128},  {KvType::kQ8_0, KvType::kQ8_0, 8, 2, 64, 64},
+    {KvType::kQ8_0, KvType::kF16, 3, 1, 96, 40},    {KvType::kF32, KvType::kQ8_0, 40, 1, 13, 160},
+    {KvType::kQ8_0, KvType::kQ8_0, 2, 1, 512, 512}, {KvType::kQ8_0, KvType::kQ8_0, 9, 3, 32, 96},
 };
 
 // A sequence of n tokens with random queries, keys and values; the cache is full of NaN where
@@ -41,9 +46,25 @@ class Sequence {
     q_ = random_floats(rng, n * shape.n_heads * shape.head_dim);
     k_ = random_floats(rng, n * shape.n_kv_heads * shape.head_dim);
     v_ = random_floats(rng, n * shape.n_kv_heads * shape.v_head_dim);
+    store();
   }
 
-  float scale() const { return 1.5F / std::sqrt(static_cast<float>(shape_.head_dim)); }
+  // Keys and values of a position in all KV heads times a factor.
+  void multiply(int64_t t, float of_key, float of_value) {
+    const auto row = [&](std::vector<float>* x, int64_t dim, float factor) {
+      for (int64_t i = 0; i < shape_.n_kv_heads * dim; ++i) {
+        (*x)[static_cast<size_t>(t * shape_.n_kv_heads * dim + i)] *= factor;
+      }
+    };
+    row(&k_, shape_.head_dim, of_key);
+    row(&v_, shape_.v_head_dim, of_value);
+    store();
+  }
+  void set_scale(float scale) { scale_ = scale; }
+
+  float scale() const {
+    return scale_ > 0 ? scale_ : 1.5F / std::sqrt(static_cast<float>(shape_.head_dim));
+  }
 
   // Appends and attends a prompt at once, then `batch` tokens at a time, as an engine does.
   std::vector<float> run(int64_t batch, ParallelFor parallel, int64_t prompt = 0) const {
@@ -71,14 +92,16 @@ class Sequence {
   // Two passes over the keys in float64, one query at a time.
   std::vector<double> reference(int64_t t, int64_t h) const {
     const int64_t kv = h / (shape_.n_heads / shape_.n_kv_heads);
+    const float* q = q_.data() + (t * shape_.n_heads + h) * shape_.head_dim;
+    // Keys in q8_0 take rounded queries.
+    const std::vector<float> query = shape_.type_k == KvType::kQ8_0
+                                         ? as_seen_by(DType::kQ8_0, q, shape_.head_dim)
+                                         : std::vector<float>(q, q + shape_.head_dim);
     std::vector<double> scores;
     for (int64_t j = 0; j <= t; ++j) {
-      double sum = 0;
-      for (int64_t c = 0; c < shape_.head_dim; ++c) {
-        sum += static_cast<double>(at(q_, (t * shape_.n_heads + h) * shape_.head_dim + c)) *
-               stored(shape_.type_k, at(k_, (j * shape_.n_kv_heads + kv) * shape_.head_dim + c));
-      }
-      scores.push_back(sum * static_cast<double>(scale()));
+      const float* key = stored_k_.data() + (j * shape_.n_kv_heads + kv) * shape_.head_dim;
+      scores.push_back(testing::reference_dot(query.data(), key, shape_.head_dim).sum *
+                       static_cast<double>(scale()));
     }
     const double max = *std::max_element(scores.begin(), scores.end());
     double total = 0;
@@ -86,22 +109,26 @@ class Sequence {
     for (int64_t j = 0; j <= t; ++j) {
       const double weight = std::exp(scores[static_cast<size_t>(j)] - max);
       total += weight;
-      for (int64_t c = 0; c < shape_.v_head_dim; ++c) {
-        out[static_cast<size_t>(c)] +=
-            weight *
-            stored(shape_.type_v, at(v_, (j * shape_.n_kv_heads + kv) * shape_.v_head_dim + c));
-      }
+      const float* value = stored_v_.data() + (j * shape_.n_kv_heads + kv) * shape_.v_head_dim;
+      for (size_t c = 0; c < out.size(); ++c) out[c] += weight * static_cast<double>(value[c]);
     }
     for (double& value : out) value /= total;
     return out;
   }
 
  private:
-  static float at(const std::vector<float>& values, int64_t i) {
-    return values[static_cast<size_t>(i)];
-  }
-  static double stored(KvType type, float v) {
-    return static_cast<double>(type == KvType::kF16 ? f16_to_f32(f32_to_f16(v)) : v);
+  // What the cache will hold, head by head.
+  void store() {
+    const auto rows = [&](KvType type, const std::vector<float>& x, int64_t dim) {
+      std::vector<float> out;
+      for (size_t i = 0; i < x.size(); i += static_cast<size_t>(dim)) {
+        const std::vector<float> row = as_stored(type, x.data() + i, dim);
+        out.insert(out.end(), row.begin(), row.end());
+      }
+      return out;
+    };
+    stored_k_ = rows(shape_.type_k, k_, shape_.head_dim);
+    stored_v_ = rows(shape_.type_v, v_, shape_.v_head_dim);
   }
 
   Shape shape_;
@@ -109,6 +136,9 @@ class Sequence {
   std::vector<float> q_;
   std::vector<float> k_;
   std::vector<float> v_;
+  std::vector<float> stored_k_;
+  std::vector<float> stored_v_;
+  float scale_ = 0;  // 0: that of the head
 };
 
 TEST_CASE("attention matches float64 for grouped heads and every cache type") {
@@ -151,7 +181,8 @@ TEST_CASE("attention has the same bits in every batch split and on any threads")
 // Longer than the spans that keys are cut into; a batch may begin in one and end in the next.
 TEST_CASE("long sequences match float64, with the same bits in every batch split") {
   const Shape shapes[] = {{KvType::kF32, KvType::kF32, 5, 1, 13, 7},
-                          {KvType::kF16, KvType::kF16, 4, 2, 32, 32}};
+                          {KvType::kF16, KvType::kF16, 4, 2, 32, 32},
+                          {KvType::kQ8_0, KvType::kQ8_0, 2, 1, 32, 32}};
   for (const SimdOps* ops : all_isas()) {
     const IsaScope isa(ops);
     for (const Shape& shape : shapes) {
@@ -174,6 +205,34 @@ TEST_CASE("long sequences match float64, with the same bits in every batch split
       }
       CHECK(same_bits(whole, sequence.run(100, serial_for)));
       CHECK(same_bits(whole, sequence.run(5, testing::threads_for, 1010)));
+    }
+  }
+}
+
+// Keys and values of very different sizes in one cache, down to what f16 scales hold no more.
+TEST_CASE("attention matches float64 for tiny, huge and missing keys and values in q8_0") {
+  constexpr int64_t kN = 70;
+  constexpr float kFactors[] = {1.0F, 0.0F, 1e-3F, 1e-7F, 1e-12F, 1e-40F, 1e3F, 1e6F};
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    Sequence sequence({KvType::kQ8_0, KvType::kQ8_0, 4, 2, 64, 32}, kN, 14);
+    for (int64_t t = 0; t < kN; ++t) {
+      sequence.multiply(t, kFactors[t % 8], kFactors[(t / 8 + t) % 8]);
+    }
+    sequence.set_scale(1e-6F);  // so that scores of the largest are small
+    const std::vector<float> out = sequence.run(kN, serial_for);
+    CHECK(same_bits(out, sequence.run(3, serial_for)));
+    INFO(ops->name);
+    for (int64_t t = 0; t < kN; ++t) {
+      for (int64_t h = 0; h < 4; ++h) {
+        const std::vector<double> expected = sequence.reference(t, h);
+        double largest = 1e-30;
+        for (const double v : expected) largest = std::max(largest, std::abs(v));
+        for (size_t c = 0; c < expected.size(); ++c) {
+          const double got = static_cast<double>(out[static_cast<size_t>(t * 4 + h) * 32 + c]);
+          REQUIRE(std::abs(got - expected[c]) <= 1e-5 * largest);
+        }
+      }
     }
   }
 }
