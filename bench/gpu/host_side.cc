@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "kernels/parallel.h"
@@ -50,6 +51,12 @@ int copy_to_host(void* to, const void* /*from*/, int64_t bytes, void* /*stream*/
   return done();
 }
 
+// Tried once, when the device is opened.
+int wait_value(void* /*stream*/, const uint32_t* counter, uint32_t value) {
+  while (__atomic_load_n(counter, __ATOMIC_ACQUIRE) != value) std::this_thread::yield();
+  return done();
+}
+
 constexpr CudaRuntime kNothing = {
     .error_text = [](int) -> const char* { return "no memory"; },
     .set_device = [](int) { return done(); },
@@ -71,11 +78,14 @@ constexpr CudaRuntime kNothing = {
     .destroy_event = [](void*) { return done(); },
     .record = [](void*, void*) { return done(); },
     .event_sync = [](void*) { return done(); },
+    .event_query = [](void*) { return done(); },
     .sync = [] { return done(); },
     .copy_to_device = [](void*, const void*, int64_t, void*) { return done(); },
     .copy_to_host = &copy_to_host,
     .copy_rows_to_device = [](void*, int64_t, const void*, int64_t, int64_t, int64_t,
                               void*) { return done(); },
+    .wait_value = &wait_value,
+    .host_function = [](void*, void (*)(void*), void*) { return done(); },
     .last_error = [] { return 0; },
 };
 
@@ -84,6 +94,8 @@ constexpr gpu::GpuOps kNoKernels = {
     .product = [](void*, DType, const gpu::ProductParts&, const gpu::PackedX&, int) { done(); },
     .product_few = [](void*, DType, const gpu::ProductParts&, const float*, int, int,
                       int) { done(); },
+    .norm_product = [](void*, DType, const gpu::ResidualNorm&, const gpu::ProductParts&, int, int,
+                       int) { done(); },
     .expert_hidden = [](void*, DType, gpu::HiddenPart, const gpu::ExpertCalls&, const gpu::PackedX&,
                         const int*, int, float*) { done(); },
     .expert_output = [](void*, DType, const gpu::ExpertCalls&, const gpu::PackedX&, int,
@@ -94,6 +106,7 @@ constexpr gpu::GpuOps kNoKernels = {
     .prepare_heads = [](void*, const gpu::PreparedHeads&, const gpu::KvCache&, int) { done(); },
     .attention = [](void*, const gpu::KvCache&, const float*, int, int, int, float, float*,
                     float*) { done(); },
+    .wait_flag = [](void*, const uint32_t*, uint32_t) { done(); },
 };
 
 double percentile(std::vector<double> sorted, double p) {
@@ -119,10 +132,10 @@ void measure(const std::string& path, int tokens, int rounds) {
   for (float& f : random_logits) f = normal(rng);
 
   CudaDeviceFacts facts{};
-  Engine engine(
-      model, machine, settings,
-      {std::make_unique<CudaDevice>(machine, kNothing, kNoKernels, facts, 0, int64_t{1} << 39),
-       {"device", "nothing", "nothing", ""}});
+  Engine engine(model, machine, settings,
+                {std::make_unique<CudaDevice>(machine, kNothing, kNoKernels, facts, 0,
+                                              int64_t{1} << 39, 0, HandOverKind::kMemoryOperation),
+                 {"device", "nothing", "nothing", ""}});
   const int32_t token = 1;
 
   const int64_t layers = model.config().n_layers;

@@ -10,6 +10,8 @@ void pack_x(void* stream, XKind kind, const float* x, int n, int cols, uint8_t* 
 void product(void* stream, DType type, const ProductParts& parts, const PackedX& x, int n);
 void product_few(void* stream, DType type, const ProductParts& parts, const float* x, int n,
                  int cols, int stride);
+void norm_product(void* stream, DType type, const ResidualNorm& call, const ProductParts& parts,
+                  int n, int d, int stride);
 void expert_hidden(void* stream, DType type, HiddenPart part, const ExpertCalls& calls,
                    const PackedX& x, const int* tokens, int ff, float* hidden);
 void expert_output(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden, int d,
@@ -20,5 +22,6 @@ void residual_norm(void* stream, const ResidualNorm& call, int n, int d);
 void prepare_heads(void* stream, const PreparedHeads& call, const KvCache& cache, int n);
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out);
+void wait_flag(void* stream, const uint32_t* flag, uint32_t value);
 
 }  // namespace VGPU_NAMESPACE

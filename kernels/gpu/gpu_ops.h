@@ -126,19 +126,29 @@ struct PackedCopies {
   int q8_k_stride;
 };
 
-// y += addends[0] + sum of weights[u] * out[u] over the uses u of a token + addends[1], in that
-// order; then normed = y / sqrt(mean y^2 + eps) * gain, and packed copies of that.
+// y += addends[0] + addends[1] + sum of weights[u] * out[u] over the uses u of a token +
+// addends[2], in that order; then normed = y / sqrt(mean y^2 + eps) * gain, and packed copies of
+// that.
 struct ResidualNorm {
   float* y;  // [n, d]
-  Addend addends[2];
+  Addend addends[3];
   const float* out;  // [uses, d] or nullptr: no uses
   TokenUses uses;
   const float* gain;  // [d] or nullptr: only the sum
   float eps;
-  float* normed;  // [n, d]
+  float* normed;  // [n, d] or nullptr
   PackedCopies copies;
 };
 inline constexpr int kWidestResidual = 12000;  // d: a row lies in shared memory
+
+// Shared memory of products that normalise their rows themselves, as kind wants them, stride bytes
+// apart: worth it for few tokens and few rows of weights.
+constexpr int64_t norm_here_bytes(XKind kind, int64_t n, int64_t d, int64_t stride) {
+  return n * stride + (kind == XKind::kFloat ? 0 : d * 4);
+}
+constexpr bool can_norm_here(XKind kind, int64_t n, int64_t d, int64_t stride) {
+  return n <= kFewTokens && norm_here_bytes(kind, n, d, stride) <= 40 * 1024;
+}
 
 // Queries, keys and values as products give them: normalised, limited, turned; keys and values
 // stored at positions first_pos ….
@@ -173,6 +183,10 @@ struct GpuOps {
   // The same of x: [n, cols] f32; can_pack_here(). stride: of a packed row.
   void (*product_few)(void* stream, DType type, const ProductParts& parts, const float* x, int n,
                       int cols, int stride);
+  // normed and its packed copies as residual_norm() makes them, and products of normed, but y stays
+  // as it is; call.gain is not nullptr. can_norm_here(). stride: of a row as the type wants it.
+  void (*norm_product)(void* stream, DType type, const ResidualNorm& call,
+                       const ProductParts& parts, int n, int d, int stride);
   // hidden[u, r] = silu(gate . x[tokens[u]])[r] * (up . x[tokens[u]])[r] of each use u. Or only its
   // first factor, or that times the second: where gate and up are of different types. type: of the
   // matrices read. tokens: [uses], or nullptr for 0, 1, …. hidden: [uses, ff] f32, ff being that of
@@ -195,6 +209,10 @@ struct GpuOps {
   // attention_scratch_floats(). Positions that no token sees may hold anything.
   void (*attention)(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                     int n_heads, float scale, float* scratch, float* out);
+  // What is enqueued later starts when *flag, which the host writes, has come to `value`, going
+  // round: (int)(*flag - value) >= 0. flag: page-locked memory of the host's. A thread looks again
+  // and again.
+  void (*wait_flag)(void* stream, const uint32_t* flag, uint32_t value);
 };
 
 extern const GpuOps kEmulatedOps;

@@ -1,6 +1,7 @@
 #include "kernels/gpu/gpu_launchers.h"
 #include "kernels/gpu/pack_block.h"
 #include "kernels/gpu/packed_product.h"
+#include "kernels/gpu/residual_row.h"
 
 namespace VGPU_NAMESPACE {
 namespace {
@@ -61,6 +62,26 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
   write_group<kType, 1>(part, group, {rows, stride, cols}, n, 0);
 }
 
+// blockIdx: group. Every block normalises all rows; the first writes them. rows: what products
+// read, n * stride bytes, and behind that a row of f32 unless they read f32 themselves.
+template <DType kType>
+VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
+    norm_product_kernel(ResidualNorm call, ProductParts parts, int n, int d, int stride) {
+  VGPU_DYNAMIC_SHARED(uint8_t, rows);
+  VGPU_SHARED(float, squares, kSquareWarps);
+  constexpr bool kFloats = kXKind<kType> == XKind::kFloat;
+  for (int t = 0; t < n; ++t) {
+    auto* row = reinterpret_cast<float*>(rows + (kFloats ? t : n) * stride);
+    norm_row<kProductThreads>(call, t, d, false, row, squares);
+    if (blockIdx.x == 0) write_normed<kProductThreads>(call, t, d, row);
+    if (!kFloats) pack_row<kProductThreads>(kXKind<kType>, row, d, rows + t * stride);
+    __syncthreads();
+  }
+  int group = static_cast<int>(blockIdx.x);
+  const ProductPart part = part_of(parts, &group);
+  write_group<kType, 1>(part, group, {rows, stride, d}, n, 0);
+}
+
 unsigned all_groups(const ProductParts& parts) {
   return static_cast<unsigned>(groups_of(parts.first.w) + groups_of(parts.second.w) +
                                groups_of(parts.third.w));
@@ -92,6 +113,17 @@ void product_few(void* stream, DType type, const ProductParts& parts, const floa
     VGPU_LAUNCH(product_few_kernel<constant()>, dim3(groups), dim3(kProductThreads),
                 static_cast<size_t>(n) * static_cast<size_t>(stride), stream, parts, x, n, cols,
                 stride);
+  });
+}
+
+void norm_product(void* stream, DType type, const ResidualNorm& call, const ProductParts& parts,
+                  int n, int d, int stride) {
+  const unsigned groups = all_groups(parts);
+  if (groups == 0 || n == 0) return;
+  with_type(type, [&](auto constant) {
+    VGPU_LAUNCH(norm_product_kernel<constant()>, dim3(groups), dim3(kProductThreads),
+                static_cast<size_t>(norm_here_bytes(kXKind<constant()>, n, d, stride)), stream,
+                call, parts, n, d, stride);
   });
 }
 

@@ -59,6 +59,14 @@ VGPU_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// What the host wrote last; what it wrote before that is seen behind this.
+VGPU_DEVICE uint32_t load_of_host(const uint32_t* p) {
+  uint32_t v;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+VGPU_DEVICE void nap() { __nanosleep(200); }
+
 // c + the four products of signed bytes.
 VGPU_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
   return __dp4a(static_cast<int>(a), static_cast<int>(b), c);

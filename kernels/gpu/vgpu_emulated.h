@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <type_traits>
 
 #include "kernels/gpu/emulation/block_runner.h"
@@ -142,6 +143,9 @@ template <int N>
 inline void wait_copies() {
   vgpu::runner->wait_copies(N);
 }
+
+inline uint32_t load_of_host(const uint32_t* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+inline void nap() { std::this_thread::yield(); }
 
 inline int dp4a(uint32_t a, uint32_t b, int c) {
   for (int i = 0; i < 32; i += 8) {

@@ -48,11 +48,11 @@ class Measurement {
   // What a simulated device has no time for.
   void hand_overs() {
     measuring_("GPU: hand-overs");
-    HandOver hand_over(device_, kTag);
+    RoundTrip round_trip(device_, kTag);
     const int n = settings_.n_layers;
     std::vector<double> us = times([&] {
-      for (int i = 1; i < n; ++i) hand_over.layer();
-      return hand_over.layer();
+      for (int i = 1; i < n; ++i) round_trip.layer();
+      return round_trip.layer();
     });
     for (double& each : us) each = std::max(each / n - rates_.launch_us.median, 0.0);
     rates_.hand_over_us = spread_of(std::move(us));

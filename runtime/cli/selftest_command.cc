@@ -46,8 +46,9 @@ std::unique_ptr<Device> open_sim(SelftestReport::Gpu* gpu) {
   return device;
 }
 
-// ConfigError where there is no GPU.
-std::unique_ptr<Device> open_cuda(SelftestReport::Gpu* gpu) {
+// hand_over: as CudaDevice's. ConfigError where there is no GPU.
+std::unique_ptr<CudaDevice> open_cuda(SelftestReport::Gpu* gpu,
+                                      std::optional<HandOverKind> hand_over = {}) {
   const CudaProbe probe = probe_cuda(program_folder());
   if (probe.state != CudaState::kReady) {
     throw ConfigError(fmt::format("--device cuda: {}; expected an NVIDIA GPU, or --device sim-cuda",
@@ -56,7 +57,7 @@ std::unique_ptr<Device> open_cuda(SelftestReport::Gpu* gpu) {
   const CudaDeviceFacts& facts = probe.devices.front();
   auto device = std::make_unique<CudaDevice>(load_machine_profile(std::string(kDefaultMachine)),
                                              *probe.plugin->runtime, *probe.plugin->ops, facts, 0,
-                                             std::nullopt);
+                                             std::nullopt, kVramMargin, hand_over);
   gpu->name = facts.name;
   gpu->sm = facts.sm;
   gpu->driver_version = probe.driver_version;
@@ -95,16 +96,44 @@ void run_probe(Device& device, Progress* progress, SelftestReport* report) {
   }
 }
 
+// Each way of waiting for the host, on a device of its own.
+void probe_hand_overs(Progress* progress, SelftestReport* report) {
+  const auto add = [&](const Figure& figure) {
+    progress->show(figure.name);
+    report->figures.push_back(figure);
+  };
+  for (const HandOverKind kind : {HandOverKind::kMemoryOperation, HandOverKind::kHostFunction,
+                                  HandOverKind::kSpinKernel, HandOverKind::kHostWaits}) {
+    SelftestReport::Gpu unused;
+    const std::string name = hand_over_name(kind);
+    try {
+      const auto device = open_cuda(&unused, kind);
+      if (device->hand_over().kind() == kind) {
+        probe_hand_over(*device, name, {}, add);
+      } else {
+        add({"hand-over of host work by " + name, 0, {}, device->hand_over().reason()});
+      }
+    } catch (const Error& error) {
+      add({"hand-over of host work by " + name, 0, {}, error.what()});
+    }
+  }
+}
+
 SelftestReport selftest(const std::string& device_name) {
   const auto start = std::chrono::steady_clock::now();
   SelftestReport report;
   report.gpu.device = device_name;
   Progress progress;
   std::vector<std::byte> to_pin(kPinned);  // outlives the device
-  const std::unique_ptr<Device> device =
-      device_name == "cuda" ? open_cuda(&report.gpu) : open_sim(&report.gpu);
+  std::unique_ptr<Device> device;
+  if (device_name == "cuda") {
+    device = open_cuda(&report.gpu);
+  } else {
+    device = open_sim(&report.gpu);
+  }
   run_checks(*device, to_pin, &progress, &report);
   if (report.probe_skipped.empty()) run_probe(*device, &progress, &report);
+  if (report.probe_skipped.empty()) probe_hand_overs(&progress, &report);
   progress.clear();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   report.seconds = seconds.count();

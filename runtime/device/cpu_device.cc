@@ -69,6 +69,17 @@ Timepoint CpuDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int6
   return clock_.run(stream, 0);
 }
 
+// What is enqueued next is done at once.
+void CpuDevice::wait(Stream stream, Timepoint point) {
+  if (point.stream == Stream::kHost) await_host_work(point);
+  ModelledDevice::wait(stream, point);
+}
+
+void CpuDevice::host_wait(Timepoint point) {
+  if (point.stream == Stream::kHost) await_host_work(point);
+  ModelledDevice::host_wait(point);
+}
+
 Timepoint CpuDevice::launch(Stream stream, const KernelCall& call) {
   kernel_bytes_ += call.bytes;
   call.body(KernelScope(call.touches, 0));

@@ -22,6 +22,8 @@ class CpuDevice final : public ModelledDevice {
   Timepoint copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
                                 const RowCopy& copy) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
+  void wait(Stream stream, Timepoint point) override;
+  void host_wait(Timepoint point) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
   int64_t copied_to_device_bytes() const override { return 0; }
 

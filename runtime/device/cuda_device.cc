@@ -12,7 +12,8 @@ namespace tandem {
 
 CudaDevice::CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda,
                        const gpu::GpuOps& kernels, const CudaDeviceFacts& facts, int index,
-                       std::optional<int64_t> vram_bytes, int64_t margin_bytes)
+                       std::optional<int64_t> vram_bytes, int64_t margin_bytes,
+                       std::optional<HandOverKind> hand_over)
     : ModelledDevice({"cuda", facts.name, 0, false, false}, profile),
       cuda_(cuda),
       kernels_(kernels) {
@@ -27,6 +28,7 @@ CudaDevice::CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda,
   info_.vram_bytes = vram_bytes.value_or(std::max<int64_t>(free_bytes - margin_bytes, 0));
   try {
     for (Lane& lane : lanes_) check(cuda_.create_stream(&lane.stream), "creating a stream");
+    hand_over_.emplace(cuda_, kernels_, hand_over);
   } catch (const DeviceError&) {
     close();
     throw;
@@ -37,7 +39,8 @@ CudaDevice::~CudaDevice() { close(); }
 
 // What fails here has nobody to tell, and CUDA tidies up when the process ends.
 void CudaDevice::close() noexcept {
-  static_cast<void>(cuda_.sync());
+  if (!hand_over_ || !hand_over_->stuck()) static_cast<void>(cuda_.sync());
+  hand_over_.reset();
   for (Lane& lane : lanes_) {
     for (const Mark& mark : lane.marks) static_cast<void>(cuda_.destroy_event(mark.event));
     if (lane.stream != nullptr) static_cast<void>(cuda_.destroy_stream(lane.stream));
@@ -177,6 +180,13 @@ void CudaDevice::wait(Stream stream, Timepoint point) {
   const auto of = static_cast<size_t>(point.stream);
   uint64_t& waited = lane(stream).waited[of];
   if (point.stream == stream || point.n <= std::max(waited, host_waited_[of])) return;
+  if (point.stream == Stream::kHost) {
+    if (hand_over_->kind() == HandOverKind::kHostWaits) return host_wait(point);
+    if (host_work_is_done(point)) return;
+    check(hand_over_->enqueue_wait(lane(stream).stream, point.n), "a wait for the host");
+    waited = point.n;
+    return;
+  }
   check(cuda_.stream_wait(lane(stream).stream, event_behind(point)), "a wait");
   waited = point.n;
 }
@@ -185,10 +195,19 @@ void CudaDevice::host_wait(Timepoint point) {
   check_lost("waiting");
   uint64_t& waited = host_waited_[static_cast<size_t>(point.stream)];
   if (point.n > waited) {
-    check(cuda_.event_sync(event_behind(point)), "work that was enqueued");
+    if (point.stream == Stream::kHost) {
+      await_host_work(point);
+    } else {
+      check(cuda_.event_sync(event_behind(point)), "work that was enqueued");
+    }
     waited = point.n;
   }
   ModelledDevice::host_wait(point);
+}
+
+void CudaDevice::end_host_work(Timepoint point) noexcept {
+  hand_over_->done(point.n);
+  ModelledDevice::end_host_work(point);
 }
 
 void CudaDevice::host_wait_all() {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/device/cuda/cuda_plugin_api.h"
+#include "runtime/device/hand_over.h"
 #include "runtime/device/modelled_device.h"
 
 namespace tandem {
@@ -24,10 +25,11 @@ inline constexpr int64_t kVramMargin = int64_t{512} << 20;
 class CudaDevice final : public ModelledDevice {
  public:
   // GPU `index`. vram_bytes: what to take at most; default: what is free, less the margin.
-  // DeviceError when the GPU cannot be opened, MemoryError when it has not that much free.
+  // hand_over: as HandOver's. DeviceError when the GPU cannot be opened, MemoryError when it has
+  // not that much free.
   CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda, const gpu::GpuOps& kernels,
              const CudaDeviceFacts& facts, int index, std::optional<int64_t> vram_bytes,
-             int64_t margin_bytes = kVramMargin);
+             int64_t margin_bytes = kVramMargin, std::optional<HandOverKind> hand_over = {});
   // Waits for what is enqueued. Everything allocated must have been freed, but for device memory.
   ~CudaDevice() override;
   CudaDevice(const CudaDevice&) = delete;
@@ -47,7 +49,10 @@ class CudaDevice final : public ModelledDevice {
   void wait(Stream stream, Timepoint point) override;
   void host_wait(Timepoint point) override;
   void host_wait_all() override;
+  void end_host_work(Timepoint point) noexcept override;
   int64_t copied_to_device_bytes() const override { return copied_bytes_; }
+
+  const HandOver& hand_over() const { return *hand_over_; }
 
  private:
   // Recorded events of a stream, oldest first; n: operations before it.
@@ -60,7 +65,7 @@ class CudaDevice final : public ModelledDevice {
     void* stream = nullptr;
     uint64_t n = 0;  // operations enqueued
     std::deque<Mark> marks{};
-    std::array<uint64_t, kStreamCount> waited{};  // for so many operations of each stream
+    std::array<uint64_t, kLaneCount> waited{};  // for so many operations of each stream
   };
   Lane& lane(Stream stream) { return lanes_[static_cast<size_t>(stream)]; }
   // DeviceError unless error is 0; the device is lost then.
@@ -78,7 +83,8 @@ class CudaDevice final : public ModelledDevice {
   std::array<Lane, kStreamCount> lanes_;
   std::map<void*, int64_t> blocks_;  // device memory and its bytes
   std::vector<const void*> pinned_;
-  std::array<uint64_t, kStreamCount> host_waited_{};
+  std::array<uint64_t, kLaneCount> host_waited_{};
+  std::optional<HandOver> hand_over_;
   int64_t copied_bytes_ = 0;
   bool lost_ = false;
 };

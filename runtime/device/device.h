@@ -22,8 +22,10 @@ namespace gpu {
 struct GpuOps;
 }
 
-enum class Stream : uint8_t { kCompute = 0, kCopy = 1 };
-inline constexpr int kStreamCount = 2;
+// kHost is none of the device's streams, but what the host does beside the thread that feeds it.
+enum class Stream : uint8_t { kCompute = 0, kCopy = 1, kHost = 2 };
+inline constexpr int kStreamCount = 2;  // of the device
+inline constexpr int kLaneCount = 3;    // those and kHost
 
 // "The n-th operation of this stream has ended." n = 0 has always ended.
 struct Timepoint {
@@ -83,6 +85,13 @@ struct KernelCall {
   int64_t flops;
   KernelBody body;
   bool marked = false;  // its timepoint will be waited for
+};
+
+// What host work reads and writes of memory that copies use, too.
+struct HostTouch {
+  const void* at = nullptr;
+  int64_t bytes = 0;
+  bool write = false;
 };
 
 struct DeviceInfo {
@@ -145,8 +154,14 @@ class Device {
   virtual void host_access(const char* /*what*/, const void* /*at*/, int64_t /*bytes*/,
                            bool /*write*/) {}
 
-  // The host was busy with experts for this long, as modelled.
-  virtual void host_busy(double us) = 0;
+  // The hand-over from host to device. Host work begins beside the thread that feeds the device;
+  // streams and the host can wait for its end before it has come, as for any other timepoint. One
+  // at a time, each to be ended whatever happens to it: a stream may be waiting. name: lives as
+  // long as the device. us: what it takes, as modelled.
+  virtual Timepoint begin_host_work(const char* name, std::span<const HostTouch> touches,
+                                    double us) = 0;
+  virtual void end_host_work(Timepoint point) noexcept = 0;  // from any thread
+
   virtual double host_now_us() const = 0;                 // modelled
   virtual double stream_now_us(Stream stream) const = 0;  // modelled end of what is enqueued
   virtual int64_t copied_to_device_bytes() const = 0;     // since the start, weights and all

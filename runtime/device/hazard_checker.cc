@@ -11,7 +11,15 @@ namespace tandem {
 namespace {
 
 const char* stream_name(size_t stream) {
-  return stream == static_cast<size_t>(Stream::kCompute) ? "compute" : "copy";
+  switch (static_cast<Stream>(stream)) {
+    case Stream::kCompute:
+      return "the compute stream";
+    case Stream::kCopy:
+      return "the copy stream";
+    case Stream::kHost:
+      return "the host";
+  }
+  return "?";
 }
 
 }  // namespace
@@ -81,7 +89,7 @@ void HazardChecker::check(const Segment& segment, const Clock& clock, const char
   const auto unordered = [&](size_t stream, uint64_t n, const char* did) {
     if (n <= clock[stream]) return;
     const char* earlier = operations_[stream][n - 1].name;
-    throw HazardError(fmt::format("{} {} {} while {} of the {} stream may still {} it", by,
+    throw HazardError(fmt::format("{} {} {} while {} of {} may still {} it", by,
                                   write ? "writes" : "reads", static_cast<const void*>(at), earlier,
                                   stream_name(stream), did));
   };

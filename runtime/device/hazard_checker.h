@@ -31,7 +31,7 @@ class HazardChecker {
     bool write;
   };
 
-  // An operation is enqueued on a stream. name: must live as long as this.
+  // An operation is enqueued on a stream, or host work begins. name: must live as long as this.
   void enqueued(Stream stream, const char* name, std::span<const Access> accesses);
   void wait(Stream stream, Timepoint point);
   void host_wait(Timepoint point);
@@ -42,7 +42,7 @@ class HazardChecker {
   void freed(const void* at, int64_t bytes);
 
  private:
-  using Clock = std::array<uint64_t, kStreamCount>;  // operations of each stream that came before
+  using Clock = std::array<uint64_t, kLaneCount>;  // operations of each stream that came before
   struct Operation {
     Clock clock;
     const char* name;
@@ -64,8 +64,8 @@ class HazardChecker {
   void each_segment(const Access& access, const F& f);
   void cut(const char* at);
 
-  std::array<std::vector<Operation>, kStreamCount> operations_;
-  std::array<Clock, kStreamCount> stream_clock_{};
+  std::array<std::vector<Operation>, kLaneCount> operations_;
+  std::array<Clock, kLaneCount> stream_clock_{};
   Clock host_clock_{};
   std::map<const char*, Segment> segments_;
 };

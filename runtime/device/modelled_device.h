@@ -1,6 +1,7 @@
-// What CpuDevice and SimDevice share: a virtual clock that follows streams and waits.
+// What all devices share: a virtual clock that follows streams and waits, and host work.
 #pragma once
 
+#include <atomic>
 #include <utility>
 
 #include "runtime/device/device.h"
@@ -16,7 +17,14 @@ class ModelledDevice : public Device {
   void wait(Stream stream, Timepoint point) override { clock_.wait(stream, point); }
   void host_wait(Timepoint point) override { clock_.host_wait(point); }
   void host_wait_all() override { clock_.host_wait_all(); }
-  void host_busy(double us) final { clock_.host_busy(us); }
+  Timepoint begin_host_work(const char* /*name*/, std::span<const HostTouch> /*touches*/,
+                            double us) override {
+    return clock_.run(Stream::kHost, us);
+  }
+  void end_host_work(Timepoint point) noexcept override {
+    host_work_done_.store(point.n, std::memory_order_release);
+    host_work_done_.notify_all();
+  }
   double host_now_us() const final { return clock_.host_us(); }
   int64_t kernel_bytes() const final { return kernel_bytes_; }
   double stream_now_us(Stream stream) const final { return clock_.end_us(stream); }
@@ -25,11 +33,25 @@ class ModelledDevice : public Device {
   ModelledDevice(DeviceInfo info, const MachineProfile& profile)
       : info_(std::move(info)), model_(profile) {}
 
+  bool host_work_is_done(Timepoint point) const {
+    return host_work_done_.load(std::memory_order_acquire) >= point.n;
+  }
+  // Sleeps until host work has ended.
+  void await_host_work(Timepoint point) const {
+    uint64_t done = 0;
+    while ((done = host_work_done_.load(std::memory_order_acquire)) < point.n) {
+      host_work_done_.wait(done, std::memory_order_acquire);
+    }
+  }
+
   DeviceInfo info_;
   CostModel model_;
   VirtualClock clock_;
   int64_t used_bytes_ = 0;
   int64_t kernel_bytes_ = 0;
+
+ private:
+  std::atomic<uint64_t> host_work_done_{0};
 };
 
 }  // namespace tandem

@@ -40,7 +40,8 @@ SimDevice::SimDevice(const MachineProfile& profile, int64_t vram_bytes, const Si
                       true, false, kAlignment},
                      profile),
       settings_(settings),
-      queue_(settings.schedule, settings.seed) {
+      queue_(settings.schedule, settings.seed,
+             [this](Timepoint point) { await_host_work(point); }) {
   const bool emulated = settings.kernels == SimKernels::kEmulated;
   TANDEM_CHECK(emulated || settings.schedule == SimSchedule::kAtOnce,
                "host code does not run later: it refers to what is gone by then");
@@ -245,13 +246,19 @@ void SimDevice::run_kernel(const KernelBody& body, std::span<const Touch> touche
 
 void SimDevice::wait(Stream stream, Timepoint point) {
   if (checker_) checker_->wait(stream, point);
-  if (settings_.schedule != SimSchedule::kAtOnce) queue_.wait(stream, point);
+  if (settings_.schedule != SimSchedule::kAtOnce) {
+    queue_.wait(stream, point);
+  } else if (point.stream == Stream::kHost) {
+    await_host_work(point);  // what is enqueued next is done at once
+  }
   ModelledDevice::wait(stream, point);
 }
 
 void SimDevice::host_wait(Timepoint point) {
   begin_call("waiting for it");
-  if (settings_.schedule != SimSchedule::kAtOnce) queue_.finish(point);
+  if (settings_.schedule != SimSchedule::kAtOnce || point.stream == Stream::kHost) {
+    queue_.finish(point);
+  }
   if (checker_) checker_->host_wait(point);
   ModelledDevice::host_wait(point);
   end_host_wait();
@@ -269,6 +276,18 @@ void SimDevice::end_host_wait() {
   if (broken_ == nullptr) return;
   lost_ = true;
   throw DeviceError(fmt::format("{} GPU: {} failed after it was enqueued", info_.name, broken_));
+}
+
+Timepoint SimDevice::begin_host_work(const char* name, std::span<const HostTouch> touches,
+                                     double us) {
+  if (checker_) {
+    std::vector<HazardChecker::Access> accesses;
+    for (const HostTouch& touch : touches) {
+      accesses.push_back({touch.at, touch.bytes, touch.write});
+    }
+    checker_->enqueued(Stream::kHost, name, accesses);
+  }
+  return ModelledDevice::begin_host_work(name, touches, us);
 }
 
 void SimDevice::host_access(const char* what, const void* at, int64_t bytes, bool write) {

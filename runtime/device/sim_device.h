@@ -41,6 +41,8 @@ class SimDevice final : public ModelledDevice {
   void wait(Stream stream, Timepoint point) override;
   void host_wait(Timepoint point) override;
   void host_wait_all() override;
+  Timepoint begin_host_work(const char* name, std::span<const HostTouch> touches,
+                            double us) override;
   void host_access(const char* what, const void* at, int64_t bytes, bool write) override;
   int64_t copied_to_device_bytes() const override { return copied_bytes_; }
 

@@ -1,4 +1,4 @@
-// Modelled time of one host and its device streams.
+// Modelled time of one host, its work beside it, and its device streams.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,6 @@ class VirtualClock {
   void host_wait_all() {
     for (const Lane& lane : lanes_) host_us_ = std::max(host_us_, lane.end_us);
   }
-  void host_busy(double us) { host_us_ += us; }
   double host_us() const { return host_us_; }
   double end_us(Stream stream) const { return lanes_[static_cast<size_t>(stream)].end_us; }
 
@@ -49,7 +48,7 @@ class VirtualClock {
   }
 
   double host_us_ = 0;
-  std::array<Lane, kStreamCount> lanes_{};
+  std::array<Lane, kLaneCount> lanes_{};
 };
 
 }  // namespace tandem

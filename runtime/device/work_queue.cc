@@ -23,7 +23,8 @@ void WorkQueue::wait(Stream stream, Timepoint point) {
 bool WorkQueue::ready(const Lane& lane) const {
   if (lane.pending.empty()) return false;
   for (const Timepoint point : lane.pending.front().after) {
-    if (lanes_[static_cast<size_t>(point.stream)].done < point.n) return false;
+    if (point.stream != Stream::kHost && lanes_[static_cast<size_t>(point.stream)].done < point.n)
+      return false;
   }
   return true;
 }
@@ -33,6 +34,9 @@ void WorkQueue::run_next(Lane* lane) {
   const Work work = std::move(lane->pending.front());
   lane->pending.pop_front();
   ++lane->done;
+  for (const Timepoint before : work.after) {
+    if (before.stream == Stream::kHost) await_host_(before);
+  }
   work.run();
 }
 
@@ -48,6 +52,7 @@ bool WorkQueue::run_any() {
 }
 
 void WorkQueue::finish(Timepoint point) {
+  if (point.stream == Stream::kHost) return await_host_(point);
   Lane& of = lane(point.stream);
   while (of.done < point.n) {
     if (schedule_ == SimSchedule::kRandom) {
@@ -57,7 +62,9 @@ void WorkQueue::finish(Timepoint point) {
     }
     TANDEM_CHECK(!of.pending.empty(), "operation %llu was never enqueued",
                  static_cast<unsigned long long>(point.n));
-    for (const Timepoint before : of.pending.front().after) finish(before);
+    for (const Timepoint before : of.pending.front().after) {
+      if (before.stream != Stream::kHost) finish(before);
+    }
     run_next(&of);
   }
 }

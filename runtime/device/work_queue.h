@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "runtime/device/device.h"
@@ -16,8 +17,9 @@ namespace tandem {
 
 class WorkQueue {
  public:
-  // kAtOnce: nothing ever waits here.
-  WorkQueue(SimSchedule schedule, uint64_t seed) : schedule_(schedule), random_(seed) {}
+  // kAtOnce: nothing ever waits here. await_host: sleeps until host work has ended.
+  WorkQueue(SimSchedule schedule, uint64_t seed, std::function<void(Timepoint)> await_host)
+      : schedule_(schedule), random_(seed), await_host_(std::move(await_host)) {}
 
   // The n-th work of its stream. What it throws comes out of this or a later call.
   void enqueue(Stream stream, std::function<void()> work);
@@ -40,6 +42,8 @@ class WorkQueue {
     uint64_t done = 0;
   };
   Lane& lane(Stream stream) { return lanes_[static_cast<size_t>(stream)]; }
+  // But for host work, which is waited for when its turn has come: so an order is the same each
+  // time, however fast the host is.
   bool ready(const Lane& lane) const;
   void run_next(Lane* lane);
   // Does one of the works that are ready, by chance; false when there is none.
@@ -47,6 +51,7 @@ class WorkQueue {
 
   SimSchedule schedule_;
   std::mt19937_64 random_;
+  std::function<void(Timepoint)> await_host_;
   std::array<Lane, kStreamCount> lanes_;
 };
 

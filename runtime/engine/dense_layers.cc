@@ -86,9 +86,9 @@ void DenseLayers::attention(int64_t index) {
 
 void DenseLayers::gate(int64_t index) {
   const DeviceLayer& layer = weights_.layer(index);
-  ops_.normalize(layer.ffn_norm, residual_, n_, normed_);
   const DeviceAddr logits = gate_logits_on_device();
-  product("router", layer.router, {}, normed_, logits);
+  const DeviceProduct router{layer.router, {}, logits};
+  ops_.normalize_products(layer.ffn_norm, residual_, n_, normed_, "router", {&router, 1});
   const int64_t gate_bytes = n_ * config_.routing.n_experts * kFloat;
   const int32_t ahead = reachable(index);
   if (ahead > 0) {

@@ -47,6 +47,10 @@ class DeviceOps {
   // At most three, of the same x: [n, cols].
   virtual void products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
                         int64_t n) = 0;
+  // normalize(), and products() of what comes out.
+  virtual void normalize_products(const DeviceVector& gain, DeviceAddr from, int64_t n,
+                                  DeviceAddr to, const char* name,
+                                  std::span<const DeviceProduct> products) = 0;
   // y += x; [n, d]
   virtual void add(const char* name, DeviceAddr x, DeviceAddr y) = 0;
   // Attention of one layer from the products on: norms, limits and RoPE of q: [n, q_width] and k:

@@ -137,69 +137,6 @@ void GpuKernelOps::changed(DeviceAddr x) {
   }
 }
 
-// What was added to the residual since it was last normalised is added first, in the same kernel.
-void GpuKernelOps::normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) {
-  if (pending_.y && pending_.y.at != from.at) residual_norm({}, pending_.y, n_, {}, false);
-  residual_norm(gain, from, n, to, true);
-}
-
-void GpuKernelOps::residual_norm(const DeviceVector& gain, DeviceAddr y, int64_t n, DeviceAddr to,
-                                 bool packs) {
-  const int64_t d = config_.d_model;
-  const Pending add = pending_;
-  pending_ = {};
-  const Table t = table_;
-  const bool adds = static_cast<bool>(add.y);
-  const auto floats = [&](DeviceAddr at, int64_t count) {
-    return Touch{at, at ? count * kFloat : 0, false};
-  };
-  touches_.assign({Touch{y, n * d * kFloat, adds}, read_of(gain), floats(add.shared, n * d),
-                   floats(add.shared_gate, n), floats(add.addend, n * d),
-                   Touch{out_, add.uses ? out_bytes_ : 0, false},
-                   Touch{table_at_, add.uses ? t.bytes() : 0, false},
-                   Touch{to, to ? n * d * kFloat : 0, true}});
-  Room rooms{};
-  for (const XKind kind : {XKind::kBf16, XKind::kQ8, XKind::kQ8K}) {
-    const DeviceAddr at = of(room_, kind);
-    if (!packs || !at || d % x_block(kind) != 0) continue;
-    of(rooms, kind) = at;
-    of(packed_from_, kind) = to;
-    touches_.push_back({at, Rows{at, n, d, kind}.bytes(), true});
-  }
-  if (!packs) changed(to);
-  const int64_t rows =
-      n * (2 + (add.shared ? 1 : 0) + (add.addend ? 1 : 0)) + (add.uses ? t.n_uses : 0);
-  device_.launch(
-      Stream::kCompute,
-      {"residual_norm", touches_, rows * d * kFloat, 4 * n * d,
-       [this, gain, y, n, to, d, add, t, rooms](const KernelScope& scope) {
-         const auto read = [&](DeviceAddr at, int64_t count) {
-           return at ? scope.read_as<float>(at, count) : nullptr;
-         };
-         const auto copy = [&](XKind kind) -> uint8_t* {
-           const DeviceAddr at = rooms[static_cast<size_t>(kind)];
-           return at ? scope.write_as<uint8_t>(at, Rows{at, n, d, kind}.bytes()) : nullptr;
-         };
-         const auto stride = [&](XKind kind) {
-           return d % x_block(kind) == 0 ? static_cast<int>(x_bytes(kind, d)) : 0;
-         };
-         const bool sums = add.y || !gain;
-         gpu::ResidualNorm call{
-             sums ? scope.write_as<float>(y, n * d)
-                  : const_cast<float*>(scope.read_as<float>(y, n * d)),  // read only, then
-             {{read(add.shared, n * d), read(add.shared_gate, n)},
-              {read(add.addend, n * d), nullptr}},
-             add.uses ? scope.read_as<float>(out_, out_bytes_ / kFloat) : nullptr,
-             add.uses ? token_uses(scope, t) : gpu::TokenUses{},
-             values(scope, gain),
-             config_.rms_eps,
-             to ? scope.write_as<float>(to, n * d) : nullptr,
-             {copy(XKind::kBf16), copy(XKind::kQ8), copy(XKind::kQ8K), stride(XKind::kBf16),
-              stride(XKind::kQ8), stride(XKind::kQ8K)}};
-         kernels_.residual_norm(scope.stream(), call, static_cast<int>(n), static_cast<int>(d));
-       }});
-}
-
 void GpuKernelOps::products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
                             int64_t n) {
   constexpr size_t kMost = 3;
@@ -286,11 +223,6 @@ void GpuKernelOps::pack(DeviceAddr from, const Rows& to) {
                   }});
 }
 
-void GpuKernelOps::add(const char* /*name*/, DeviceAddr x, DeviceAddr y) {
-  pending_.y = y;
-  pending_.addend = x;
-}
-
 void GpuKernelOps::attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q,
                           DeviceAddr k, DeviceAddr v, DeviceAddr out) {
   prepare_heads(layer, cache, q, k, v);
@@ -369,17 +301,6 @@ gpu::KvCache GpuKernelOps::kv_view(const KernelScope& scope, const KvLayer& cach
           static_cast<int>(config_.n_kv_heads), static_cast<int>(config_.head_dim),
           static_cast<int>(config_.v_head_dim), bytes(cache.k, kv_bytes_k_),
           bytes(cache.v, kv_bytes_v_)};
-}
-
-void GpuKernelOps::gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
-                              DeviceAddr logits) {
-  for (const DeviceLayer& to : layers) {
-    // What the layer's own experts want packed stays where it is, unless a router needs the room.
-    residual_norm(to.ffn_norm, residual, n_, reuse_normed_, false);
-    const DeviceProduct gate{to.router, {}, logits};
-    products("gate_reuse", {&gate, 1}, reuse_normed_, n_);
-    logits = logits + n_ * config_.routing.n_experts * kFloat;
-  }
 }
 
 }  // namespace tandem

@@ -25,7 +25,7 @@ inline gpu::PackedWeights packed_weights(const std::byte* data, const WeightView
 }
 inline int64_t product_flops(const WeightView& w, int64_t n) { return 2 * w.rows * w.cols * n; }
 
-// Experts are in gpu_expert_ops.cc.
+// Experts are in gpu_expert_ops.cc, the residual and its norms in gpu_norm_ops.cc.
 class GpuKernelOps final : public DeviceOps {
  public:
   // All outlive this; device.kernels() is not null. MemoryError when the device is too small,
@@ -36,6 +36,8 @@ class GpuKernelOps final : public DeviceOps {
   void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) override;
   void products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
                 int64_t n) override;
+  void normalize_products(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to,
+                          const char* name, std::span<const DeviceProduct> products) override;
   void add(const char* name, DeviceAddr x, DeviceAddr y) override;
   void attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
               DeviceAddr v, DeviceAddr out) override;
@@ -70,15 +72,49 @@ class GpuKernelOps final : public DeviceOps {
   // Whatever was packed of this address is not what is there any more.
   void changed(DeviceAddr x);
 
+  // What kernels know of the experts of a layer, in host and device memory: gpu::ExpertUses
+  // [experts], tokens int [uses], weights float [uses], where uses of a token begin int [n + 1],
+  // and they int [uses].
+  struct Table {
+    int64_t n_experts;
+    int64_t n_uses;
+    int64_t n_tokens;
+    int64_t tokens_at() const { return n_experts * static_cast<int64_t>(sizeof(gpu::ExpertUses)); }
+    int64_t weights_at() const { return tokens_at() + n_uses * 4; }
+    int64_t begin_at() const { return weights_at() + n_uses * 4; }
+    int64_t order_at() const { return begin_at() + (n_tokens + 1) * 4; }
+    int64_t bytes() const { return order_at() + n_uses * 4; }
+  };
+
   // What the residual has yet to get, in this order; its next norm adds it.
   struct Pending {
     DeviceAddr y;  // the residual; null: nothing
+    DeviceAddr first;
     DeviceAddr shared, shared_gate;
     bool uses = false;  // of table_, from out_
-    DeviceAddr addend;
+    DeviceAddr last;
   };
-  // y += pending_; to = norm(y) * gain, or nothing without a gain. packs: into room_, too.
+  // A norm of y with what it has yet to get; to: null where it is not wanted. packs: into room_,
+  // too.
+  struct Norm {
+    DeviceVector gain;
+    DeviceAddr y;
+    int64_t n;
+    DeviceAddr to;
+    Pending add;
+    Table uses;
+    Room copies;
+  };
+  Norm make_norm(const DeviceVector& gain, DeviceAddr y, int64_t n, DeviceAddr to, bool packs);
+  // Adds what a norm touches to touches_, and returns the bytes that it moves. sums: y is written.
+  int64_t declare_norm(const Norm& norm, bool sums);
+  gpu::ResidualNorm norm_call(const KernelScope& scope, const Norm& norm, bool sums) const;
+  // y += pending_; to = norm(y) * gain, or nothing without a gain.
   void residual_norm(const DeviceVector& gain, DeviceAddr y, int64_t n, DeviceAddr to, bool packs);
+  // The same, y and pending_ staying as they are, and products of one type.
+  void norm_products(const char* name, const DeviceVector& gain, DeviceAddr y, int64_t n,
+                     DeviceAddr to, bool packs, const DeviceProduct& product);
+  bool can_norm_with(const DeviceProduct& product, DeviceAddr y, int64_t n) const;
   // Products of one type.
   struct Parts {
     std::array<DeviceProduct, 3> of;
@@ -136,18 +172,6 @@ class GpuKernelOps final : public DeviceOps {
   int64_t out_bytes_;
   DeviceAddr out_;  // [n_batch * top_k, d] f32
 
-  // Of the experts of the current layer, host and device: gpu::ExpertUses [experts], tokens int
-  // [uses], weights float [uses], where uses of a token begin int [n + 1], and they int [uses].
-  struct Table {
-    int64_t n_experts;
-    int64_t n_uses;
-    int64_t n_tokens;
-    int64_t tokens_at() const { return n_experts * static_cast<int64_t>(sizeof(gpu::ExpertUses)); }
-    int64_t weights_at() const { return tokens_at() + n_uses * 4; }
-    int64_t begin_at() const { return weights_at() + n_uses * 4; }
-    int64_t order_at() const { return begin_at() + (n_tokens + 1) * 4; }
-    int64_t bytes() const { return order_at() + n_uses * 4; }
-  };
   gpu::TokenUses token_uses(const KernelScope& scope, const Table& t) const;
   Table table_{};
   DeviceAddr table_at_;

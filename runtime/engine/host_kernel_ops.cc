@@ -107,6 +107,13 @@ void HostKernelOps::products(const char* name, std::span<const DeviceProduct> pr
        }});
 }
 
+void HostKernelOps::normalize_products(const DeviceVector& gain, DeviceAddr from, int64_t n,
+                                       DeviceAddr to, const char* name,
+                                       std::span<const DeviceProduct> some) {
+  normalize(gain, from, n, to);
+  products(name, some, to, n);
+}
+
 void HostKernelOps::add(const char* name, DeviceAddr x, DeviceAddr y) {
   const int64_t n = n_ * config_.d_model;
   const std::array touches{all(y, config_.d_model, true), all(x, config_.d_model, false)};

@@ -25,6 +25,8 @@ class HostKernelOps final : public DeviceOps {
   void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) override;
   void products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
                 int64_t n) override;
+  void normalize_products(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to,
+                          const char* name, std::span<const DeviceProduct> products) override;
   void add(const char* name, DeviceAddr x, DeviceAddr y) override;
   void attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
               DeviceAddr v, DeviceAddr out) override;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "kernels/check.h"
@@ -104,8 +105,10 @@ HybridExecutor::~HybridExecutor() {
 Clocks HybridExecutor::clocks() const {
   // Nothing that is enqueued now can start before now, however long a stream has been idle.
   const double now = device_.host_now_us();
-  return {std::max(now, cpu_until_us_), std::max(now, device_.stream_now_us(Stream::kCompute)),
-          std::max(now, device_.stream_now_us(Stream::kCopy))};
+  const auto busy_until = [&](Stream stream) {
+    return std::max(now, device_.stream_now_us(stream));
+  };
+  return {busy_until(Stream::kHost), busy_until(Stream::kCompute), busy_until(Stream::kCopy)};
 }
 
 void HybridExecutor::begin_step(const Batch& batch) {
@@ -115,11 +118,12 @@ void HybridExecutor::begin_step(const Batch& batch) {
 }
 
 const RoutingDecision& HybridExecutor::route(LayerId layer) {
-  finish_cpu();
+  add_cpu();
   if (layer_hook_ && !layer_hook_(layer.value)) throw StepStopped{};
   dense_.attention(layer.value);
   dense_.gate(layer.value);
   dense_.shared_expert(layer.value);
+  finish_cpu();  // sleeps, while waiting for a device may keep a core busy
   dense_.wait_for_gate();
   const auto n = static_cast<int32_t>(dense_.n_tokens());
   if (!router_.route(layer, dense_.gate_logits(), n, &routing_)) {
@@ -255,34 +259,44 @@ void HybridExecutor::start_cpu(const LayerPlan& plan) {
     shared_us += part * cost.cpu_shared(expert->count);
   }
   cpu_started_ = true;
+  cpu_added_ = cpu_calls_.empty();
   if (cpu_calls_.empty()) return;
-  const double now = device_.host_now_us();
-  const double copying_us = device_.stream_now_us(Stream::kCopy) - now;
-  device_.host_access("experts on the CPU", cpu_out_.data(),
-                      dense_.n_tokens() * model_.config().d_model * kFloat, true);
-  cpu_until_us_ = now + cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us);
-  const auto compute = [this] {
-    const int64_t n = dense_.n_tokens();
-    const int64_t d = model_.config().d_model;
-    std::fill(cpu_out_.data(), cpu_out_.data() + n * d, 0.0F);
-    expert_ffn(cpu_calls_, dense_.expert_input(), n, d, cpu_out_.data(), cpu_hidden_.data(),
-               pool_.workspace(), pool_);
-  };
+  const double copying_us = device_.stream_now_us(Stream::kCopy) - device_.host_now_us();
+  const int64_t bytes = dense_.n_tokens() * model_.config().d_model * kFloat;
+  cpu_done_ =
+      device_.begin_host_work("experts on the CPU",
+                              std::array{HostTouch{dense_.expert_input(), bytes, false},
+                                         HostTouch{cpu_out_.data(), bytes, true}},
+                              cost.cpu_first + cpu_stretched(alone_us, shared_us, copying_us));
   if (cpu_) {
-    cpu_->start(compute);
+    cpu_->start([this] { compute_cpu(); });
   } else {
-    compute();
+    compute_cpu();
   }
+}
+
+void HybridExecutor::compute_cpu() {
+  // Whatever happens: the device may be waiting.
+  const std::unique_ptr<HybridExecutor, void (*)(HybridExecutor*)> end(
+      this, [](HybridExecutor* e) { e->device_.end_host_work(e->cpu_done_); });
+  const int64_t n = dense_.n_tokens();
+  const int64_t d = model_.config().d_model;
+  std::fill(cpu_out_.data(), cpu_out_.data() + n * d, 0.0F);
+  expert_ffn(cpu_calls_, dense_.expert_input(), n, d, cpu_out_.data(), cpu_hidden_.data(),
+             pool_.workspace(), pool_);
+}
+
+void HybridExecutor::add_cpu() {
+  if (!cpu_started_ || cpu_added_) return;
+  cpu_added_ = true;
+  device_.wait(Stream::kCompute, cpu_done_);
+  dense_.add_from_host(cpu_out_.data());
 }
 
 void HybridExecutor::finish_cpu() {
   if (!cpu_started_) return;
   cpu_started_ = false;
   if (cpu_) cpu_->wait();
-  if (!cpu_calls_.empty()) {
-    device_.host_busy(std::max(0.0, cpu_until_us_ - device_.host_now_us()));
-    dense_.add_from_host(cpu_out_.data());
-  }
   drop_copied();
 }
 
@@ -305,6 +319,7 @@ void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<Model
 }
 
 std::span<const float> HybridExecutor::end_step() {
+  add_cpu();
   finish_cpu();
   return dense_.head(n_logits_);
 }

@@ -1,6 +1,7 @@
 // Carries out a step on a real model: dense layers on the device, routed experts split between
 // the device (those in slots) and the CPU (from the mapped file). The CPU's are computed beside the
-// thread that feeds the device: run() begins them, and the next call that enqueues a layer waits.
+// thread that feeds the device: run() begins them, the next layer is enqueued behind them, and the
+// host waits for them when it wants that layer's routing.
 // Called by the thread that runs the step loop. Nothing allocates after the first steps.
 #pragma once
 
@@ -92,7 +93,10 @@ class HybridExecutor final : public Executor {
   // how many are there, which are the first ones.
   size_t order_gpu(const LayerPlan& plan);
   void start_cpu(const LayerPlan& plan);
-  // Waits for the CPU's experts and adds what came out.
+  void compute_cpu();
+  // Enqueues what adds the CPU's experts, behind them.
+  void add_cpu();
+  // Waits for the CPU's experts.
   void finish_cpu();
   void drop_copied();
   std::span<const ExpertRow> rows_of(const PlannedExpert& expert) const;
@@ -118,7 +122,8 @@ class HybridExecutor final : public Executor {
 
   // The CPU's experts of the last layer that ran, until finish_cpu()
   bool cpu_started_ = false;
-  double cpu_until_us_ = 0;  // modelled
+  bool cpu_added_ = false;
+  Timepoint cpu_done_{};
   std::vector<ExpertCall> cpu_calls_;
   std::vector<ExpertKey> copied_;             // need no copy in host memory behind it
   std::vector<float> cpu_hidden_;             // [n_batch * top_k, ff]

@@ -11,7 +11,7 @@
 namespace tandem {
 namespace {
 
-constexpr int64_t kHandOverBytes = 8 << 10;
+constexpr int64_t kRoundTripBytes = 8 << 10;
 constexpr int64_t kWarmUpBytes = 16 << 20;
 constexpr int64_t kFloat = sizeof(float);
 
@@ -60,16 +60,16 @@ Timepoint TinyKernel::launch_on(DeviceAddr x, bool marked) {
                          marked});
 }
 
-HandOver::HandOver(Device& device, const char* tag)
+RoundTrip::RoundTrip(Device& device, const char* tag)
     : device_(device),
       memory_(device, tag),
-      host_(device, kHandOverBytes, tag),
-      x_(memory_.put(std::vector<float>(kHandOverBytes / kFloat, 0.0F))),
+      host_(device, kRoundTripBytes, tag),
+      x_(memory_.put(std::vector<float>(kRoundTripBytes / kFloat, 0.0F))),
       kernel_(device, tag) {}
 
-Timepoint HandOver::layer() {
-  device_.host_wait(device_.copy_to_host(Stream::kCompute, host_.data(), x_.at, kHandOverBytes));
-  device_.copy_to_device(Stream::kCompute, x_.at, host_.data(), kHandOverBytes);
+Timepoint RoundTrip::layer() {
+  device_.host_wait(device_.copy_to_host(Stream::kCompute, host_.data(), x_.at, kRoundTripBytes));
+  device_.copy_to_device(Stream::kCompute, x_.at, host_.data(), kRoundTripBytes);
   return kernel_.launch_on(x_.at, true);
 }
 

@@ -50,9 +50,9 @@ class TinyKernel {
 };
 
 // What a layer costs beside its work: 8 KiB to the host, which waits; 8 KiB back; a tiny kernel.
-class HandOver {
+class RoundTrip {
  public:
-  HandOver(Device& device, const char* tag);
+  RoundTrip(Device& device, const char* tag);
   // Returns the kernel, for which nobody has waited.
   Timepoint layer();
 

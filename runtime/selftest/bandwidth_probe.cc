@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "kernels/check.h"
 #include "kernels/packed.h"
+#include "runtime/device/host_array.h"
+#include "runtime/device/side_thread.h"
 #include "runtime/error.h"
 #include "runtime/probe/device_work.h"
 #include "runtime/words.h"
@@ -38,13 +41,17 @@ class Probe {
     on_figure_(figure);
   }
 
+  // us: of one repeat.
+  void each(Figure* figure, const std::function<double()>& us) {
+    us();
+    for (int i = 0; i < settings_.repeats; ++i) figure->us.push_back(us());
+  }
   void time(Figure* figure, const std::function<Timepoint()>& once) {
-    device_.host_wait(once());
-    for (int i = 0; i < settings_.repeats; ++i) {
+    each(figure, [&] {
       const double start = now_us(device_);
       device_.host_wait(once());
-      figure->us.push_back(now_us(device_) - start);
-    }
+      return now_us(device_) - start;
+    });
   }
 
   // Not on a simulated device.
@@ -98,8 +105,43 @@ class Probe {
     });
     figure("hand-over of a layer: 8 KiB to host, wait, 8 KiB back, tiny kernel, wait", 0,
            [&](Figure* f) {
-             HandOver hand_over(device_, kTag);
-             time(f, [&] { return hand_over.layer(); });
+             RoundTrip round_trip(device_, kTag);
+             time(f, [&] { return round_trip.layer(); });
+           });
+  }
+
+  // A layer whose experts another thread computes: what is enqueued behind their end begins.
+  void host_work(const std::string& how) {
+    figure("hand-over of host work by " + how + ": end of 20 us of work, 8 KiB to device, tiny " +
+               "kernel, 8 KiB to host, wait",
+           0, [&](Figure* f) {
+             constexpr int64_t kBytes = 8 << 10;
+             DeviceMemory memory(device_, kTag);
+             const auto x = memory.put(std::vector<float>(kBytes / 4, 0.0F));
+             TinyKernel kernel(device_, kTag);
+             HostArray<uint8_t> host(device_, kBytes, kTag);
+             SideThread side;
+             each(f, [&] {
+               const Timepoint done = device_.begin_host_work("host work", {}, 0);
+               std::chrono::steady_clock::time_point ended;
+               side.start([&] {
+                 const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
+                 while (std::chrono::steady_clock::now() < end) {
+                 }
+                 ended = std::chrono::steady_clock::now();
+                 device_.end_host_work(done);
+               });
+               device_.wait(Stream::kCompute, done);
+               device_.copy_to_device(Stream::kCompute, x.at, host.data(), kBytes);
+               kernel.launch_on(x.at, false);
+               const Timepoint back =
+                   device_.copy_to_host(Stream::kCompute, host.data(), x.at, kBytes);
+               side.wait();
+               device_.host_wait(back);
+               return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() -
+                                                                ended)
+                   .count();
+             });
            });
   }
 
@@ -127,6 +169,11 @@ double Figure::least_us() const { return us.empty() ? 0 : sorted(us).front(); }
 double Figure::most_us() const { return us.empty() ? 0 : sorted(us).back(); }
 double Figure::gbps() const {
   return us.empty() ? 0 : static_cast<double>(bytes) / median_us() / 1e3;
+}
+
+void probe_hand_over(Device& device, const std::string& how, const ProbeSettings& settings,
+                     const std::function<void(const Figure&)>& on_figure) {
+  Probe(device, settings, on_figure).host_work(how);
 }
 
 void probe_bandwidth(Device& device, const ProbeSettings& settings,

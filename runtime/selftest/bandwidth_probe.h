@@ -37,4 +37,9 @@ struct ProbeSettings {
 void probe_bandwidth(Device& device, const ProbeSettings& settings,
                      const std::function<void(const Figure&)>& on_figure);
 
+// What the way from host work to the device takes that this device has; how: its name, for the
+// figure. DeviceError.
+void probe_hand_over(Device& device, const std::string& how, const ProbeSettings& settings,
+                     const std::function<void(const Figure&)>& on_figure);
+
 }  // namespace tandem

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -213,6 +215,29 @@ void check_order(Device& device, int64_t n, CheckRun* run) {
   });
 }
 
+void check_host_work(Device& device, CheckRun* run) {
+  run->check("what waits for host work comes after it", "", "50 times", [&](Comparison& c) {
+    constexpr int kRounds = 50;
+    constexpr int64_t kN = 2048;
+    HostArray<float> written(device, kN, kTag);
+    HostArray<float> got(device, kN, kTag);
+    const Room room(device, kN * kFloat);
+    const std::array touches{HostTouch{written.data(), kN * kFloat, true}};
+    for (int r = 0; r < kRounds; ++r) {
+      const Timepoint done = device.begin_host_work("host work", touches, 1);
+      const std::jthread host([&, r] {
+        if (r % 5 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+        fill(&written, static_cast<float>(r));
+        device.end_host_work(done);
+      });
+      device.wait(Stream::kCompute, done);
+      device.copy_to_device(Stream::kCompute, room.at(), written.data(), kN * kFloat);
+      device.host_wait(device.copy_to_host(Stream::kCompute, got.data(), room.at(), kN * kFloat));
+      add_all(got, static_cast<float>(r), 1, &c);
+    }
+  });
+}
+
 void check_timepoints(Device& device, CheckRun* run) {
   constexpr int kKernels = 3000;
   run->check("thousands of timepoints can be waited for, old ones too", "",
@@ -334,6 +359,7 @@ void run_device_checks(Device& device, const DeviceCheckSettings& settings, Chec
   check_alloc(device, run);
   check_host_memory(device, settings.to_pin, run);
   check_order(device, settings.long_copy_bytes / kFloat, run);
+  check_host_work(device, run);
   check_timepoints(device, run);
 }
 

@@ -83,11 +83,13 @@ inline size_t at(int64_t i) { return static_cast<size_t>(i); }
 void check_pack_x(const OpContext& context);
 void check_product(const OpContext& context);
 void check_product_few(const OpContext& context);
+void check_norm_product(const OpContext& context);
 void check_expert_hidden(const OpContext& context);
 void check_expert_output(const OpContext& context);
 void check_expert_output_few(const OpContext& context);
 void check_residual_norm(const OpContext& context);
 void check_prepare_heads(const OpContext& context);
 void check_attention(const OpContext& context);
+void check_wait_flag(const OpContext& context);
 
 }  // namespace tandem

@@ -1,6 +1,7 @@
-// residual_norm.
+// residual_norm and norm_product.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "kernels/packed.h"
@@ -15,7 +16,7 @@ constexpr float kEps = 1e-5F;
 // What a residual gets, on the host and in device memory.
 struct Inputs {
   int d;
-  std::vector<float> y, first, second, gate, out, weights, gain;
+  std::vector<float> y, first, gated, last, gate, out, weights, gain;
   std::vector<int> begin{0, 3, 3, 5, 6};
   std::vector<int> uses{4, 0, 2, 1, 3, 5};
 
@@ -25,7 +26,8 @@ struct Inputs {
     };
     y = rows(kN, 3);
     first = rows(kN, 1);
-    second = rows(kN, 1);
+    gated = rows(kN, 1);
+    last = rows(kN, 1);
     out = rows(uses.size(), 1);
     gate = random->floats(kN, 4);
     weights = random->floats(static_cast<int64_t>(uses.size()), 1);
@@ -49,12 +51,13 @@ void compare_sums(const Inputs& in, const std::vector<float>& got, Comparison* c
         magnitude += std::abs(more);
         ++roundings;
       };
-      add(sigmoid * in.first[at(i)]);
+      add(in.first[at(i)]);
+      add(sigmoid * in.gated[at(i)]);
       for (int u = in.begin[at(t)]; u < in.begin[at(t + 1)]; ++u) {
         const int use = in.uses[at(u)];
         add(static_cast<double>(in.weights[at(use)]) * in.out[at(int64_t{use} * in.d + c)]);
       }
-      add(in.second[at(i)]);
+      add(in.last[at(i)]);
       comparison->add(t, c, got[at(i)], sum, roundings * kRounding * magnitude);
     }
   }
@@ -85,7 +88,8 @@ void check_of(const OpContext& c, int d, bool adds, bool copies) {
     const Inputs in(&random, d);
     const auto y = memory.put(in.y);
     const auto first = memory.put(in.first);
-    const auto second = memory.put(in.second);
+    const auto gated = memory.put(in.gated);
+    const auto last = memory.put(in.last);
     const auto gate = memory.put(in.gate);
     const auto out = memory.put(in.out);
     const auto weights = memory.put(in.weights);
@@ -107,8 +111,9 @@ void check_of(const OpContext& c, int d, bool adds, bool copies) {
       call.eps = kEps;
       call.normed = normed.in(scope);
       if (adds) {
-        call.addends[0] = {first.in(scope), gate.in(scope)};
-        call.addends[1] = {second.in(scope), nullptr};
+        call.addends[0] = {first.in(scope), nullptr};
+        call.addends[1] = {gated.in(scope), gate.in(scope)};
+        call.addends[2] = {last.in(scope), nullptr};
         call.out = out.in(scope);
         call.uses = {begin.in(scope), uses.in(scope), weights.in(scope)};
       }
@@ -137,7 +142,59 @@ void check_of(const OpContext& c, int d, bool adds, bool copies) {
   });
 }
 
+// A norm of y and one addend, and a product of it: y stays as it is.
+void check_product_of(const OpContext& c, DType type, int rows, int d) {
+  const std::string text = fmt::format("{} x {}, {}", rows, d, tokens_text(kN));
+  c.check("norm_product", dtype_info(type).name, text, [&](DeviceMemory& memory, Comparison& cmp) {
+    Random random(static_cast<uint32_t>(rows * 1000 + d));
+    const Inputs in(&random, d);
+    const RandomMatrix w = random_matrix(&random, type, rows, d);
+    const XKind kind = rounded_x_kind(type);
+    const DeviceMatrix w_at = put(memory, w);
+    const auto y = memory.put(in.y);
+    const auto first = memory.put(in.first);
+    const auto gain = memory.put(in.gain);
+    const auto normed = memory.room<float>(int64_t{kN} * d);
+    const auto out = memory.room<float>(int64_t{kN} * rows);
+    const int stride = kind == XKind::kFloat ? d * 4 : static_cast<int>(x_bytes(kind, d));
+    memory.run("norm_product", [&](const KernelScope& scope) {
+      gpu::ResidualNorm call{};
+      call.y = y.in(scope);
+      call.addends[0] = {first.in(scope), nullptr};
+      call.gain = gain.in(scope);
+      call.eps = kEps;
+      call.normed = normed.in(scope);
+      const gpu::ProductPart part{w_at.in(scope), nullptr, out.in(scope)};
+      c.ops.norm_product(scope.stream(), type, call, {part, {}, {}}, kN, d, stride);
+    });
+    const std::vector<float> unchanged = memory.get(y);
+    cmp.add_bytes(unchanged.data(), in.y.data(), int64_t{kN} * d * 4);
+    std::vector<float> sums = in.y;
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += in.first[i];
+    const std::vector<float> result = memory.get(normed);
+    compare_norm(in, sums, result, &cmp);
+    const PackedActivations x = pack_activations(kind, result, d);
+    const std::vector<float> got = memory.get(out);
+    for (int64_t t = 0; t < kN; ++t) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const Dot expected = dot(w.row(r), x.row(t), d);
+        cmp.add(t, r, got[at(t * rows + r)], expected.sum,
+                dot_tolerance(type, d, expected.magnitude));
+      }
+    }
+  });
+}
+
 }  // namespace
+
+void check_norm_product(const OpContext& c) {
+  for (const DType type : kWeightTypes) {
+    const int block = dtype_info(type).block_elems;
+    check_product_of(c, type, 17, block > 1 ? 2 * block : 97);
+    check_product_of(c, type, 8, std::max(block, 64));
+    if (c.large) check_product_of(c, type, 128, 2048);
+  }
+}
 
 void check_residual_norm(const OpContext& c) {
   for (const int d : {1, 7, 256, 1000}) check_of(c, d, false, false);

@@ -232,10 +232,24 @@ TEMPLATE_TEST_CASE("a stream that waits for another starts after it", "", Cpu, S
 
 TEMPLATE_TEST_CASE("what the host enqueues after being busy starts after that", "", Cpu, Sim) {
   TestType on;
-  on.device.host_busy(50);
+  host_busy(on.device, 50);
   CHECK(on.device.host_now_us() == 50);
   busy(on.device, Stream::kCompute, 10);
   CHECK(on.device.stream_now_us(Stream::kCompute) > 50);
+}
+
+TEMPLATE_TEST_CASE("a stream that waits for host work starts after it, the host goes on", "", Cpu,
+                   Sim) {
+  TestType on;
+  const Timepoint done = on.device.begin_host_work("host work", {}, 70);
+  CHECK(on.device.host_now_us() == 0);
+  CHECK(on.device.stream_now_us(Stream::kHost) == 70);
+  on.device.end_host_work(done);
+  on.device.wait(Stream::kCopy, done);
+  CHECK(on.device.host_now_us() == 0);
+  CHECK(on.device.stream_now_us(Stream::kCopy) == 70);
+  on.device.host_wait(done);
+  CHECK(on.device.host_now_us() == 70);
 }
 
 TEMPLATE_TEST_CASE("a timepoint of a stream's beginning has always ended", "", Cpu, Sim) {

@@ -37,6 +37,13 @@ inline Timepoint busy(Device& device, Stream stream, int64_t us) {
   return device.launch(stream, {"busy", {}, bytes, 0, [](const KernelScope&) {}});
 }
 
+// Host work of so many microseconds that has ended and was waited for.
+inline void host_busy(Device& device, double us) {
+  const Timepoint done = device.begin_host_work("host work", {}, us);
+  device.end_host_work(done);
+  device.host_wait(done);
+}
+
 template <typename T>
 DeviceAddr upload(Device& device, const std::vector<T>& values) {
   const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));

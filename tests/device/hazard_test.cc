@@ -71,6 +71,34 @@ TEST_CASE("a copy into a slot that a kernel may still read is a hazard") {
   static_cast<void>(used);
 }
 
+TEST_CASE("a copy of what host work writes, without a wait for it, is a hazard") {
+  Checked c;
+  const std::array writes{HostTouch{c.host.data(), 256, true}};
+  c.device.end_host_work(c.device.begin_host_work("experts", writes, 10));
+  CHECK(hazard([&] { c.copy(); }).find("experts of the host may still write") != std::string::npos);
+  Checked good;
+  const std::array good_writes{HostTouch{good.host.data(), 256, true}};
+  const Timepoint done = good.device.begin_host_work("experts", good_writes, 10);
+  good.device.end_host_work(done);
+  good.device.wait(Stream::kCopy, done);
+  CHECK(hazard([&] { good.copy(); }).empty());
+}
+
+TEST_CASE("host work on memory that a copy may still read or write is a hazard") {
+  Checked c;
+  const Timepoint copied = c.copy();
+  const std::array writes{HostTouch{c.host.data(), 4, true}};
+  const std::array reads{HostTouch{c.host.data(), 4, false}};
+  CHECK(hazard([&] { c.device.begin_host_work("experts", writes, 1); }).find("experts writes") ==
+        0);
+  CHECK(hazard([&] { c.device.begin_host_work("experts", reads, 1); }).empty());
+  Checked good;
+  good.device.host_wait(good.copy());
+  const std::array good_writes{HostTouch{good.host.data(), 4, true}};
+  CHECK(hazard([&] { good.device.begin_host_work("experts", good_writes, 1); }).empty());
+  static_cast<void>(copied);
+}
+
 TEST_CASE("two kernels of one stream need no wait, a reader in another stream does") {
   Checked c;
   c.device.wait(Stream::kCompute, c.copy());

@@ -49,14 +49,14 @@ TEST_CASE("the host's wait ends with the operation and never turns the clock bac
   const Timepoint first = clock.run(kA, 10);
   clock.host_wait(first);
   CHECK(clock.host_us() == 10);
-  clock.host_busy(30);
+  clock.host_wait(clock.run(Stream::kHost, 30));
   clock.host_wait(first);
   CHECK(clock.host_us() == 40);
 }
 
 TEST_CASE("an idle stream starts an operation when the host enqueues it") {
   VirtualClock clock;
-  clock.host_busy(40);
+  clock.host_wait(clock.run(Stream::kHost, 40));
   clock.run(kA, 2);
   CHECK(clock.end_us(kA) == 42);
 }

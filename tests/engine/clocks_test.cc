@@ -8,7 +8,9 @@ namespace tandem::test {
 TEST_CASE("a stream that was idle can start nothing before the host's present") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   StepHarness harness(model, 8);
-  harness.device->host_busy(5000);
+  const Timepoint done = harness.device->begin_host_work("host work", {}, 5000);
+  harness.device->end_host_work(done);
+  harness.device->host_wait(done);
   const Clocks clocks = harness.executor.clocks();
   CHECK(clocks.cpu >= 5000);
   CHECK(clocks.gpu >= clocks.cpu);

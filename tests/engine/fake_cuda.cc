@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace tandem::test {
 namespace {
@@ -84,7 +85,44 @@ struct FakeCalls {
     FakeCuda::Event* e = event(at, "record");
     const FakeCuda::StreamState* s = stream(on, "record");
     if (e == nullptr || s == nullptr) return 1;
-    *e = {true, s->index, s->n};
+    *e = {true, s->index, s->n, s->stuck};
+    return 0;
+  }
+  static int query(void* at) {
+    if (const int error = fake->begin("query")) return error;
+    const FakeCuda::Event* e = event(at, "query");
+    if (e == nullptr) return 1;
+    constexpr int kNotReady = 600;
+    return e->stuck ? kNotReady : 0;
+  }
+  // Streams are never behind, so the host is.
+  static int wait_value(void* on, const uint32_t* counter, uint32_t value) {
+    if (const int error = fake->begin("wait value")) return error;
+    FakeCuda::StreamState* s = stream(on, "wait value");
+    constexpr int kNotSupported = 801;
+    switch (fake->wait_value) {
+      case FakeCuda::WaitValue::kMissing:
+        return kNotSupported;
+      case FakeCuda::WaitValue::kDoesNotWait:
+        return 0;
+      case FakeCuda::WaitValue::kNeverEnds:
+        if (s != nullptr) s->stuck = true;
+        return 0;
+      case FakeCuda::WaitValue::kWaits:
+        break;
+    }
+    ++fake->memory_waits;
+    while (static_cast<int32_t>(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - value) < 0) {
+      std::this_thread::yield();
+    }
+    return 0;
+  }
+  static int host_function(void* on, void (*f)(void*), void* data) {
+    if (const int error = fake->begin("host function")) return error;
+    stream(on, "host function");
+    if (!fake->host_functions) return 1;
+    ++fake->function_waits;
+    f(data);
     return 0;
   }
   static int create_stream(void** at) {
@@ -180,10 +218,13 @@ const CudaRuntime& FakeCuda::table() {
       .destroy_event = &FakeCalls::destroy_event,
       .record = &FakeCalls::record,
       .event_sync = &FakeCalls::sync,
+      .event_query = &FakeCalls::query,
       .sync = []() { return fake->begin("sync"); },
       .copy_to_device = &FakeCalls::to_device,
       .copy_to_host = &FakeCalls::to_device,
       .copy_rows_to_device = &FakeCalls::rows_to_device,
+      .wait_value = &FakeCalls::wait_value,
+      .host_function = &FakeCalls::host_function,
       .last_error = []() { return fake->begin("launch"); },
   };
   return kTable;

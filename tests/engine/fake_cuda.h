@@ -32,6 +32,11 @@ class FakeCuda {
   int error = 700;         // … returns this, and so do all later ones but those that free
   bool sticky = true;      // or only that one
 
+  // How memory operations behave.
+  enum class WaitValue { kWaits, kMissing, kDoesNotWait, kNeverEnds };
+  WaitValue wait_value = WaitValue::kWaits;
+  bool host_functions = true;
+
   // What happened
   int64_t calls = 0;
   struct Wait {
@@ -42,6 +47,8 @@ class FakeCuda {
   std::vector<Wait> waits;
   std::vector<Wait> syncs;  // waiting: -1, the host
   int64_t events_created = 0;
+  int64_t memory_waits = 0;
+  int64_t function_waits = 0;
   std::vector<std::string> misuse;
   // Streams, events, device memory, host memory, pinned ranges.
   size_t alive() const;
@@ -52,10 +59,12 @@ class FakeCuda {
     bool recorded = false;
     int stream = -1;
     uint64_t n = 0;
+    bool stuck = false;
   };
   struct StreamState {
     int index = 0;
     uint64_t n = 0;
+    bool stuck = false;
   };
   int begin(const char* what);
 

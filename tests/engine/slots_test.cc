@@ -42,6 +42,12 @@ class Fragmented final : public ModelledDevice {
     return whole_.copy_to_host(s, to, from, bytes);
   }
   Timepoint launch(Stream s, const KernelCall& call) override { return whole_.launch(s, call); }
+  void wait(Stream s, Timepoint point) override { whole_.wait(s, point); }
+  Timepoint begin_host_work(const char* name, std::span<const HostTouch> touches,
+                            double us) override {
+    return whole_.begin_host_work(name, touches, us);
+  }
+  void end_host_work(Timepoint point) noexcept override { whole_.end_host_work(point); }
   int64_t copied_to_device_bytes() const override { return whole_.copied_to_device_bytes(); }
 
   int allocations = 0;

@@ -15,7 +15,8 @@ struct Case {
     const auto rows = [&](int n, float scale) { return random_floats(rng, int64_t{n} * d, scale); };
     y = rows(kN, 3.0F);
     first = rows(kN, 1.0F);
-    second = rows(kN, 1.0F);
+    gated = rows(kN, 1.0F);
+    last = rows(kN, 1.0F);
     out = rows(kUses, 1.0F);
     gate = random_floats(rng, kN, 2.0F);
     weights = random_floats(rng, kUses, 1.0F);
@@ -31,8 +32,9 @@ struct Case {
     return call;
   }
   void add_everything(gpu::ResidualNorm* call) const {
-    call->addends[0] = {first.data(), gate.data()};
-    call->addends[1] = {second.data(), nullptr};
+    call->addends[0] = {first.data(), nullptr};
+    call->addends[1] = {gated.data(), gate.data()};
+    call->addends[2] = {last.data(), nullptr};
     call->out = out.data();
     call->uses = {begin.data(), uses.data(), weights.data()};
   }
@@ -44,13 +46,13 @@ struct Case {
         const auto i = static_cast<size_t>(t * d + c);
         const double sigmoid =
             1 / (1 + std::exp(-static_cast<double>(gate[static_cast<size_t>(t)])));
-        double value = sum[i] + sigmoid * first[i];
+        double value = sum[i] + first[i] + sigmoid * gated[i];
         for (int u = begin[static_cast<size_t>(t)]; u < begin[static_cast<size_t>(t) + 1]; ++u) {
           const int use = uses[static_cast<size_t>(u)];
           value += static_cast<double>(weights[static_cast<size_t>(use)]) *
                    out[static_cast<size_t>(use * d + c)];
         }
-        sum[i] = static_cast<float>(value + second[i]);
+        sum[i] = static_cast<float>(value + last[i]);
       }
     }
     return sum;
@@ -58,7 +60,7 @@ struct Case {
 
   int d;
   std::mt19937 rng;
-  std::vector<float> y, first, second, out, gate, weights, gain, normed;
+  std::vector<float> y, first, gated, last, out, gate, weights, gain, normed;
   // Vectors: the sanitizer knows where they end.
   std::vector<int> begin{0, 3, 3, 5};
   std::vector<int> uses{4, 0, 2, 1, 3};
@@ -98,7 +100,7 @@ TEST_CASE("RMSNorm on a GPU agrees with float64 and leaves the residual alone") 
   }
 }
 
-TEST_CASE("a residual gets a gated addend, its experts' uses and another addend, then its norm") {
+TEST_CASE("a residual gets two addends, its experts' uses and another addend, then its norm") {
   for (const Way& way : all_ways()) {
     for (const int d : {5, 300, 512}) {
       for (const bool with_norm : {false, true}) {
@@ -170,6 +172,52 @@ TEST_CASE("packed copies of a norm are what packing it makes, byte for byte") {
   }
 }
 
+// residual_norm() and then product() are compared with float64 elsewhere.
+TEST_CASE("a norm with products gives the bits of a norm and its products, and leaves y alone") {
+  const DType types[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0, DType::kQ5_0,
+                         DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+  for (const Way& way : all_ways()) {
+    for (const DType type : types) {
+      const XKind kind = rounded_x_kind(type);
+      // With packed copies, which want whole blocks, and an odd width.
+      for (const int d : {768, kind == XKind::kFloat || kind == XKind::kBf16 ? 97 : 256}) {
+        Case c(d);
+        const bool copies = d == 768;
+        const std::vector<float> before = c.y;
+        RandomWeights random(c.rng, type, 21, d);
+        const DeviceMatrix w(random.view());
+        std::vector<float> out(kN * 21, -7.0F);
+        std::vector<float> expected(out);
+        const int stride = kind == XKind::kFloat ? d * 4 : static_cast<int>(x_bytes(kind, d));
+        REQUIRE(gpu::can_norm_here(kind, kN, d, stride));
+        DeviceBytes q8(int64_t{kN} * x_bytes(XKind::kQ8, 768));
+        gpu::ResidualNorm call = c.call(true);
+        call.addends[0] = {c.first.data(), nullptr};
+        call.addends[1] = {c.gated.data(), c.gate.data()};
+        if (copies) {
+          call.copies.q8 = q8.data();
+          call.copies.q8_stride = static_cast<int>(x_bytes(XKind::kQ8, d));
+        }
+        vgpu::Emulation emulation(way.options);
+        gpu::kEmulatedOps.norm_product(&emulation, type, call,
+                                       {{w.weights(), nullptr, out.data()}, {}, {}}, kN, d, stride);
+        CHECK(emulation.stats().launches == 1);
+        INFO(way.name << ", " << dtype_info(type).name << ", d " << d);
+        CHECK(same_bits(c.y, before));
+        const std::vector<float> normed = c.normed;
+        const std::vector<uint8_t> packed(q8.data(), q8.data() + q8.size());
+        gpu::kEmulatedOps.residual_norm(&emulation, call, kN, d);
+        CHECK(same_bits(c.normed, normed));
+        CHECK(std::memcmp(q8.data(), packed.data(), packed.size()) == 0);
+        const PackedRowsOnGpu x(&emulation, type, normed, d);
+        gpu::kEmulatedOps.product(&emulation, type,
+                                  {{w.weights(), nullptr, expected.data()}, {}, {}}, x.view, kN);
+        CHECK(same_bits(out, expected));
+      }
+    }
+  }
+}
+
 TEST_CASE("operations on nothing launch nothing") {
   vgpu::Emulation emulation;
   const gpu::GpuOps& ops = gpu::kEmulatedOps;
@@ -180,6 +228,7 @@ TEST_CASE("operations on nothing launch nothing") {
   ops.pack_x(&emulation, XKind::kBf16, nullptr, 0, 64, nullptr, 192);
   ops.product(&emulation, DType::kF32, {}, {}, 1);
   ops.product_few(&emulation, DType::kQ8_0, {}, nullptr, 1, 32, 64);
+  ops.norm_product(&emulation, DType::kF32, {}, {}, 1, 8, 32);
   ops.expert_hidden(&emulation, DType::kF32, gpu::HiddenPart::kBoth, {}, {}, nullptr, 16, nullptr);
   ops.expert_output(&emulation, DType::kF32, {}, {}, 16, nullptr);
   ops.expert_output_few(&emulation, DType::kQ8_0, {}, nullptr, 32, 64, 16, nullptr);

@@ -110,6 +110,8 @@ BUGS = [
               "  device_.host_wait(packed_until_);", "", MODEL),
     EngineBug("the router reads logits that may not be there", "hazard", "dense_layers.cc",
               "  device_.host_wait(gate_);", "", MODEL),
+    EngineBug("the CPU's experts are copied before they are there", "hazard", "hybrid_executor.cc",
+              "  device_.wait(Stream::kCompute, cpu_done_);", "", MODEL),
     EngineBug("the last use of a slot is forgotten", "hazard", "hybrid_executor.cc",
               "  for (const PlannedExpert* expert : some) slots_.used(expert->slot, done);",
               "  static_cast<void>(done);", MODEL),

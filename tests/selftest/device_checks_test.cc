@@ -143,6 +143,7 @@ TEST_CASE("streams that do not wait for each other fail the checks of their orde
     const bool of_order = check.name.find("of the other stream") != std::string::npos ||
                           check.name.find("take turns") != std::string::npos ||
                           check.name == "what the host has waited for is done" ||
+                          check.name == "what waits for host work comes after it" ||
                           check.name.find("thousands") == 0;
     CHECK(check.ok == !of_order);
   }

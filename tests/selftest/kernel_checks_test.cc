@@ -59,6 +59,23 @@ TEST_CASE("all checks of GPU kernels pass on a CUDA device whose runtime is the 
   CHECK(fake.alive() == 0);
 }
 
+TEST_CASE("a stream that does not wait for the host is found") {
+  gpu::GpuOps ops = right();
+  ops.wait_flag = [](void*, const uint32_t*, uint32_t) {};
+  CHECK(wrong_with(ops) == Strings{"wait_flag"});
+}
+
+TEST_CASE("a stream that compares the host's numbers without going round is found") {
+  gpu::GpuOps ops = right();
+  ops.wait_flag = [](void*, const uint32_t* flag, uint32_t value) {
+    while (__atomic_load_n(flag, __ATOMIC_ACQUIRE) < value) {
+    }
+  };
+  const Results results = results_with(ops);
+  CHECK(results.failed_names() == Strings{"wait_flag"});
+  CHECK(results.failed().size() == 1);
+}
+
 TEST_CASE("activations with one byte wrong are found") {
   gpu::GpuOps ops = right();
   ops.pack_x = [](void* stream, XKind kind, const float* x, int n, int cols, uint8_t* to,
@@ -214,11 +231,30 @@ Strings wrong_heads(const F& /*change*/) {
 
 }  // namespace
 
+TEST_CASE(
+    "a norm's product that writes the residual, or multiplies what is not normalised, is found") {
+  gpu::GpuOps ops = right();
+  ops.norm_product = [](void* stream, DType type, const gpu::ResidualNorm& call,
+                        const gpu::ProductParts& parts, int n, int d, int stride) {
+    right().norm_product(stream, type, call, parts, n, d, stride);
+    right().residual_norm(stream, call, n, d);
+  };
+  CHECK(wrong_with(ops) == Strings{"norm_product"});
+  ops.norm_product = [](void* stream, DType type, const gpu::ResidualNorm& call,
+                        const gpu::ProductParts& parts, int n, int d, int stride) {
+    gpu::ResidualNorm without = call;
+    without.addends[0] = {};
+    right().norm_product(stream, type, without, parts, n, d, stride);
+  };
+  CHECK(wrong_with(ops) == Strings{"norm_product"});
+}
+
 TEST_CASE("a residual without its gate, an addend, its uses or epsilon is found") {
   using Call = gpu::ResidualNorm*;
   const Strings found{"residual_norm"};
-  CHECK(wrong_residual([](Call call) { call->addends[0].gate = nullptr; }) == found);
-  CHECK(wrong_residual([](Call call) { call->addends[1] = {}; }) == found);
+  CHECK(wrong_residual([](Call call) { call->addends[1].gate = nullptr; }) == found);
+  CHECK(wrong_residual([](Call call) { call->addends[0] = {}; }) == found);
+  CHECK(wrong_residual([](Call call) { call->addends[2] = {}; }) == found);
   CHECK(wrong_residual([](Call call) { call->out = nullptr; }) == found);
   CHECK(wrong_residual([](Call call) { call->eps = 0; }) == found);
   CHECK(wrong_residual([](Call call) { call->copies.q8 = nullptr; }) == found);

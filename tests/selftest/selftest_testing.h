@@ -76,7 +76,11 @@ class ForwardingDevice : public Device {
   void wait(Stream s, Timepoint point) override { to_.wait(s, point); }
   void host_wait(Timepoint point) override { to_.host_wait(point); }
   void host_wait_all() override { to_.host_wait_all(); }
-  void host_busy(double us) override { to_.host_busy(us); }
+  Timepoint begin_host_work(const char* name, std::span<const HostTouch> touches,
+                            double us) override {
+    return to_.begin_host_work(name, touches, us);
+  }
+  void end_host_work(Timepoint point) noexcept override { to_.end_host_work(point); }
   double host_now_us() const override { return to_.host_now_us(); }
   double stream_now_us(Stream s) const override { return to_.stream_now_us(s); }
   int64_t copied_to_device_bytes() const override { return to_.copied_to_device_bytes(); }

@@ -1,3 +1,4 @@
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -57,6 +58,32 @@ int create_event(void** event) {
   return cudaEventCreateWithFlags(reinterpret_cast<cudaEvent_t*>(event), cudaEventDisableTiming);
 }
 
+// The driver's function, which the static runtime finds in the driver that it has opened: nothing
+// is linked against it.
+using WaitValue = CUresult (*)(CUstream, CUdeviceptr, cuuint32_t, unsigned int);
+
+WaitValue find_wait_value() {
+  constexpr unsigned int kSince = 12000;  // the form without an attribute to ask for first
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &found, kSince,
+                                                             cudaEnableDefault, &result);
+  (void)cudaGetLastError();
+  return error == cudaSuccess && result == cudaDriverEntryPointSuccess
+             ? reinterpret_cast<WaitValue>(found)
+             : nullptr;
+}
+
+int wait_value(void* stream, const uint32_t* counter, uint32_t value) {
+  static const WaitValue kWait = find_wait_value();
+  if (kWait == nullptr) return cudaErrorNotSupported;
+  // Page-locked memory has one address for host and GPU (unified addressing). Errors of the driver
+  // have the runtime's numbers.
+  return static_cast<int>(kWait(static_cast<CUstream>(stream),
+                                reinterpret_cast<CUdeviceptr>(counter), value,
+                                CU_STREAM_WAIT_VALUE_GEQ));
+}
+
 // What failed is not reported again by calls that have nothing to do with it.
 int checked(cudaError_t error) {
   if (error != cudaSuccess) (void)cudaGetLastError();
@@ -91,6 +118,7 @@ constexpr CudaRuntime kRuntime = {
       return cudaEventRecord(event_of(event), stream_of(stream));
     },
     .event_sync = [](void* event) -> int { return cudaEventSynchronize(event_of(event)); },
+    .event_query = [](void* event) { return checked(cudaEventQuery(event_of(event))); },
     .sync = []() -> int { return cudaDeviceSynchronize(); },
     .copy_to_device = [](void* to, const void* from, int64_t bytes, void* stream) -> int {
       return cudaMemcpyAsync(to, from, size_of(bytes), cudaMemcpyHostToDevice, stream_of(stream));
@@ -104,6 +132,11 @@ constexpr CudaRuntime kRuntime = {
                                size_of(row_bytes), size_of(rows), cudaMemcpyHostToDevice,
                                stream_of(stream));
     },
+    .wait_value = &wait_value,
+    .host_function =
+        [](void* stream, void (*f)(void*), void* data) {
+          return checked(cudaLaunchHostFunc(stream_of(stream), f, data));
+        },
     .last_error = []() -> int { return cudaGetLastError(); },
 };
 

@@ -10,7 +10,7 @@
 namespace tandem {
 
 // Plug-in and program are built together: another number is another build.
-inline constexpr uint32_t kCudaPluginVersion = 2;
+inline constexpr uint32_t kCudaPluginVersion = 3;
 inline constexpr const char* kCudaPluginSymbol = "tandem_cuda_plugin";
 
 inline constexpr int kMostCudaDevices = 16;
@@ -52,11 +52,18 @@ struct CudaRuntime {
   int (*destroy_event)(void* event);
   int (*record)(void* event, void* stream);
   int (*event_sync)(void* event);
+  int (*event_query)(void* event);  // cudaErrorNotReady, 600, before it has come
   int (*sync)();
   int (*copy_to_device)(void* to, const void* from, int64_t bytes, void* stream);
   int (*copy_to_host)(void* to, const void* from, int64_t bytes, void* stream);
   int (*copy_rows_to_device)(void* to, int64_t to_stride, const void* from, int64_t from_stride,
                              int64_t row_bytes, int64_t rows, void* stream);
+  // What is enqueued later starts when *counter, page-locked memory of the host's, has come to
+  // `value`, going round: (int)(*counter - value) >= 0. cuStreamWaitValue32 of the driver; error
+  // 801 where there is none.
+  int (*wait_value)(void* stream, const uint32_t* counter, uint32_t value);
+  // A thread of the driver's calls f(data); what is enqueued later starts when it has returned.
+  int (*host_function)(void* stream, void (*f)(void*), void* data);
   // Of launches since the last call.
   int (*last_error)();
 };
