@@ -131,8 +131,7 @@ void ModelOptions::add_placement(CLI::App* app) {
                   "who leaves the expert cache (default: the policy's)")
       ->type_name(list_text(policies, "|"))
       ->check(one_of(policies));
-  app->add_option("--machine", machine_name,
-                  "planned and modelled for it: a name or a TOML file")
+  app->add_option("--machine", machine_name, "planned and modelled for it: a name or a TOML file")
       ->type_name("NAME")
       ->default_str(std::string(kDefaultMachine))
       ->check(not_empty());
