@@ -21,7 +21,8 @@ struct MachineProfile {
     int64_t vram_bytes = 0;
     double read_gbps = 0;
     double gflops = 0;
-    double launch_us = 0;  // per kernel
+    double launch_us = 0;       // per kernel
+    std::string measured_on{};  // the GPU that these figures and the link's are from; empty: none
   } gpu;
   struct Link {
     double h2d_gbps = 0;

@@ -219,15 +219,9 @@ void launch(void* stream, const KvCache& cache, const Queries& queries) {
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out) {
   if (n == 0) return;
-  const Queries queries{q,
-                        first_pos,
-                        n,
-                        n_heads,
-                        scale,
-                        attention_spans(first_pos, n),
-                        scratch,
-                        out,
-                        query_bytes(cache.type_k, cache.head_dim)};
+  const Queries queries{q,       first_pos, n,
+                        n_heads, scale,     attention_spans(first_pos, n),
+                        scratch, out,       query_bytes(cache.type_k, cache.head_dim)};
   // 16 * kWarps values a group.
   if (cache.v_head_dim <= 64) {
     launch<1>(stream, cache, queries);

@@ -12,6 +12,7 @@
 #include "runtime/cli/summary.h"
 #include "runtime/cli/text_io.h"
 #include "runtime/cli/version.h"
+#include "runtime/engine/device_choice.h"
 #include "runtime/words.h"
 
 namespace tandem {
@@ -199,8 +200,14 @@ void BenchPrinter::print(const Json& row) {
 void BenchPrinter::finish() {
   if (format_ == "json") print_out(json_text(Json(rows_), 2) + "\n");
   if (format_ == "md" && !rows_.empty()) {
+    const Json& row = rows_.front();
     print_out(fmt::format("\nModelled: computed for machine profile {}, not measured.\n",
-                          rows_.front()["machine"].get<std::string>()));
+                          row["machine"].get<std::string>()));
+    if (row["device"] == device_name(DeviceKind::kCuda)) {
+      print_out(
+          printable("Machine profile: " + row["settings"]["machine"]["reason"].get<std::string>()) +
+          "\n");
+    }
   }
 }
 

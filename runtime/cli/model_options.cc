@@ -24,13 +24,6 @@
 namespace tandem {
 namespace {
 
-DeviceKind device_kind(const std::string& name) {
-  if (name == "cpu") return DeviceKind::kCpu;
-  if (name == "sim") return DeviceKind::kSim;
-  if (name == "cuda") return DeviceKind::kCuda;
-  return name == "sim-cuda" ? DeviceKind::kSimCuda : DeviceKind::kAuto;
-}
-
 constexpr KvType kKvTypes[] = {KvType::kF16, KvType::kF32, KvType::kQ8_0};
 
 std::vector<std::string> kv_type_names() {
@@ -150,7 +143,7 @@ void ModelOptions::add_placement(CLI::App* app) {
                   "who leaves the expert cache (default: the policy's)")
       ->type_name(list_text(policies, "|"))
       ->check(one_of(policies));
-  app->add_option("--machine", machine_name, "modelled times are for it: a name or a TOML file")
+  app->add_option("--machine", machine_name, "planned and modelled for it: a name or a TOML file")
       ->type_name("NAME")
       ->default_str(std::string(kDefaultMachine))
       ->check(not_empty());
@@ -297,8 +290,7 @@ std::vector<EffectiveSetting> ModelOptions::effective(std::vector<EffectiveSetti
   }
   const std::string kv = fmt::format("K {}, V {}", kv_type_k, kv_type_v);
   all.push_back({"kv cache", kv, kv, ""});
-  all.push_back({"machine", machine_name.empty() ? machine.name : machine_name, machine.name,
-                 machine.description});
+  all.push_back(machine_setting(machine_name, machine, info));
   return all;
 }
 

@@ -36,6 +36,7 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& n
   machine.gpu.read_gbps = rate("gpu.read_gbps", kMostGbps);
   machine.gpu.gflops = rate("gpu.gflops", kMostGflops);
   machine.gpu.launch_us = toml.need_number("gpu.launch_us", 0, kMostUs);
+  machine.gpu.measured_on = toml.text("gpu.measured_on").value_or("");
   machine.link.h2d_gbps = rate("link.h2d_gbps", kMostGbps);
   machine.link.d2h_gbps = rate("link.d2h_gbps", kMostGbps);
   machine.link.latency_us = toml.need_number("link.latency_us", 0, kMostUs);

@@ -11,6 +11,13 @@
 
 namespace tandem {
 
+namespace {
+
+constexpr const char* kUntried =
+    "Tandem has been tried on no real GPU yet, tandem selftest --gpu tests it on this one";
+
+}  // namespace
+
 const char* device_name(DeviceKind kind) {
   switch (kind) {
     case DeviceKind::kAuto:
@@ -27,12 +34,20 @@ const char* device_name(DeviceKind kind) {
   return "?";
 }
 
+DeviceKind device_kind(std::string_view name) {
+  for (const DeviceKind kind :
+       {DeviceKind::kCpu, DeviceKind::kCuda, DeviceKind::kSim, DeviceKind::kSimCuda}) {
+    if (name == device_name(kind)) return kind;
+  }
+  return DeviceKind::kAuto;
+}
+
 DeviceChoice choose_device(DeviceKind requested) {
   if (requested != DeviceKind::kAuto && requested != DeviceKind::kCuda) return {requested, "", {}};
   static const CudaProbe kCuda = probe_cuda(program_folder());
   const bool ready = kCuda.state == CudaState::kReady;
   if (requested == DeviceKind::kCuda) {
-    if (ready) return {DeviceKind::kCuda, "", kCuda};
+    if (ready) return {DeviceKind::kCuda, kCuda.reason + "; " + kUntried, kCuda};
     throw ConfigError(
         fmt::format("--device cuda: {}; expected an NVIDIA GPU, or --device cpu", kCuda.reason));
   }
@@ -54,8 +69,8 @@ OpenDevice open_device(const EngineSettings& settings, const MachineProfile& mac
                                              choice.cuda.devices.front(), 0, settings.vram_bytes,
                                              settings.vram_margin_bytes.value_or(kVramMargin));
     const HandOver& hand_over = cuda->hand_over();
-    line.reason = fmt::format("waits for the CPU by {}{}{}", hand_over_name(hand_over.kind()),
-                              hand_over.reason().empty() ? "" : "; ", hand_over.reason());
+    line.reason += fmt::format("; waits for the CPU by {}{}{}", hand_over_name(hand_over.kind()),
+                               hand_over.reason().empty() ? "" : "; ", hand_over.reason());
     device = std::move(cuda);
   } else if (choice.kind != DeviceKind::kCpu) {
     const bool cuda = choice.kind == DeviceKind::kSimCuda;
@@ -69,6 +84,24 @@ OpenDevice open_device(const EngineSettings& settings, const MachineProfile& mac
     device = std::make_unique<CpuDevice>(machine);
   }
   return {std::move(device), line};
+}
+
+EffectiveSetting machine_setting(const std::string& requested, const MachineProfile& machine,
+                                 const DeviceInfo& device) {
+  EffectiveSetting line{"machine", requested.empty() ? "default" : requested, machine.name,
+                        machine.description};
+  const std::string& measured = machine.gpu.measured_on;
+  if (device.host_memory || device.simulated) return line;
+  if (measured == device.description) {
+    line.reason += "; measured on this GPU";
+    return line;
+  }
+  line.reason +=
+      measured.empty() ? "; not measured on this GPU" : "; measured on another GPU, " + measured;
+  line.reason +=
+      ": what runs where is planned for that machine; tandem calibrate --device cuda -o FILE "
+      "measures this one, and --machine FILE uses it";
+  return line;
 }
 
 }  // namespace tandem

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/device/cuda_probe.h"
@@ -13,10 +14,12 @@
 namespace tandem {
 
 const char* device_name(DeviceKind kind);
+// Of device_name(); kAuto for any other.
+DeviceKind device_kind(std::string_view name);
 
 struct DeviceChoice {
   DeviceKind kind;     // never kAuto
-  std::string reason;  // why it is this one; empty: it was asked for
+  std::string reason;  // why it is this one, or what is to be known of it
   CudaProbe cuda;      // where that was looked at
 };
 
@@ -32,5 +35,10 @@ struct OpenDevice {
 // As choose_device(), with the settings' memory; and DeviceError or MemoryError when it cannot be
 // opened like that.
 OpenDevice open_device(const EngineSettings& settings, const MachineProfile& machine);
+
+// The profile that plans and modelled times are made with, and on a real GPU whether it is that
+// GPU's. requested: of --machine; empty: the default.
+EffectiveSetting machine_setting(const std::string& requested, const MachineProfile& machine,
+                                 const DeviceInfo& device);
 
 }  // namespace tandem

@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "kernels/kv_cache.h"
+#include "runtime/probe/packed_activations.h"
 #include "runtime/selftest/op_checks.h"
-#include "runtime/selftest/packed_activations.h"
 
 namespace tandem {
 namespace {

@@ -1,5 +1,5 @@
 // How fast a GPU is, by the host's clock: copies, hand-overs, weights that kernels read. On a
-// simulated GPU such times mean nothing.
+// simulated GPU such times are modelled, and mean nothing here.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,7 @@ struct ProbeSettings {
   std::vector<int64_t> copy_bytes{4 << 10, 256 << 10, 16 << 20, 256 << 20};
   int64_t pair_bytes = 1 << 20;      // of each of two copies at a time
   int64_t weight_bytes = 512 << 20;  // more than any cache holds
+  double warm_up_seconds = 0.4;      // of copies before the first figure, on a real GPU
 };
 
 // on_figure: each, once it is there. What there is no memory for has a problem instead of times.

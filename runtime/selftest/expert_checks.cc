@@ -85,8 +85,8 @@ struct Factors {
     for (size_t e = 0; e < kExperts.size(); ++e) {
       gate.push_back(random_matrix(random, gate_type, s.ff, s.d));
       up.push_back(random_matrix(random, up_type, s.ff, s.d));
-      DeviceMatrix gate_at = memory.put(gate.back());
-      DeviceMatrix up_at = memory.put(up.back());
+      DeviceMatrix gate_at = put(memory, gate.back());
+      DeviceMatrix up_at = put(memory, up.back());
       if (kExperts[e].part) gate_at.rows = up_at.rows = static_cast<int>(s.part);
       entries[e].gate = seen(c.device, gate_at);
       entries[e].up = seen(c.device, up_at);
@@ -173,7 +173,7 @@ void check_output_of(const OpContext& c, DType type, bool large, bool few) {
             std::vector<RandomMatrix> down;
             for (size_t e = 0; e < kExperts.size(); ++e) {
               down.push_back(random_matrix(&random, type, s.d, s.ff));
-              DeviceMatrix down_at = memory.put(down.back());
+              DeviceMatrix down_at = put(memory, down.back());
               if (kExperts[e].part) down_at.cols = static_cast<int>(s.part);
               entries[e].down = seen(c.device, down_at);
             }
@@ -227,8 +227,8 @@ void check_single(const OpContext& c) {
             const RandomMatrix up = random_matrix(&random, DType::kQ8_0, kFf, kD);
             const PackedActivations x =
                 pack_activations(XKind::kQ8, random.floats(kTokens * kD, 0.1F), kD);
-            const DeviceMatrix gate_at = memory.put(gate);
-            const DeviceMatrix up_at = memory.put(up);
+            const DeviceMatrix gate_at = put(memory, gate);
+            const DeviceMatrix up_at = put(memory, up);
             const DeviceActivations x_at = memory.put(x);
             const auto hidden = memory.room<float>(kTokens * kFf);
             memory.run("expert_hidden", [&](const KernelScope& scope) {

@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels/gpu/gpu_ops.h"
+#include "kernels/packed.h"
 #include "runtime/device/device.h"
+#include "runtime/probe/device_memory.h"
 #include "runtime/selftest/check.h"
-#include "runtime/selftest/device_memory.h"
+#include "runtime/selftest/random_inputs.h"
 
 namespace tandem {
 
@@ -23,9 +26,9 @@ struct OpContext {
   void check(const std::string& name, const std::string& type, const std::string& shape,
              const std::function<void(DeviceMemory&, Comparison&)>& body) const {
     run.check(name, type, shape, [&](Comparison& comparison) {
-      DeviceMemory memory(device);
+      DeviceMemory memory(device, "selftest");
       body(memory, comparison);
-      memory.check_guards(&comparison);
+      for (const std::string& problem : memory.broken_guards()) comparison.require(false, problem);
     });
   }
 };
@@ -66,6 +69,13 @@ inline double dot_tolerance(DType type, int64_t cols, double magnitude) {
 // "1 token", "9 tokens"
 inline std::string tokens_text(int64_t n) {
   return std::to_string(n) + (n == 1 ? " token" : " tokens");
+}
+
+// As an expert's slot has it: 4-byte aligned and no more.
+inline DeviceMatrix put(DeviceMemory& memory, const RandomMatrix& m) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(m.packed.data());
+  return {memory.put(std::vector<uint8_t>(bytes, bytes + m.packed.size()), 4),
+          packed_bytes(m.type, m.cols), static_cast<int>(m.rows), static_cast<int>(m.cols)};
 }
 
 inline size_t at(int64_t i) { return static_cast<size_t>(i); }

@@ -117,7 +117,7 @@ struct Part {
   Part(DeviceMemory& memory, Random* random, DType type, int64_t rows, int64_t cols, int64_t n)
       : w(random_matrix(random, type, rows, cols)),
         bias(random->floats(rows, 1)),
-        w_at(memory.put(w)),
+        w_at(put(memory, w)),
         bias_at(memory.put(bias)),
         y_at(memory.room<float>(n * rows)) {}
   gpu::ProductPart in(const KernelScope& scope, bool with_bias) const {

@@ -150,7 +150,7 @@ void check_product_of(const OpContext& c, DType type, int rows, int d) {
     const Inputs in(&random, d);
     const RandomMatrix w = random_matrix(&random, type, rows, d);
     const XKind kind = rounded_x_kind(type);
-    const DeviceMatrix w_at = memory.put(w);
+    const DeviceMatrix w_at = put(memory, w);
     const auto y = memory.put(in.y);
     const auto first = memory.put(in.first);
     const auto gain = memory.put(in.gain);

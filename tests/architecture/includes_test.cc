@@ -25,11 +25,16 @@ const std::vector<Rule> kRules = {
     {"scheduler", {"kernels", "runtime", "tests", "bench"}},
     {"kernels", {"cache", "scheduler", "runtime", "tests", "bench"}},
     {"runtime", {"tests", "bench"}},
-    {"runtime/calibrate", {"runtime/cli", "runtime/engine"}},
+    {"runtime/calibrate",
+     {"runtime/cli", "runtime/config", "runtime/engine", "runtime/selftest", "runtime/text",
+      "runtime/trace"}},
     {"runtime/config", {"runtime/cli"}},
     {"runtime/device", {"runtime/cli", "runtime/engine", "runtime/model"}},
     {"runtime/engine", {"runtime/cli"}},
     {"runtime/model", {"runtime/cli", "runtime/engine"}},
+    {"runtime/probe",
+     {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
+      "runtime/selftest", "runtime/text", "runtime/trace"}},
     {"runtime/selftest",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
       "runtime/text", "runtime/trace"}},
@@ -107,7 +112,13 @@ TEST_CASE("runtime/device includes nothing of engine, model and command line") {
 }
 TEST_CASE("runtime/engine includes nothing of the command line") { obeys("runtime/engine"); }
 TEST_CASE("runtime/model includes nothing of engine and command line") { obeys("runtime/model"); }
-TEST_CASE("runtime/selftest includes nothing but device and kernels") { obeys("runtime/selftest"); }
+TEST_CASE("runtime/calibrate includes nothing of config, engine, selftest and command line") {
+  obeys("runtime/calibrate");
+}
+TEST_CASE("runtime/probe includes nothing but device and kernels") { obeys("runtime/probe"); }
+TEST_CASE("runtime/selftest includes nothing but device, kernels and probe") {
+  obeys("runtime/selftest");
+}
 TEST_CASE("runtime/text includes nothing of engine, device and command line") {
   obeys("runtime/text");
 }

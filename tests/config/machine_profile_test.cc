@@ -93,6 +93,7 @@ TEST_CASE("every built-in profile parses and has positive rates") {
     CHECK(m.gpu.vram_bytes >= int64_t{1} << 30);
     CHECK(m.dram_gbps >= m.cpu.read_gbps);
     CHECK(m.layer_overhead_us > 0);
+    CHECK(m.gpu.measured_on.empty());
   }
 }
 
@@ -132,6 +133,8 @@ TEST_CASE("every key of a profile ends up in its own field") {
   CHECK(m.gpu.read_gbps == 400.0);
   CHECK(m.gpu.gflops == 10000.0);
   CHECK(m.gpu.launch_us == 4.0);
+  CHECK(m.gpu.measured_on.empty());
+  CHECK(parse(profile({{"gpu.measured_on", "\"GPU 1\""}})).gpu.measured_on == "GPU 1");
   CHECK(m.link.h2d_gbps == 20.0);
   CHECK(m.link.d2h_gbps == 10.0);
   CHECK(m.link.latency_us == 5.0);

@@ -1,6 +1,8 @@
 // The probe's own arithmetic and what it does with memory. Its times are a real GPU's to give.
 #include "runtime/selftest/bandwidth_probe.h"
 
+#include "runtime/device/cuda_device.h"
+#include "tests/engine/fake_cuda.h"
 #include "tests/selftest/selftest_testing.h"
 #include "tests/support/catch.h"
 
@@ -35,6 +37,19 @@ TEST_CASE("the probe measures every figure as often as it is told, and gives mem
     CHECK(figure.least_us() >= 0);
   }
   CHECK(device.used_bytes() == 0);
+}
+
+TEST_CASE("on a device that is not simulated the link is warmed up before the first figure") {
+  FakeCuda fake;
+  CudaDevice device(some_machine(), FakeCuda::table(), gpu::kEmulatedOps, FakeCuda::facts(), 0,
+                    kSomeVram);
+  ProbeSettings settings{1, {4096}, 1 << 10, 1 << 15};
+  settings.warm_up_seconds = 0.001;
+  const std::vector<Figure> figures = probe(device, settings);
+  CHECK(figures.front().name == "copies to device to warm the link up");
+  CHECK(figures.front().bytes >= 1 << 20);
+  CHECK(figures.front().median_us() >= 1000);
+  CHECK(fake.misuse == std::vector<std::string>{});
 }
 
 TEST_CASE("what there is no memory for has a problem instead of times") {

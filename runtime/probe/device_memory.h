@@ -1,17 +1,16 @@
-// Device memory of one check. Every allocation has guards before and behind it, which kernels must
-// leave as they are, and every byte is as the check wrote it: nothing is undefined.
+// Device memory of one check or one measurement. What is written has guards before and behind it,
+// which kernels must leave as they are; raw() has none and is undefined.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "kernels/gpu/gpu_ops.h"
 #include "runtime/device/device.h"
-#include "runtime/selftest/check.h"
-#include "runtime/selftest/packed_activations.h"
-#include "runtime/selftest/random_inputs.h"
+#include "runtime/probe/packed_activations.h"
 
 namespace tandem {
 
@@ -23,7 +22,7 @@ struct DeviceArray {
   T* in(const KernelScope& scope) const { return scope.write_as<T>(at, n); }
 };
 
-// Packed weights, 4-byte aligned and no more, as in an expert's slot. As RandomMatrix has them, or
+// Packed weights, 4-byte aligned and no more, as in an expert's slot. A whole matrix, or
 // its leading columns and whole groups of rows.
 struct DeviceMatrix {
   DeviceArray<uint8_t> bytes;
@@ -48,7 +47,8 @@ inline constexpr uint8_t kUntouched = 0xFF;
 // Owns its allocations; the device outlives it. MemoryError, DeviceError.
 class DeviceMemory {
  public:
-  explicit DeviceMemory(Device& device) : device_(device) {}
+  // tag: of what is allocated; lives as long as this.
+  DeviceMemory(Device& device, const char* tag) : device_(device), tag_(tag) {}
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
@@ -60,7 +60,6 @@ class DeviceMemory {
     const auto n = static_cast<int64_t>(values.size());
     return {write(values.data(), n * static_cast<int64_t>(sizeof(T)), shift), n};
   }
-  DeviceMatrix put(const RandomMatrix& m);
   DeviceActivations put(const PackedActivations& x);
   // Room for results, all bytes kUntouched.
   template <typename T>
@@ -83,8 +82,8 @@ class DeviceMemory {
     read(array.at, array.n * static_cast<int64_t>(sizeof(T)), values.data());
     return values;
   }
-  // A problem of the comparison's where a guard is no longer what it was.
-  void check_guards(Comparison* comparison);
+  // A sentence for each guard that is no longer what it was.
+  std::vector<std::string> broken_guards();
 
  private:
   struct Block {
@@ -98,6 +97,7 @@ class DeviceMemory {
   void read(DeviceAddr from, int64_t bytes, void* to);
 
   Device& device_;
+  const char* tag_;
   std::vector<Block> blocks_;
 };
 

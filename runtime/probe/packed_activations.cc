@@ -1,4 +1,4 @@
-#include "runtime/selftest/packed_activations.h"
+#include "runtime/probe/packed_activations.h"
 
 #include <algorithm>
 #include <cmath>
