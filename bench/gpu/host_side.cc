@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/kv_cache.h"
 #include "kernels/parallel.h"
 #include "runtime/config/embedded.h"
 #include "runtime/config/machine_profile.h"
@@ -158,6 +159,26 @@ double percentile(std::vector<double> sorted, double p) {
   return sorted[static_cast<size_t>(p * static_cast<double>(sorted.size() - 1))];
 }
 
+// What a token must read in device memory and write there, with all experts in VRAM: each weight
+// that it uses once, keys and values of what came before, its own. Activations, which could stay in
+// caches, are none of it. Mean of tokens at positions 0 to tokens - 1.
+int64_t fewest_bytes(const Model& model, const EngineSettings& settings, int64_t tokens) {
+  const ModelConfig& c = model.config();
+  const ModelWeights& w = model.weights();
+  int64_t bytes = w.output.bytes();
+  for (const LayerWeights& layer : w.layers) {
+    for (const WeightView& m : {layer.wq, layer.wk, layer.wv, layer.wo, layer.router}) {
+      bytes += m.bytes();
+    }
+    bytes += c.routing.top_k * layer.experts.front().bytes();
+    if (layer.shared) bytes += layer.shared->ffn.bytes() + layer.shared->gate_in.bytes();
+  }
+  const KvShape kv{settings.kv_type_k, settings.kv_type_v, c.n_kv_heads, c.head_dim, c.v_head_dim};
+  const int64_t position = (kv.k_tile_bytes() + kv.v_tile_bytes()) * c.n_kv_heads / kKvTile;
+  // Read are 1 to `tokens` positions, written one.
+  return bytes + c.n_layers * position * ((tokens + 1) / 2 + 1);
+}
+
 void measure(const std::string& path, int tokens, int rounds, int slots) {
   Model model = Model::load(path.empty() ? GgufFile::from_memory(embedded_model(), "demo")
                                          : GgufFile::open(path));
@@ -194,6 +215,7 @@ void measure(const std::string& path, int tokens, int rounds, int slots) {
     };
     const uint64_t on_cpu = on_cpu_now();
     const int64_t calls_before = calls;
+    const int64_t bytes_before = engine.device().kernel_bytes();
     for (int i = 0; i < tokens; ++i) {
       const auto start = std::chrono::steady_clock::now();
       engine.eval({&token, 1});
@@ -201,10 +223,13 @@ void measure(const std::string& path, int tokens, int rounds, int slots) {
           std::chrono::steady_clock::now() - start;
       us.push_back(took.count() / static_cast<double>(layers));
     }
-    fmt::print("{},{},{:.2f},{:.2f},{:.2f},{:.1f},{:.3f}\n", model.config().name, round,
-               percentile(us, 0.5), percentile(us, 0.9), percentile(us, 0.99),
+    const int64_t moved = (engine.device().kernel_bytes() - bytes_before) / tokens;
+    const int64_t fewest = fewest_bytes(model, settings, tokens);
+    fmt::print("{},{},{:.2f},{:.2f},{:.2f},{:.1f},{:.3f},{},{},{:.4f}\n", model.config().name,
+               round, percentile(us, 0.5), percentile(us, 0.9), percentile(us, 0.99),
                static_cast<double>(calls - calls_before) / static_cast<double>(tokens * layers),
-               static_cast<double>(on_cpu_now() - on_cpu) / static_cast<double>(tokens * layers));
+               static_cast<double>(on_cpu_now() - on_cpu) / static_cast<double>(tokens * layers),
+               moved, fewest, static_cast<double>(moved) / static_cast<double>(fewest));
   }
 }
 
@@ -223,7 +248,9 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 1000000));
   app.add_option("-r,--rounds", rounds, "rounds")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
-  fmt::print("model,round,us_median,us_p90,us_p99,cuda_calls,experts_on_cpu\n");
+  fmt::print(
+      "model,round,us_median,us_p90,us_p99,cuda_calls,experts_on_cpu,device_bytes,fewest_bytes,"
+      "ratio\n");
   tandem::measure(path, tokens, rounds, slots);
   return 0;
 }

@@ -181,7 +181,7 @@ Timepoint CudaDevice::launch(Stream stream, const KernelCall& call) {
 void CudaDevice::begin_graph() {
   check_lost("keeping a graph");
   check(cuda_.begin_capture(lane(Stream::kCompute).stream), "keeping a graph");
-  keeping_.emplace();
+  keeping_ = Kept{nullptr, 0, 0};
 }
 
 Graph CudaDevice::end_graph() {
@@ -208,13 +208,14 @@ void CudaDevice::free_graph(Graph graph) noexcept {
   graphs_.erase(it);
 }
 
-Timepoint CudaDevice::run_graph(Graph graph) {
+Timepoint CudaDevice::run_graph(Graph graph, int64_t more_bytes) {
   check_lost("running a graph");
   const auto it = graphs_.find(graph.id);
   TANDEM_CHECK(it != graphs_.end(), "no graph %u", graph.id);
   check(cuda_.launch_graph(it->second.graph, lane(Stream::kCompute).stream), "running a graph");
-  kernel_bytes_ += it->second.bytes;
-  return enqueued(Stream::kCompute, true, it->second.us);
+  kernel_bytes_ += it->second.bytes + more_bytes;
+  const double more_us = model_.gpu_us(more_bytes, 0) - model_.gpu_us(0, 0);
+  return enqueued(Stream::kCompute, true, it->second.us + more_us);
 }
 
 void CudaDevice::wait(Stream stream, Timepoint point) {

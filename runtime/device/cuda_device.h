@@ -50,7 +50,7 @@ class CudaDevice final : public ModelledDevice {
   void begin_graph() override;
   Graph end_graph() override;
   void cancel_graph() noexcept override;
-  Timepoint run_graph(Graph graph) override;
+  Timepoint run_graph(Graph graph, int64_t more_bytes) override;
   void free_graph(Graph graph) noexcept override;
   void wait(Stream stream, Timepoint point) override;
   void host_wait(Timepoint point) override;
@@ -74,9 +74,9 @@ class CudaDevice final : public ModelledDevice {
     std::array<uint64_t, kLaneCount> waited{};  // for so many operations of each stream
   };
   struct Kept {
-    void* graph = nullptr;
-    double us = 0;  // modelled, as if each were enqueued alone
-    int64_t bytes = 0;
+    void* graph;
+    double us;  // modelled, as if each were enqueued alone
+    int64_t bytes;
   };
   Lane& lane(Stream stream) { return lanes_[static_cast<size_t>(stream)]; }
   // DeviceError unless error is 0; the device is lost then.

@@ -50,7 +50,7 @@ Graph Device::end_graph() {
   return {};
 }
 
-Timepoint Device::run_graph(Graph graph) {
+Timepoint Device::run_graph(Graph graph, int64_t /*more_bytes*/) {
   TANDEM_CHECK(false, "%s keeps no graphs, %u", info().name.c_str(), graph.id);
   return {};
 }

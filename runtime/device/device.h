@@ -152,12 +152,13 @@ class Device {
   // to the host of the compute stream between begin_graph() and end_graph() are not done but kept,
   // with the addresses and arguments that they have; their timepoints mean nothing, and no other
   // calls come in between. run_graph() enqueues all of it, as often as is wanted, and returns the
-  // timepoint of its end. cancel_graph(): instead of end_graph(), where something was thrown.
+  // timepoint of its end; more_bytes: what it moves beyond what its launches said. cancel_graph():
+  // instead of end_graph(), where something was thrown.
   virtual bool keeps_graphs() const { return false; }
   virtual void begin_graph();
   virtual Graph end_graph();
   virtual void cancel_graph() noexcept {}
-  virtual Timepoint run_graph(Graph graph);
+  virtual Timepoint run_graph(Graph graph, int64_t more_bytes);
   virtual void free_graph(Graph /*graph*/) noexcept {}
 
   // Later work of `stream` starts after `point`.

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <iterator>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -187,7 +188,7 @@ Timepoint SimDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const voi
 
 Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
   if (keeping_) {
-    keeping_->emplace_back([=, this] { return copy_to_host(stream, to, from, bytes); });
+    keeping_->emplace_back([=, this](int64_t) { return copy_to_host(stream, to, from, bytes); });
     return {};
   }
   const bool fails = begin_call("a copy to the host");
@@ -277,10 +278,11 @@ void SimDevice::keep(const KernelCall& call) {
   const auto run = [kernels = emulation_->end_capture()] {
     for (const auto& kernel : kernels) kernel();
   };
-  keeping_->emplace_back([this, run, name = call.name, bytes = call.bytes, flops = call.flops,
-                          touches = std::vector<Touch>(call.touches.begin(), call.touches.end())] {
-    return enqueue_launch(Stream::kCompute, name, touches, bytes, flops, run);
-  });
+  keeping_->emplace_back(
+      [this, run, name = call.name, bytes = call.bytes, flops = call.flops,
+       touches = std::vector<Touch>(call.touches.begin(), call.touches.end())](int64_t more_bytes) {
+        return enqueue_launch(Stream::kCompute, name, touches, bytes + more_bytes, flops, run);
+      });
 #else
   TANDEM_CHECK(false, "%s cannot be kept", call.name);
 #endif
@@ -302,11 +304,11 @@ void SimDevice::cancel_graph() noexcept {
 
 void SimDevice::free_graph(Graph graph) noexcept { graphs_.erase(graph.id); }
 
-Timepoint SimDevice::run_graph(Graph graph) {
+Timepoint SimDevice::run_graph(Graph graph, int64_t more_bytes) {
   const auto it = graphs_.find(graph.id);
   TANDEM_CHECK(it != graphs_.end() && !keeping_, "graph %u cannot be run", graph.id);
   Timepoint end;
-  for (const auto& enqueue_again : it->second) end = enqueue_again();
+  for (const auto& enqueue_again : it->second) end = enqueue_again(std::exchange(more_bytes, 0));
   return end;
 }
 

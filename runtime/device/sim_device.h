@@ -45,7 +45,7 @@ class SimDevice final : public ModelledDevice {
   void begin_graph() override;
   Graph end_graph() override;
   void cancel_graph() noexcept override;
-  Timepoint run_graph(Graph graph) override;
+  Timepoint run_graph(Graph graph, int64_t more_bytes) override;
   void free_graph(Graph graph) noexcept override;
   void wait(Stream stream, Timepoint point) override;
   void host_wait(Timepoint point) override;
@@ -61,8 +61,8 @@ class SimDevice final : public ModelledDevice {
   uint64_t kernel_launches() const;
 
  private:
-  // Enqueue the same again; each returns its timepoint.
-  using Kept = std::vector<std::function<Timepoint()>>;
+  // Enqueue the same again, which moves so many bytes more; each returns its timepoint.
+  using Kept = std::vector<std::function<Timepoint(int64_t more_bytes)>>;
 
   // The memory behind a device range; CHECKs that the range lies inside one allocation.
   std::byte* backing(DeviceAddr at, int64_t bytes) const;

@@ -48,6 +48,7 @@ DeviceAddr DenseLayers::floats(int64_t n, const char* tag) {
 }
 
 int32_t DenseLayers::reachable(int64_t layer) const {
+  if (!looks_ahead_) return 0;
   const int64_t behind = config_.n_layers - layer - shape_.lookahead.first;
   return static_cast<int32_t>(std::clamp<int64_t>(behind, 0, shape_.lookahead.count));
 }
@@ -87,7 +88,9 @@ void DenseLayers::attention(int64_t index) {
 void DenseLayers::attention_and_gate(int64_t index) {
   const int64_t gates = n_ * config_.routing.n_experts * (1 + reachable(index));
   gate_bytes_ = (n_ * config_.d_model + gates) * kFloat;
-  gate_ = ops_.kept(index, [&] {
+  // With a lookahead and without are different calls.
+  const int64_t part = looks_ahead_ ? index : config_.n_layers + index;
+  gate_ = ops_.kept(part, [&] {
     attention(index);
     return gate(index);
   });

@@ -49,6 +49,8 @@ class DenseLayers {
   }  // [n, n_experts]
   // Distances of the lookahead, and how many of them lead to a layer of the model: the first ones.
   int32_t distances() const { return shape_.lookahead.count; }
+  // From now on no layer is reachable.
+  void stop_looking_ahead() { looks_ahead_ = false; }
   int32_t reachable(int64_t layer) const;
   // Of the i-th distance of the lookahead, i < reachable(layer). [n, n_experts]
   const float* reused_logits(int32_t i) const {
@@ -76,6 +78,7 @@ class DenseLayers {
   DeviceWeights weights_;
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step
+  bool looks_ahead_ = true;
   Timepoint gate_{};
   int64_t gate_bytes_ = 0;
 

@@ -55,7 +55,8 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       effective_{device.setting},
       device_(std::move(device.device)),
       shape_(choose_shape(model, machine, settings, *device_, &effective_)),
-      pool_(make_pool(settings, &effective_)) {
+      pool_(make_pool(settings, &effective_)),
+      records_ahead_(settings.recorded_distances > 0) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   choose_products(machine);
   make_executor(settings);
@@ -147,10 +148,17 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
   return logits;
 }
 
+bool Engine::holds_all_experts() const {
+  const CacheShape& shape = cache_->shape();
+  return cache_->resident() == shape.n_layers * shape.n_experts;
+}
+
 bool Engine::step(const Batch& batch, int64_t done,
                   const std::function<bool(int64_t done)>& progress,
                   std::span<const float>* logits) {
   const auto size = static_cast<int64_t>(batch.tokens.size());
+  // Where every expert is in VRAM, nothing is left to be fetched.
+  if (!records_ahead_ && holds_all_experts()) executor_->stop_looking_ahead();
   if (progress) {
     executor_->set_layer_hook([&progress, done, size, this](int64_t layers) {
       return progress(done + size * layers / executor_->n_layers());

@@ -79,6 +79,7 @@ class Engine {
   void choose_products(const MachineProfile& machine);
   void make_cache(const EngineSettings& settings);
   // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
+  bool holds_all_experts() const;
   bool step(const Batch& batch, int64_t done, const std::function<bool(int64_t done)>& progress,
             std::span<const float>* logits);
 
@@ -88,6 +89,7 @@ class Engine {
   std::unique_ptr<Device> device_;
   EngineShape shape_;
   ThreadPool pool_;
+  bool records_ahead_;  // what the lookahead says is wanted in any case
   std::unique_ptr<HybridExecutor> executor_;
   std::unique_ptr<ExpertCache> cache_;
   std::unique_ptr<Planner> planner_;

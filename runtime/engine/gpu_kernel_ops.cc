@@ -166,12 +166,12 @@ Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
       device_.cancel_graph();
       throw;
     }
-    kept_.push_back({part, pending, device_.end_graph(), pending_, packed_from_});
+    kept_.push_back({part, pending, device_.end_graph(), first_pos_, pending_, packed_from_});
     it = kept_.end() - 1;
   }
   pending_ = it->pending_after;
   packed_from_ = it->packed_after;
-  return device_.run_graph(it->graph);
+  return device_.run_graph(it->graph, kv_bytes(first_pos_ - it->first_pos));
 }
 
 void GpuKernelOps::changed(DeviceAddr x) {
@@ -276,8 +276,7 @@ void GpuKernelOps::attend(const DeviceLayer& layer, const KvLayer& cache, Device
       Touch{cache.v, kv_bytes_v_, false}, Touch{scratch_, scratch_bytes_, true},
       Touch{step_, kStepHeader, false},   all(out, out_width, true)};
   const int64_t n_positions = first_pos_ + n_;
-  const int64_t bytes = kv_shape_.k_bytes(n_positions) + kv_shape_.v_bytes(n_positions) +
-                        n_ * (c.q_width() + out_width) * kFloat;
+  const int64_t bytes = kv_bytes(n_positions) + n_ * (c.q_width() + out_width) * kFloat;
   const int64_t flops = 2 * n_ * n_positions * c.n_heads * (c.head_dim + c.v_head_dim);
   device_.launch(
       Stream::kCompute,
@@ -307,8 +306,7 @@ void GpuKernelOps::prepare_heads(const DeviceLayer& layer, const KvLayer& cache,
                            Touch{cache.k, kv_bytes_k_, true},
                            Touch{cache.v, kv_bytes_v_, true},
                            all(q_ready_, c.q_width(), true)};
-  const int64_t bytes = n_ * (2 * c.q_width() + c.k_width() + c.v_width()) * kFloat +
-                        kv_shape_.k_bytes(n_) + kv_shape_.v_bytes(n_);
+  const int64_t bytes = n_ * (2 * c.q_width() + c.k_width() + c.v_width()) * kFloat + kv_bytes(n_);
   device_.launch(Stream::kCompute,
                  {"prepare_heads", touches, bytes, 0,
                   [this, cache, q, k, v, q_norm = layer.q_norm, k_norm = layer.k_norm, n = n_,
@@ -332,6 +330,11 @@ void GpuKernelOps::prepare_heads(const DeviceLayer& layer, const KvLayer& cache,
                     kernels_.prepare_heads(scope.stream(), call, kv_view(scope, cache, true),
                                            static_cast<int>(n));
                   }});
+}
+
+// Of keys and values of n positions, wherever in their tiles these are.
+int64_t GpuKernelOps::kv_bytes(int64_t n) const {
+  return n * (kv_shape_.k_tile_bytes() + kv_shape_.v_tile_bytes()) * kv_shape_.n_kv_heads / kKvTile;
 }
 
 gpu::KvCache GpuKernelOps::kv_view(const KernelScope& scope, const KvLayer& cache,

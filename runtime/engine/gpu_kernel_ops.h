@@ -132,6 +132,7 @@ class GpuKernelOps final : public DeviceOps {
   void launch_products(const char* name, const Parts& parts, DeviceAddr x, int64_t n);
   void prepare_heads(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
                      DeviceAddr v);
+  int64_t kv_bytes(int64_t n) const;
   gpu::KvCache kv_view(const KernelScope& scope, const KvLayer& cache, bool writes) const;
   // Experts of one launch and their uses, [first_use, first_use + n_uses) of all.
   struct ExpertGroup {
@@ -168,6 +169,7 @@ class GpuKernelOps final : public DeviceOps {
     int64_t part;
     std::array<bool, 5> pending;  // first, shared, shared_gate, uses, last
     Graph graph;
+    int64_t first_pos;  // that launches reckoned with
     Pending pending_after;
     Room packed_after;
   };

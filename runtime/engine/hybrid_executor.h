@@ -73,6 +73,8 @@ class HybridExecutor final : public Executor {
   std::span<const float> end_step() override;
 
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
+  // For good: later layers' routing is not guessed any more.
+  void stop_looking_ahead() { dense_.stop_looking_ahead(); }
   void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
   int64_t slots_bytes() const { return slots_.bytes(); }

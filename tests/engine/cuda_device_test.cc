@@ -175,7 +175,7 @@ TEST_CASE("what is kept as a graph is done when it is run, each time with what m
     for (const int32_t value : {5, 7}) {
       in.data()[0] = value;
       device->copy_to_device(Stream::kCompute, at, in.data(), 4);
-      device->host_wait(device->run_graph(graph));
+      device->host_wait(device->run_graph(graph, 0));
       CHECK(out.data()[0] == value);
     }
     CHECK(fake.graph_launches == 2);
