@@ -123,7 +123,7 @@ std::string HandOver::trial(HandOverKind kind) {
   });
   int error = enqueue(kind, stream, value);
   if (error == 0) error = cuda_.record(event, stream);
-  const std::string problem = error != 0 ? failed(error) : outcome(event, raised);
+  std::string problem = error != 0 ? failed(error) : outcome(event, raised);
   host.join();
   first_ = value;
   if (!stuck_) {

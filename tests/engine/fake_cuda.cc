@@ -18,7 +18,12 @@ void* take(int64_t bytes) {
 }  // namespace
 
 FakeCuda::FakeCuda() { fake = this; }
-FakeCuda::~FakeCuda() { fake = nullptr; }
+FakeCuda::~FakeCuda() {
+  for (const auto& [at, state] : streams_) delete static_cast<vgpu::Emulation*>(at);
+  for (void* at : device_memory_) std::free(at);
+  for (void* at : host_memory_) std::free(at);
+  fake = nullptr;
+}
 
 size_t FakeCuda::alive() const {
   return streams_.size() + events_.size() + graphs_.size() + device_memory_.size() +

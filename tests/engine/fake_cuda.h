@@ -52,7 +52,8 @@ class FakeCuda {
   int64_t graphs_captured = 0;
   int64_t graph_launches = 0;
   std::vector<std::string> misuse;
-  // Streams, events, graphs, device memory, host memory, pinned ranges.
+  // Streams, events, graphs, device memory, host memory, pinned ranges. What is left ends with
+  // this.
   size_t alive() const;
 
  private:

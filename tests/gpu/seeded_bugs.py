@@ -11,7 +11,9 @@ says of something that CUDA leaves undefined; `float64`, a test whose result is 
 accesses are ordered. Exit code 0 when each bug is found by its own, and the tests pass without any.
 """
 import argparse
+import concurrent.futures
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -203,17 +205,21 @@ def main():
         if sound.returncode != 0:
             sys.exit(f"{build}: the tests fail without a bug\n{sound.stdout[-2000:]}")
     missed = 0
-    for i, bug in enumerate(BUGS):
-        if options.only not in bug.name:
-            continue
+
+    def look_for(numbered):
+        i, bug = numbered
         build = builds[bug.detector]
         program = plant(bug, build, build / "seeded_bugs" / str(i))
-        said = run([program, bug.tests]).stdout
-        found = re.search(bug.says or FOUND[bug.detector], said) is not None
-        missed += not found
-        print(f"{'found' if found else 'MISSED':6}  {bug.detector:8}{bug.name}", flush=True)
-        if not found:
-            print(said[-1500:])
+        return bug, run([program, bug.tests]).stdout
+
+    wanted = [(i, bug) for i, bug in enumerate(BUGS) if options.only in bug.name]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for bug, said in pool.map(look_for, wanted):
+            found = re.search(bug.says or FOUND[bug.detector], said) is not None
+            missed += not found
+            print(f"{'found' if found else 'MISSED':6}  {bug.detector:8}{bug.name}", flush=True)
+            if not found:
+                print(said[-1500:])
     return 1 if missed else 0
 
 
