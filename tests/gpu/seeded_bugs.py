@@ -74,7 +74,7 @@ BUGS = [
         ["residual_norm.cu"], "RMSNorm*", "wait for lanes"),
     Bug("all warps write one value", "tsan", "residual_row.h",
         "if (thread % kWarpSize == 0) squares[warp] = sum;",
-        "if (thread % kWarpSize == 0) squares[0] = sum;", ["residual_norm.cu"], "RMSNorm*"),
+        "if (thread % kWarpSize == 0) squares[warp & 0] = sum;", ["residual_norm.cu"], "RMSNorm*"),
     Bug("a token too many", "asan", "residual_row.h",
         "u < call.uses.begin[token + 1]; ++u", "u <= call.uses.begin[token + 1]; ++u", ["residual_norm.cu"],
         "the uses of experts*"),
