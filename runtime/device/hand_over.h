@@ -6,7 +6,7 @@
 // - memory operations: the GPU's front end looks at the counter (cuStreamWaitValue32). No
 //   multiprocessor is busy. Missing under WDDM and in some virtual machines.
 // - host functions: a thread of the driver's sleeps until the work has ended (cudaLaunchHostFunc).
-//   Reported to take 30 to 50 us.
+//   Other projects report 30 to 50 us.
 // - a spin kernel: one thread of the GPU looks again and again. Everywhere, but the GPU counts as
 //   busy meanwhile, which costs power.
 // - host waits: the host enqueues nothing before the work has ended.

@@ -44,8 +44,8 @@ class DeviceOps {
   virtual void begin_step(int64_t first_pos, int64_t n) = 0;
 
   // What `enqueue` enqueues by calls of this seam and a copy to the host at its end, whose
-  // timepoint it returns. part: the same calls for the same number, in every step. So it may be
-  // kept and done again without calling `enqueue`.
+  // timepoint it returns. part: a small number, the same calls for the same number, in every step.
+  // So it may be kept and done again without calling `enqueue`.
   virtual Timepoint kept(int64_t /*part*/, FunctionRef<Timepoint()> enqueue) { return enqueue(); }
 
   // to = from / rms(from) * gain; [n, gain.n]

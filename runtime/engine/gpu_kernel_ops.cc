@@ -144,7 +144,9 @@ std::array<bool, 5> GpuKernelOps::pending_kind() const {
 }
 
 void GpuKernelOps::forget_kept() noexcept {
-  for (const KeptPart& part : kept_) device_.free_graph(part.graph);
+  for (const std::vector<KeptPart>& part : kept_) {
+    for (const KeptPart& known : part) device_.free_graph(known.graph);
+  }
   kept_.clear();
 }
 
@@ -155,10 +157,12 @@ Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
   if (spans != kept_spans_) forget_kept();
   kept_spans_ = spans;
   const std::array<bool, 5> pending = pending_kind();
-  auto it = std::find_if(kept_.begin(), kept_.end(), [&](const KeptPart& known) {
-    return known.part == part && known.pending == pending;
-  });
-  if (it == kept_.end()) {
+  const auto at = static_cast<size_t>(part);
+  if (at >= kept_.size()) kept_.resize(at + 1);
+  std::vector<KeptPart>& known = kept_[at];
+  auto it = std::find_if(known.begin(), known.end(),
+                         [&](const KeptPart& one) { return one.pending == pending; });
+  if (it == known.end()) {
     device_.begin_graph();
     try {
       enqueue();
@@ -166,8 +170,8 @@ Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
       device_.cancel_graph();
       throw;
     }
-    kept_.push_back({part, pending, device_.end_graph(), first_pos_, pending_, packed_from_});
-    it = kept_.end() - 1;
+    known.push_back({pending, device_.end_graph(), first_pos_, pending_, packed_from_});
+    it = known.end() - 1;
   }
   pending_ = it->pending_after;
   packed_from_ = it->packed_after;

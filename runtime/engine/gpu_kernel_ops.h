@@ -166,7 +166,6 @@ class GpuKernelOps final : public DeviceOps {
   // Parts of steps of one token that were kept, each for what the residual had yet to get: how they
   // leave that, and what they packed.
   struct KeptPart {
-    int64_t part;
     std::array<bool, 5> pending;  // first, shared, shared_gate, uses, last
     Graph graph;
     int64_t first_pos;  // that launches reckoned with
@@ -175,8 +174,8 @@ class GpuKernelOps final : public DeviceOps {
   };
   std::array<bool, 5> pending_kind() const;
   void forget_kept() noexcept;
-  std::vector<KeptPart> kept_;
-  int kept_spans_ = 0;  // of attention, in all of them
+  std::vector<std::vector<KeptPart>> kept_;  // by part
+  int kept_spans_ = 0;                       // of attention, in all of them
 
   int64_t first_pos_ = 0;  // of the current step
   int64_t n_ = 0;
