@@ -239,8 +239,9 @@ TEST_CASE("a call to CUDA that fails ends the run with an error and leaves nothi
     FakeCuda fake;
     fake.fail_call = call;
     std::string error;
+    int64_t made = 0;
     try {
-      run_model(model, open());
+      run_model(model, open(), &fake, &made);
     } catch (const DeviceError& e) {
       error = e.what();
     } catch (const MemoryError& e) {
@@ -249,7 +250,10 @@ TEST_CASE("a call to CUDA that fails ends the run with an error and leaves nothi
     INFO("call " << call << " of " << calls << ": " << error);
     CHECK(fake.misuse.empty());
     CHECK(fake.alive() == 0);
-    CHECK_FALSE(error.empty());
+    if (error.empty()) {
+      // The CPU was sooner than in the first run: nobody had to wait for it, which is a call less.
+      CHECK(made <= call);
+    }
     errors.insert(error);
   }
   CHECK(errors.size() > 5);
