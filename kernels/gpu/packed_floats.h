@@ -15,9 +15,9 @@ struct Format<DType::kBF16> {
   static constexpr int kCols = 64;
   static constexpr int kBytes = 32 * kLineBytes;
 
-  template <int kTiles>
-  VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
-                              float (&acc)[kTiles][4]) {
+  template <typename X>
+  VGPU_DEVICE static void add(const uint8_t* block, const X& x, int cols, int col,
+                              float (&acc)[X::kTiles][4]) {
     const Lane lane;
     const int dwords = (cols - col + 1) / 2;  // left of a row
     const auto dword = [&](const uint8_t* lines, int stride, int i) {
@@ -30,8 +30,8 @@ struct Format<DType::kBF16> {
       const FragmentA a{{dword(row, kLineBytes, near), dword(row + 32, kLineBytes, near),
                          dword(row, kLineBytes, far), dword(row + 32, kLineBytes, far)}};
 #pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const uint8_t* at = x.base + x.own[j] + 2 * col;
+      for (int j = 0; j < X::kTiles; ++j) {
+        const uint8_t* at = x.own(j) + 2 * col;
         mma_bf16_k16(acc[j], a, {{dword(at, 4, near), dword(at, 4, far)}});
       }
     }
@@ -55,7 +55,7 @@ struct FormatFloat {
       const uint8_t* token[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        token[i] = x.base + __shfl_sync(kAllLanes, x.own[j], 4 * i) + 4 * col;
+        token[i] = x.base + __shfl_sync(kAllLanes, x.own_offset[j], 4 * i) + 4 * col;
       }
       float sum[2][8] = {};
       for (int line = lane.t; line < 32; line += 4) {

@@ -1,8 +1,9 @@
 // Quantised weights in packed groups (kernels/packed.h) as fragments of tensor cores: a block of 16
 // rows by kCols columns, times some tokens. The formulas are those of kernels/simd_scalar.cc.
 //
-// Format<type>::add(block, x, col, acc): acc[j] += rows g and g + 8 of the block by tokens 2t and
-// 2t + 1 of tile j (fragment C of mma.h), for lane 4 g + t. x: from column `col` on.
+// Format<type>::add(block, x, cols, col, acc): acc[j] += rows g and g + 8 of the block by tokens 2t
+// and 2t + 1 of tile j (fragment C of mma.h), for lane 4 g + t. x: from column `col` on of packed
+// rows of `cols`; own(j) is that of a lane's token of tile j, pair(j, i) those of its sums.
 #pragma once
 
 #include "kernels/gpu/mma.h"
@@ -46,9 +47,9 @@ struct Lane {
 };
 
 // 32 int8 of a lane's token, from column `col` on.
-template <int kTiles>
-VGPU_DEVICE FragmentB x_fragment(const TokenTiles<kTiles>& x, int tile, int col, int t) {
-  const uint8_t* at = x.base + x.own[tile] + col + 4 * t;
+template <typename X>
+VGPU_DEVICE FragmentB x_fragment(const X& x, int tile, int col, int t) {
+  const uint8_t* at = x.own(tile) + col + 4 * t;
   return {{load_u32(at), load_u32(at + 16)}};
 }
 
@@ -65,9 +66,10 @@ struct Format32 {
   static constexpr int kCols = 32;
   static constexpr int kBytes = 16 * Weights::kRowBytes;
 
-  template <int kTiles>
-  VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
-                              float (&acc)[kTiles][4]) {
+  template <typename X>
+  VGPU_DEVICE static void add(const uint8_t* block, const X& x, int cols, int col,
+                              float (&acc)[X::kTiles][4]) {
+    constexpr int kTiles = X::kTiles;
     const Lane lane;
     const float d[2] = {f16_to_f32(load_u16(block + 2 * lane.g)),
                         f16_to_f32(load_u16(block + 2 * (lane.g + 8)))};
@@ -78,7 +80,7 @@ struct Format32 {
       mma_s8_k32(sum, a, x_fragment(x, j, col, lane.t));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float x_d = load_f32(x.base + x.pair[j][i % 2] + cols + col / 32 * 4);
+        const float x_d = load_f32(x.pair(j, i % 2) + cols + col / 32 * 4);
         acc[j][i] = fmaf(static_cast<float>(sum[i]), d[i / 2] * x_d, acc[j][i]);
       }
     }
@@ -140,14 +142,13 @@ VGPU_DEVICE int signed_byte_of(uint32_t dword, int i) {
   return static_cast<int8_t>(dword >> 8 * i & 0xFFU);
 }
 
-// Activations of 256 columns: their scale, and sums of 32 columns; each four stand in the order
-// 0 2 1 3 (packed.h).
+// Activations of 256 columns: their scale, and sums of 32 columns, i-th pair of them; each four
+// stand in the order 0 2 1 3 (packed.h).
 VGPU_DEVICE float x_scale_256(const uint8_t* row, int cols, int col) {
   return load_f32(row + cols + col / 256 * 4);
 }
-VGPU_DEVICE int x_sum_32(const uint8_t* row, int cols, int col, int s) {
-  const int place = (s & ~3) | (s & 1) << 1 | (s >> 1 & 1);
-  return static_cast<int16_t>(load_u16(row + cols + cols / 256 * 4 + col / 32 * 2 + place * 2));
+VGPU_DEVICE uint32_t x_sums_32(const uint8_t* row, int cols, int col, int i) {
+  return load_u32(row + cols + cols / 256 * 4 + col / 32 * 2 + 4 * i);
 }
 
 // The head of a row of a Q4_K or Q5_K block: d, dmin, and eight scales and minimums of six bits,
@@ -156,7 +157,7 @@ struct HeadK {
   float d;
   float dmin;
   uint32_t scales[2];  // four bytes each
-  uint32_t mins[2];
+  uint32_t mins[2];    // in the order 0 2 1 3, as sums of activations
   VGPU_DEVICE explicit HeadK(const uint8_t* row) {
     const uint32_t both = load_u32(row);
     const uint32_t w0 = load_u32(row + kLineBytes);
@@ -166,8 +167,11 @@ struct HeadK {
     dmin = f16_to_f32(static_cast<uint16_t>(both >> 16));
     scales[0] = w0 & 0x3F3F3F3FU;
     scales[1] = (w2 & 0x0F0F0F0FU) | (w0 >> 2 & 0x30303030U);
-    mins[0] = w1 & 0x3F3F3F3FU;
-    mins[1] = (w2 >> 4 & 0x0F0F0F0FU) | (w1 >> 2 & 0x30303030U);
+    mins[0] = middle_swapped(w1 & 0x3F3F3F3FU);
+    mins[1] = middle_swapped((w2 >> 4 & 0x0F0F0F0FU) | (w1 >> 2 & 0x30303030U));
+  }
+  VGPU_DEVICE static uint32_t middle_swapped(uint32_t m) {
+    return (m & 0xFF0000FFU) | (m >> 8 & 0x0000FF00U) | (m << 8 & 0x00FF0000U);
   }
 };
 
@@ -178,9 +182,10 @@ struct FormatK {
   static constexpr int kCols = 256;
   static constexpr int kBytes = 16 * Weights::kRowBytes;
 
-  template <int kTiles>
-  VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
-                              float (&acc)[kTiles][4]) {
+  template <typename X>
+  VGPU_DEVICE static void add(const uint8_t* block, const X& x, int cols, int col,
+                              float (&acc)[X::kTiles][4]) {
+    constexpr int kTiles = X::kTiles;
     const Lane lane;
     const uint8_t* row = block + 4 * lane.g;
     const HeadK head[2] = {HeadK(row), HeadK(row + 32)};
@@ -203,11 +208,13 @@ struct FormatK {
     for (int j = 0; j < kTiles; ++j) {
       int least[4] = {};
 #pragma unroll
-      for (int s = 0; s < 8; ++s) {
+      for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          least[i] += byte_of(head[i / 2].mins[s / 4], s % 4) *
-                      x_sum_32(x.base + x.pair[j][i % 2], cols, col, s);
+          const uint8_t* row_x = x.pair(j, i % 2);
+          const uint32_t mins = head[i / 2].mins[half];
+          least[i] = dp2a_lo(x_sums_32(row_x, cols, col, 2 * half), mins, least[i]);
+          least[i] = dp2a_hi(x_sums_32(row_x, cols, col, 2 * half + 1), mins, least[i]);
         }
       }
 #pragma unroll
@@ -215,7 +222,7 @@ struct FormatK {
         const HeadK& h = head[i / 2];
         const float whole =
             fmaf(static_cast<float>(-least[i]), h.dmin, static_cast<float>(sum[j][i]) * h.d);
-        acc[j][i] = fmaf(whole, x_scale_256(x.base + x.pair[j][i % 2], cols, col), acc[j][i]);
+        acc[j][i] = fmaf(whole, x_scale_256(x.pair(j, i % 2), cols, col), acc[j][i]);
       }
     }
   }
@@ -260,9 +267,10 @@ struct Format<DType::kQ6_K> {
   static constexpr int kCols = 256;
   static constexpr int kBytes = 16 * 210;
 
-  template <int kTiles>
-  VGPU_DEVICE static void add(const uint8_t* block, const TokenTiles<kTiles>& x, int cols, int col,
-                              float (&acc)[kTiles][4]) {
+  template <typename X>
+  VGPU_DEVICE static void add(const uint8_t* block, const X& x, int cols, int col,
+                              float (&acc)[X::kTiles][4]) {
+    constexpr int kTiles = X::kTiles;
     const Lane lane;
     const uint8_t* row = block + 4 * lane.g;
     const uint8_t* d_at = block + 52 * kLineBytes + 2 * lane.g;
@@ -299,7 +307,7 @@ struct Format<DType::kQ6_K> {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         acc[j][i] = fmaf(static_cast<float>(sum[j][i]) * d[i / 2],
-                         x_scale_256(x.base + x.pair[j][i % 2], cols, col), acc[j][i]);
+                         x_scale_256(x.pair(j, i % 2), cols, col), acc[j][i]);
       }
     }
   }

@@ -10,11 +10,12 @@ namespace VGPU_NAMESPACE {
 // What lane 4 g + t of a warp reads of kTiles times eight tokens: of token g of each tile all
 // values (fragment B), of tokens 2t and 2t + 1 their scales and sums (fragment C). Tokens behind
 // the last are the last again.
-template <int kTiles>
+template <int kTokenTiles>
 struct TokenTiles {
+  static constexpr int kTiles = kTokenTiles;
   const uint8_t* base;
-  int own[kTiles];  // offsets of rows
-  int pair[kTiles][2];
+  int own_offset[kTiles];
+  int pair_offset[kTiles][2];
 
   VGPU_DEVICE TokenTiles(const PackedX& x, const TokenList& tokens, int first) : base(x.rows) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -24,11 +25,13 @@ struct TokenTiles {
     };
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
-      own[j] = offset(first + 8 * j + lane / 4);
-      pair[j][0] = offset(first + 8 * j + lane % 4 * 2);
-      pair[j][1] = offset(first + 8 * j + lane % 4 * 2 + 1);
+      own_offset[j] = offset(first + 8 * j + lane / 4);
+      pair_offset[j][0] = offset(first + 8 * j + lane % 4 * 2);
+      pair_offset[j][1] = offset(first + 8 * j + lane % 4 * 2 + 1);
     }
   }
+  VGPU_DEVICE const uint8_t* own(int j) const { return base + own_offset[j]; }
+  VGPU_DEVICE const uint8_t* pair(int j, int i) const { return base + pair_offset[j][i]; }
 };
 
 }  // namespace VGPU_NAMESPACE

@@ -10,9 +10,12 @@
 #define VGPU_OPS kCudaOps
 #define VGPU_KERNEL __global__
 #define VGPU_DEVICE __device__ __forceinline__
+#define VGPU_HOST_DEVICE __host__ __device__ inline
 // At least three blocks to a multiprocessor: without a number ptxas aims at steps of occupancy and
 // spills a few registers for them.
 #define VGPU_LAUNCH_BOUNDS(threads) __launch_bounds__(threads, 3)
+// Two: where shared memory has room for no more, and threads need the registers.
+#define VGPU_LAUNCH_BOUNDS_2(threads) __launch_bounds__(threads, 2)
 #define VGPU_SHARED(T, name, n) __shared__ __align__(16) T name[n]
 #define VGPU_DYNAMIC_SHARED(T, name)                                         \
   extern __shared__ __align__(16) unsigned char vgpu_dynamic_shared_bytes[]; \
@@ -53,6 +56,10 @@ VGPU_DEVICE void copy_async16(void* to, const void* from, unsigned bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes)
                : "memory");
 }
+VGPU_DEVICE void copy_async4(void* to, const void* from) {  // likewise, 4 bytes
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(from) : "memory");
+}
 VGPU_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
 VGPU_DEVICE void wait_copies() {
@@ -70,6 +77,16 @@ VGPU_DEVICE void nap() { __nanosleep(200); }
 // c + the four products of signed bytes.
 VGPU_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
   return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
+}
+// c + the products of two signed halves of a with two unsigned bytes of b: the low or the high
+// ones.
+VGPU_DEVICE int dp2a_lo(uint32_t a, uint32_t b, int c) {
+  asm("dp2a.lo.s32.u32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));
+  return c;
+}
+VGPU_DEVICE int dp2a_hi(uint32_t a, uint32_t b, int c) {
+  asm("dp2a.hi.s32.u32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));
+  return c;
 }
 
 }  // namespace VGPU_NAMESPACE

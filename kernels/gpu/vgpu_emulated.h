@@ -15,7 +15,9 @@
 #define VGPU_OPS kEmulatedOps
 #define VGPU_KERNEL inline
 #define VGPU_DEVICE inline
+#define VGPU_HOST_DEVICE inline
 #define VGPU_LAUNCH_BOUNDS(threads)
+#define VGPU_LAUNCH_BOUNDS_2(threads)
 #define VGPU_SHARED(T, name, n)                                         \
   static const char name##_key = 0;                                     \
   T* const name = static_cast<T*>(::tandem::vgpu::runner->shared_array( \
@@ -136,8 +138,9 @@ inline float f16_to_f32(uint16_t h) { return tandem::f16_to_f32(h); }
 inline uint16_t f32_to_f16(float f) { return tandem::f32_to_f16(f); }
 
 inline void copy_async16(void* to, const void* from, unsigned bytes) {
-  vgpu::runner->copy_async({to, from, bytes});
+  vgpu::runner->copy_async({to, from, 16, bytes});
 }
+inline void copy_async4(void* to, const void* from) { vgpu::runner->copy_async({to, from, 4, 4}); }
 inline void commit_copies() { vgpu::runner->commit_copies(); }
 template <int N>
 inline void wait_copies() {
@@ -153,6 +156,12 @@ inline int dp4a(uint32_t a, uint32_t b, int c) {
   }
   return c;
 }
+
+inline int dp2a_lo(uint32_t a, uint32_t b, int c) {
+  return c + static_cast<int16_t>(a & 0xFFFFU) * static_cast<int>(b & 0xFFU) +
+         static_cast<int16_t>(a >> 16) * static_cast<int>(b >> 8 & 0xFFU);
+}
+inline int dp2a_hi(uint32_t a, uint32_t b, int c) { return dp2a_lo(a, b >> 16, c); }
 
 inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }

@@ -17,13 +17,13 @@ Shape shape_of(DType type) {
   return {2 * block, block == 32 ? 96 : 256};
 }
 
-// Three experts of a layer with a few uses, none, and many.
+// Three experts of a layer with a few uses, none, and more.
 struct Layer {
-  static constexpr std::array<int, 3> kUses{3, 0, 19};
   static constexpr int kTokens = 11;
 
   DType type;
   Shape shape;
+  std::array<int, 3> n_uses;
   std::mt19937 rng;
   std::vector<RandomWeights> random;  // gate, up, down of each expert
   std::vector<DeviceMatrix> matrices;
@@ -32,9 +32,10 @@ struct Layer {
   std::vector<float> weights;  // of uses
   std::vector<gpu::ExpertUses> experts;
 
-  explicit Layer(DType the_type) : type(the_type), shape(shape_of(the_type)), rng(7) {
+  explicit Layer(DType the_type, int last_uses = 19)
+      : type(the_type), shape(shape_of(the_type)), n_uses{3, 0, last_uses}, rng(7) {
     const auto [d, ff] = shape;
-    for (size_t e = 0; e < kUses.size(); ++e) {
+    for (size_t e = 0; e < n_uses.size(); ++e) {
       random.emplace_back(rng, type, ff, d);
       random.emplace_back(rng, type, ff, d);
       random.emplace_back(rng, type, d, ff);
@@ -42,10 +43,10 @@ struct Layer {
     for (const RandomWeights& w : random) matrices.emplace_back(w.view());
     x = random_floats(rng, kTokens * d, 0.05F);
     int first = 0;
-    for (size_t e = 0; e < kUses.size(); ++e) {
+    for (size_t e = 0; e < n_uses.size(); ++e) {
       experts.push_back({matrices[3 * e].weights(), matrices[3 * e + 1].weights(),
-                         matrices[3 * e + 2].weights(), first, kUses[e]});
-      first += kUses[e];
+                         matrices[3 * e + 2].weights(), first, n_uses[e]});
+      first += n_uses[e];
     }
     for (int u = 0; u < first; ++u) {
       tokens.push_back(static_cast<int>(rng() % kTokens));
@@ -53,7 +54,7 @@ struct Layer {
     }
   }
   int uses() const { return static_cast<int>(tokens.size()); }
-  size_t expert_of(int use) const { return use < kUses[0] ? 0 : 2; }
+  size_t expert_of(int use) const { return use < n_uses[0] ? 0 : 2; }
 };
 
 void check_close(double expected, double magnitude, float got, int64_t cols) {
@@ -61,12 +62,13 @@ void check_close(double expected, double magnitude, float got, int64_t cols) {
   REQUIRE(std::abs(got - expected) <= tolerance * (magnitude + std::abs(expected)) + 1e-30);
 }
 
-void check_layer(const Way& way, DType type) {
-  const Layer layer(type);
+// last_uses: of the expert with most.
+void check_layer(const Way& way, DType type, int last_uses) {
+  const Layer layer(type, last_uses);
   const auto [d, ff] = layer.shape;
   const XKind kind = rounded_x_kind(type);
   const gpu::ExpertCalls calls{
-      layer.experts.data(), {}, static_cast<int>(layer.experts.size()), 20};
+      layer.experts.data(), {}, static_cast<int>(layer.experts.size()), last_uses + 1};
   vgpu::Emulation emulation(way.options);
 
   const PackedRowsOnGpu x(&emulation, type, layer.x, d);
@@ -105,11 +107,59 @@ void check_layer(const Way& way, DType type) {
   }
 }
 
+// As it is cut between CPU and GPU: some rows of gate and up, the same columns of down.
+void check_leading_part(const Way& way, DType type, int uses) {
+  const Layer layer(type);
+  const auto d = layer.shape.d;
+  const int64_t block = std::max<int64_t>(dtype_info(type).block_elems, kGroupRows);
+  const int64_t ff = 2 * block;
+  std::mt19937 rng(11);
+  const RandomWeights down(rng, type, d, ff);
+  const DeviceMatrix on_gpu(down.view());
+  gpu::ExpertUses part = layer.experts[0];
+  part.gate.rows = static_cast<int>(std::min<int64_t>(16, layer.shape.ff));
+  part.up.rows = part.gate.rows;
+  part.down = on_gpu.weights();
+  part.down.cols = static_cast<int>(block);
+  part.n_uses = uses;
+  const gpu::ExpertCalls calls{nullptr, part, 1, part.n_uses};
+  vgpu::Emulation emulation(way.options);
+  const PackedRowsOnGpu x(&emulation, type, layer.x, d);
+  const auto stride = static_cast<int>(layer.shape.ff);
+  std::vector<float> hidden(static_cast<size_t>(part.n_uses * stride), -7.0F);
+  gpu::kEmulatedOps.expert_hidden(&emulation, type, gpu::HiddenPart::kBoth, calls, x.view,
+                                  layer.tokens.data(), stride, hidden.data());
+  INFO(dtype_info(type).name);
+  for (int u = 0; u < part.n_uses; ++u) {
+    CHECK(hidden[static_cast<size_t>(u * stride)] != -7.0F);
+    if (part.gate.rows < stride) {
+      CHECK(hidden[static_cast<size_t>(u * stride + part.gate.rows)] == -7.0F);
+    }
+  }
+  // Columns behind the part hold NaN in another block, and are not read.
+  std::vector<float> values = random_floats(rng, part.n_uses * ff);
+  for (int u = 0; u < part.n_uses; ++u) values[static_cast<size_t>(u * ff + ff - 1)] = NAN;
+  const PackedRowsOnGpu packed(&emulation, type, values, ff);
+  std::vector<float> out(static_cast<size_t>(part.n_uses * d));
+  gpu::kEmulatedOps.expert_output(&emulation, type, calls, packed.view, static_cast<int>(d),
+                                  out.data());
+  const std::vector<float> weights = down.dequantized();
+  for (int u = 0; u < part.n_uses; ++u) {
+    const std::vector<float> seen = as_packed(rounded_x_kind(type), values.data() + u * ff, block);
+    for (int64_t r = 0; r < d; ++r) {
+      const Dot dot = reference_dot(weights.data() + r * ff, seen.data(), block);
+      check_close(dot.sum, dot.magnitude, out[static_cast<size_t>(u * d + r)], block);
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("a layer's experts on a GPU agree with float64, whatever the type") {
   for (const Way& way : all_ways()) {
-    for (const DType type : kAllTypes) check_layer(way, type);
+    for (const DType type : kAllTypes) {
+      for (const int last_uses : {12, 19, 71}) check_layer(way, type, last_uses);
+    }
   }
 }
 
@@ -161,52 +211,10 @@ TEST_CASE("gate and up one after the other give what both at once give") {
   }
 }
 
-// As it is cut between CPU and GPU: some rows of gate and up, the same columns of down.
 TEST_CASE("a leading part of an expert touches its own hidden values and columns only") {
   const Way way = all_ways().front();
   for (const DType type : kAllTypes) {
-    const Layer layer(type);
-    const auto d = layer.shape.d;
-    const int64_t block = std::max<int64_t>(dtype_info(type).block_elems, kGroupRows);
-    const int64_t ff = 2 * block;
-    std::mt19937 rng(11);
-    const RandomWeights down(rng, type, d, ff);
-    const DeviceMatrix on_gpu(down.view());
-    gpu::ExpertUses part = layer.experts[0];
-    part.gate.rows = static_cast<int>(std::min<int64_t>(16, layer.shape.ff));
-    part.up.rows = part.gate.rows;
-    part.down = on_gpu.weights();
-    part.down.cols = static_cast<int>(block);
-    const gpu::ExpertCalls calls{nullptr, part, 1, part.n_uses};
-    vgpu::Emulation emulation(way.options);
-    const PackedRowsOnGpu x(&emulation, type, layer.x, d);
-    const auto stride = static_cast<int>(layer.shape.ff);
-    std::vector<float> hidden(static_cast<size_t>(part.n_uses * stride), -7.0F);
-    gpu::kEmulatedOps.expert_hidden(&emulation, type, gpu::HiddenPart::kBoth, calls, x.view,
-                                    layer.tokens.data(), stride, hidden.data());
-    INFO(dtype_info(type).name);
-    for (int u = 0; u < part.n_uses; ++u) {
-      CHECK(hidden[static_cast<size_t>(u * stride)] != -7.0F);
-      if (part.gate.rows < stride) {
-        CHECK(hidden[static_cast<size_t>(u * stride + part.gate.rows)] == -7.0F);
-      }
-    }
-    // Columns behind the part hold NaN in another block, and are not read.
-    std::vector<float> values = random_floats(rng, part.n_uses * ff);
-    for (int u = 0; u < part.n_uses; ++u) values[static_cast<size_t>(u * ff + ff - 1)] = NAN;
-    const PackedRowsOnGpu packed(&emulation, type, values, ff);
-    std::vector<float> out(static_cast<size_t>(part.n_uses * d));
-    gpu::kEmulatedOps.expert_output(&emulation, type, calls, packed.view, static_cast<int>(d),
-                                    out.data());
-    const std::vector<float> weights = down.dequantized();
-    for (int u = 0; u < part.n_uses; ++u) {
-      const std::vector<float> seen =
-          as_packed(rounded_x_kind(type), values.data() + u * ff, block);
-      for (int64_t r = 0; r < d; ++r) {
-        const Dot dot = reference_dot(weights.data() + r * ff, seen.data(), block);
-        check_close(dot.sum, dot.magnitude, out[static_cast<size_t>(u * d + r)], block);
-      }
-    }
+    for (const int uses : {3, 12, 20}) check_leading_part(way, type, uses);
   }
 }
 

@@ -17,9 +17,14 @@ struct Shape {
 
 std::vector<Shape> shapes_of(DType type) {
   const int64_t block = dtype_info(type).block_elems;
-  std::vector<Shape> out = {{16, block, 1},     {1, block, 1},      {17, 3 * block, 2},
-                            {40, 5 * block, 7}, {33, 4 * block, 9}, {16, 2 * block, 33}};
-  if (block == 1) out = {{16, 64, 1}, {3, 7, 2}, {17, 97, 8}, {40, 130, 9}, {16, 1, 33}};
+  std::vector<Shape> out = {{16, block, 1},      {1, block, 1},       {17, 3 * block, 2},
+                            {40, 5 * block, 7},  {33, 4 * block, 9},  {16, 2 * block, 33},
+                            {83, 3 * block, 17}, {17, 2 * block, 80}, {40, 4 * block, 129}};
+  if (block == 32) out.insert(out.end(), {{70, 17 * block, 40}, {16, 8 * block, 65}});
+  if (block == 1) {
+    out = {{16, 64, 1}, {3, 7, 2},     {17, 97, 8},   {40, 130, 9},
+           {16, 1, 33}, {83, 257, 17}, {17, 300, 80}, {40, 128, 129}};
+  }
   return out;
 }
 
@@ -108,6 +113,7 @@ TEST_CASE("up to three products of the same tokens are one launch, each with its
     const int64_t cols = std::max(64, dtype_info(type).block_elems);
     check_products(way, type, {20, 16, 3}, cols, 4, true);
     check_products(way, type, {33, 48}, cols, 10, true);
+    check_products(way, type, {33, 3, 48}, cols, 20, true);
   }
 }
 

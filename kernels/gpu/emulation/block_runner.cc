@@ -263,10 +263,10 @@ void* BlockRunner::shared_array(const void* key, size_t bytes, size_t align) {
   return at;
 }
 
-void BlockRunner::copy_async(const Copy16& copy) {
+void BlockRunner::copy_async(const AsyncCopy& copy) {
   const auto from = reinterpret_cast<uintptr_t>(copy.bytes > 0 ? copy.from : nullptr);
-  if (((reinterpret_cast<uintptr_t>(copy.to) | from) & 15U) != 0) {
-    fault("cp.async of 16 bytes: misaligned, from %p to %p", copy.from, copy.to);
+  if (((reinterpret_cast<uintptr_t>(copy.to) | from) & (copy.size - 1)) != 0) {
+    fault("cp.async of %zu bytes: misaligned, from %p to %p", copy.size, copy.from, copy.to);
   }
   if (options_.early_copies) return land(copy);
   current_->copies.push_back(copy);
@@ -288,17 +288,16 @@ void BlockRunner::wait_copies(size_t most_pending) {
   t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
-void BlockRunner::land(const Copy16& copy) const {
-  constexpr size_t kBytes = 16;
+void BlockRunner::land(const AsyncCopy& copy) const {
   if (copy.bytes > 0 && poisoned(copy.from, copy.bytes) != nullptr) {
     fault("cp.async reads outside of an allocation: %p", copy.from);
   }
-  if (poisoned(copy.to, kBytes) != nullptr) {
+  if (poisoned(copy.to, copy.size) != nullptr) {
     fault("cp.async writes outside of an array: %p", copy.to);
   }
   // TSan watches both calls.
   std::memcpy(copy.to, copy.from, copy.bytes);
-  std::memset(static_cast<std::byte*>(copy.to) + copy.bytes, 0, kBytes - copy.bytes);
+  std::memset(static_cast<std::byte*>(copy.to) + copy.bytes, 0, copy.size - copy.bytes);
 }
 
 void BlockRunner::fault(const char* format, ...) const {

@@ -40,10 +40,11 @@ struct Place {
 // What lanes do together: called once, with the arguments of all lanes in `mask`.
 using WarpFunction = void (*)(void** arguments, uint32_t mask);
 
-struct Copy16 {
+struct AsyncCopy {
   void* to;
   const void* from;
-  size_t bytes;  // of 16; the rest becomes zero
+  size_t size;   // 4 or 16
+  size_t bytes;  // of these; the rest becomes zero
 };
 
 class BlockRunner {
@@ -61,7 +62,7 @@ class BlockRunner {
   void with_lanes(uint32_t mask, WarpFunction function, void* argument, Place place);
   void* shared_array(const void* key, size_t bytes, size_t align);
   void* dynamic_shared() const { return dynamic_; }
-  void copy_async(const Copy16& copy);
+  void copy_async(const AsyncCopy& copy);
   void commit_copies();
   void wait_copies(size_t most_pending);
   [[noreturn]] void fault(const char* format, ...) const __attribute__((format(printf, 2, 3)));
@@ -76,9 +77,9 @@ class BlockRunner {
     uint32_t mask = 0;
     WarpFunction function = nullptr;
     void* argument = nullptr;
-    std::vector<Copy16> copies;  // that have not landed
-    std::vector<size_t> groups;  // numbers of copies, in order
-    size_t open = 0;             // copies of no group yet
+    std::vector<AsyncCopy> copies;  // that have not landed
+    std::vector<size_t> groups;     // numbers of copies, in order
+    size_t open = 0;                // copies of no group yet
   };
   static void run_thread(void* runner_object);
   void run(uint64_t index);
@@ -87,7 +88,7 @@ class BlockRunner {
   void suspend(Thread& thread);
   void release_barrier();
   void report_deadlock();
-  void land(const Copy16& copy) const;
+  void land(const AsyncCopy& copy) const;
   unsigned number(const Thread& thread) const {
     return thread.index.warp * kWarp + thread.index.lane;
   }
