@@ -164,10 +164,12 @@ void HybridExecutor::name_damage(int64_t layer) const {
 }
 
 void HybridExecutor::run(const LayerPlan& plan) {
+  fetched_us_.clear();
   for (const int32_t i : plan.fetches) {
     const PlannedExpert& expert = plan.experts[static_cast<size_t>(i)];
     slots_.fetch({plan.layer(), expert.expert}, expert.slot, cut(plan, expert.present),
                  cut(plan, expert.gpu));
+    fetched_us_.push_back(device_.stream_now_us(Stream::kCopy));
   }
   // By id, not by load: a token's contributions are then added in the same order in every batch.
   by_id_.clear();
@@ -186,8 +188,8 @@ void HybridExecutor::run(const LayerPlan& plan) {
   start_cpu(plan);
 }
 
-// Experts that are there are one launch; each that has yet to land is one of its own, in the order
-// of landing, as the planner reckons.
+// Experts that are there are one launch. Those that have yet to land follow in the order of landing,
+// as many in one launch as do not make the last ones later (late_end()).
 void HybridExecutor::run_gpu(const LayerPlan& plan) {
   const size_t n_there = order_gpu(plan);
   if (on_gpu_.empty()) return;
@@ -203,7 +205,11 @@ void HybridExecutor::run_gpu(const LayerPlan& plan) {
   });
   ops_->begin_experts(device_experts_, add_order_);
   if (n_there > 0) launch_gpu(0, n_there);
-  for (size_t i = n_there; i < on_gpu_.size(); ++i) launch_gpu(i, 1);
+  for (size_t i = n_there; i < on_gpu_.size();) {
+    const size_t end = late_end(plan, i, n_there);
+    launch_gpu(i, end - i);
+    i = end;
+  }
   ops_->end_experts(dense_.residual());
 }
 
@@ -222,15 +228,40 @@ size_t HybridExecutor::order_gpu(const LayerPlan& plan) {
   std::stable_sort(
       on_gpu_.begin() + static_cast<std::ptrdiff_t>(n_there), on_gpu_.end(),
       [](const PlannedExpert* a, const PlannedExpert* b) { return a->ready < b->ready; });
+  lands_us_.clear();
+  for (size_t i = n_there; i < on_gpu_.size(); ++i) lands_us_.push_back(on_gpu_[i]->ready);
   for (const int32_t i : plan.fetches) on_gpu_.push_back(&plan.experts[static_cast<size_t>(i)]);
+  lands_us_.insert(lands_us_.end(), fetched_us_.begin(), fetched_us_.end());
   return n_there;
+}
+
+// Waiting for one more expert costs nothing if all before it are still done when the one behind it
+// lands: in decode an expert is computed in a fraction of the time of its copy, so all but the last
+// are one launch; with a prompt's tokens each is one of its own.
+size_t HybridExecutor::late_end(const LayerPlan& plan, size_t first, size_t n_there) const {
+  const LayerCosts cost = costs_.layer(expert_costs_[static_cast<size_t>(plan.layer().value)]);
+  const auto us = [&](size_t i) {
+    const PlannedExpert& e = *on_gpu_[i];
+    return cost.gpu(e.count) * e.gpu / plan.pieces;
+  };
+  double work_us = us(first);
+  size_t end = first + 1;
+  while (end + 1 < on_gpu_.size()) {
+    work_us += us(end);
+    if (lands_us_[end - n_there] + work_us > lands_us_[end + 1 - n_there]) break;
+    ++end;
+  }
+  return end;
 }
 
 void HybridExecutor::launch_gpu(size_t first, size_t count) {
   const auto some = std::span(on_gpu_).subspan(first, count);
+  Timepoint landed;  // the last: copies are in order
   for (const PlannedExpert* expert : some) {
-    device_.wait(Stream::kCompute, slots_.ready(expert->slot));
+    const Timepoint ready = slots_.ready(expert->slot);
+    if (ready.n > landed.n) landed = ready;
   }
+  device_.wait(Stream::kCompute, landed);
   const Timepoint done = ops_->experts(static_cast<int64_t>(first), static_cast<int64_t>(count),
                                        dense_.normed(), dense_.residual());
   for (const PlannedExpert* expert : some) slots_.used(expert->slot, done);

@@ -91,6 +91,8 @@ class HybridExecutor final : public Executor {
   // One launch: [first, first + count) of the layer's experts on the device.
   void launch_gpu(size_t first, size_t count);
   void run_gpu(const LayerPlan& plan);
+  // Behind the last expert of a launch that begins with one that has yet to land.
+  size_t late_end(const LayerPlan& plan, size_t first, size_t n_there) const;
   // Those of the plan's experts that the device computes, in the order of their launches; returns
   // how many are there, which are the first ones.
   size_t order_gpu(const LayerPlan& plan);
@@ -134,6 +136,8 @@ class HybridExecutor final : public Executor {
   std::vector<const PlannedExpert*> by_id_;   // the plan's experts
   std::vector<const PlannedExpert*> on_gpu_;  // in the order of their launches
   std::vector<DeviceExpert> device_experts_;  // likewise
+  std::vector<double> fetched_us_;            // when the plan's fetches land, modelled
+  std::vector<double> lands_us_;              // when the last of on_gpu_ do, which are not there yet
   std::vector<int32_t> add_order_;            // indices of those, by id
   std::optional<SideThread>
       cpu_;  // last: it uses the others. None where there is no device to feed
