@@ -1,6 +1,7 @@
 #include "scheduler/routing.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -18,6 +19,36 @@ bool softmax(const float* logits, size_t n, float* scores) {
   return std::isfinite(sum) && std::isfinite(top);
 }
 
+// Without a branch, so that it is a few vector operations.
+bool all_finite(const float* values, size_t n) {
+  constexpr uint32_t kExponent = 0x7F800000;
+  uint32_t any = 0;
+  for (size_t e = 0; e < n; ++e) {
+    any |= static_cast<uint32_t>((std::bit_cast<uint32_t>(values[e]) & kExponent) == kExponent);
+  }
+  return any == 0;
+}
+
+// The ids of the largest values, best first; of equals the lower id. One pass: nearly all values are
+// below the last of those kept so far. kept: room for as many values as ids.
+void largest(std::span<const float> values, std::span<ExpertId> ids, float* kept) {
+  size_t n = 0;
+  for (size_t e = 0; e < values.size(); ++e) {
+    const float value = values[e];
+    if (n == ids.size()) {
+      if (!(value > kept[n - 1])) continue;
+      --n;
+    }
+    size_t at = n++;
+    for (; at > 0 && value > kept[at - 1]; --at) {
+      kept[at] = kept[at - 1];
+      ids[at] = ids[at - 1];
+    }
+    kept[at] = value;
+    ids[at] = ExpertId{static_cast<int32_t>(e)};
+  }
+}
+
 }  // namespace
 
 Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
@@ -25,6 +56,7 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
       n_ranks_(std::max(n_ranks, rules_.top_k)),
       scores_(static_cast<size_t>(rules_.n_experts)),
       selection_(scores_.size()),
+      kept_(static_cast<size_t>(n_ranks_)),
       ranked_(static_cast<size_t>(max_tokens) * static_cast<size_t>(n_ranks_)),
       rank_scores_(ranked_.size()),
       ids_(static_cast<size_t>(max_tokens) * static_cast<size_t>(rules_.top_k)),
@@ -39,8 +71,10 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
 // One token's best experts, as many as `ids` has room for, and their scores; no scores for null.
 bool Router::rank(const float* logits, std::span<ExpertId> ids, float* scores) {
   const size_t n = scores_.size();
-  for (size_t e = 0; e < n; ++e) {
-    if (!std::isfinite(logits[e])) return false;
+  if (!all_finite(logits, n)) return false;
+  if (scores == nullptr && rules_.bias.empty()) {  // scores would be in the same order
+    largest({logits, n}, ids, kept_.data());
+    return true;
   }
   if (rules_.score == ScoreFunction::kSoftmax) {
     if (!softmax(logits, n, scores_.data())) return false;
@@ -49,13 +83,9 @@ bool Router::rank(const float* logits, std::span<ExpertId> ids, float* scores) {
   }
   selection_ = scores_;
   for (size_t e = 0; e < rules_.bias.size(); ++e) selection_[e] += rules_.bias[e];
-  for (size_t r = 0; r < ids.size(); ++r) {
-    // max_element returns the first of equals: ties go to the lower id.
-    const auto best = std::max_element(selection_.begin(), selection_.end());
-    const auto e = static_cast<size_t>(best - selection_.begin());
-    ids[r] = ExpertId{static_cast<int32_t>(e)};
-    if (scores != nullptr) scores[r] = scores_[e];
-    *best = -INFINITY;
+  largest(selection_, ids, kept_.data());
+  if (scores != nullptr) {
+    for (size_t r = 0; r < ids.size(); ++r) scores[r] = scores_[static_cast<size_t>(ids[r].value)];
   }
   return true;
 }

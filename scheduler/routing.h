@@ -76,6 +76,7 @@ class Router {
   int32_t n_ranks_;
   std::vector<float> scores_;     // [n_experts]
   std::vector<float> selection_;  // [n_experts]
+  std::vector<float> kept_;       // [n_ranks]: of the best
   std::vector<ExpertId> ranked_;  // [max_tokens, n_ranks]
   std::vector<float> rank_scores_;
   std::vector<ExpertId> ids_;  // [max_tokens, top_k]
