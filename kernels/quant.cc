@@ -71,9 +71,11 @@ const DTypeInfo& dtype_info(DType type) {
 
 int64_t dtype_bytes(DType type, int64_t n) {
   const DTypeInfo& info = dtype_info(type);
-  TANDEM_CHECK(n >= 0 && n % info.block_elems == 0, "%lld weights of %s, blocks of %d",
+  // All blocks are powers of two, and a division takes long for what is called this often.
+  const auto elems = static_cast<unsigned>(info.block_elems);
+  TANDEM_CHECK(n >= 0 && (n & (elems - 1)) == 0, "%lld weights of %s, blocks of %d",
                static_cast<long long>(n), info.name, info.block_elems);
-  return n / info.block_elems * info.block_bytes;
+  return (n >> std::countr_zero(elems)) * info.block_bytes;
 }
 
 void dequantize(DType type, const std::byte* src, float* dst, int64_t n) {

@@ -19,44 +19,42 @@ bool softmax(const float* logits, size_t n, float* scores) {
   return std::isfinite(sum) && std::isfinite(top);
 }
 
-// Without a branch, so that it is a few vector operations.
-bool all_finite(const float* values, size_t n) {
-  constexpr uint32_t kExponent = 0x7F800000;
-  uint32_t any = 0;
-  for (size_t e = 0; e < n; ++e) {
-    any |= static_cast<uint32_t>((std::bit_cast<uint32_t>(values[e]) & kExponent) == kExponent);
-  }
-  return any == 0;
+// The id and a value as a number that is larger the better, which is compared without branches.
+uint64_t key(float value, size_t id) {
+  const auto bits = std::bit_cast<uint32_t>(value + 0.0F);  // -0 is 0
+  const uint32_t ordered = bits ^ (bits >> 31 != 0 ? 0xFFFFFFFFU : 0x80000000U);
+  return uint64_t{ordered} << 32 | (0xFFFFFFFFU - static_cast<uint32_t>(id));
+}
+ExpertId id_of(uint64_t key) {
+  return ExpertId{static_cast<int32_t>(0xFFFFFFFFU - static_cast<uint32_t>(key))};
 }
 
-// The ids of the largest values, best first; of equals the lower id. One pass: nearly all values are
-// below the last of those kept so far. kept: room for as many values as ids.
-void largest(std::span<const float> values, std::span<ExpertId> ids, float* kept) {
-  size_t n = 0;
-  for (size_t e = 0; e < values.size(); ++e) {
-    const float value = values[e];
-    if (n == ids.size()) {
-      if (!(value > kept[n - 1])) continue;
-      --n;
-    }
-    size_t at = n++;
-    for (; at > 0 && value > kept[at - 1]; --at) {
-      kept[at] = kept[at - 1];
-      ids[at] = ids[at - 1];
-    }
-    kept[at] = value;
-    ids[at] = ExpertId{static_cast<int32_t>(e)};
-  }
+constexpr size_t kBlock = 8;  // keys of which the largest is kept
+
+uint64_t largest(const uint64_t* keys, size_t n) {
+  uint64_t best = 0;
+  for (size_t i = 0; i < n; ++i) best = std::max(best, keys[i]);
+  return best;
 }
 
 }  // namespace
+
+bool all_finite(std::span<const float> values) {
+  constexpr uint32_t kExponent = 0x7F800000;
+  uint32_t any = 0;
+  for (const float v : values) {
+    any |= static_cast<uint32_t>((std::bit_cast<uint32_t>(v) & kExponent) == kExponent);
+  }
+  return any == 0;
+}
 
 Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
     : rules_(std::move(rules)),
       n_ranks_(std::max(n_ranks, rules_.top_k)),
       scores_(static_cast<size_t>(rules_.n_experts)),
       selection_(scores_.size()),
-      kept_(static_cast<size_t>(n_ranks_)),
+      keys_((scores_.size() + kBlock - 1) / kBlock * kBlock),
+      block_keys_(keys_.size() / kBlock),
       ranked_(static_cast<size_t>(max_tokens) * static_cast<size_t>(n_ranks_)),
       rank_scores_(ranked_.size()),
       ids_(static_cast<size_t>(max_tokens) * static_cast<size_t>(rules_.top_k)),
@@ -68,12 +66,26 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
   loads_.reserve(scores_.size());
 }
 
+// The ids of the largest values, best first; of equals the lower id.
+void Router::best(std::span<const float> values, std::span<ExpertId> ids) {
+  for (size_t e = 0; e < values.size(); ++e) keys_[e] = key(values[e], e);
+  for (size_t b = 0; b < block_keys_.size(); ++b) {
+    block_keys_[b] = largest(&keys_[b * kBlock], kBlock);
+  }
+  for (ExpertId& id : ids) {
+    id = id_of(largest(block_keys_.data(), block_keys_.size()));
+    const auto e = static_cast<size_t>(id.value);
+    keys_[e] = 0;
+    block_keys_[e / kBlock] = largest(&keys_[e / kBlock * kBlock], kBlock);
+  }
+}
+
 // One token's best experts, as many as `ids` has room for, and their scores; no scores for null.
 bool Router::rank(const float* logits, std::span<ExpertId> ids, float* scores) {
   const size_t n = scores_.size();
-  if (!all_finite(logits, n)) return false;
+  if (!all_finite({logits, n})) return false;
   if (scores == nullptr && rules_.bias.empty()) {  // scores would be in the same order
-    largest({logits, n}, ids, kept_.data());
+    best({logits, n}, ids);
     return true;
   }
   if (rules_.score == ScoreFunction::kSoftmax) {
@@ -83,7 +95,7 @@ bool Router::rank(const float* logits, std::span<ExpertId> ids, float* scores) {
   }
   selection_ = scores_;
   for (size_t e = 0; e < rules_.bias.size(); ++e) selection_[e] += rules_.bias[e];
-  largest(selection_, ids, kept_.data());
+  best(selection_, ids);
   if (scores != nullptr) {
     for (size_t r = 0; r < ids.size(); ++r) scores[r] = scores_[static_cast<size_t>(ids[r].value)];
   }

@@ -54,6 +54,9 @@ struct RoutingDecision {
   std::span<const ExpertId> predicted;  // [n_ahead, n_tokens, top_k]; invalid ids where not known
 };
 
+// Without branches, so that it takes no time beside what made the values.
+bool all_finite(std::span<const float> values);
+
 class Router {
  public:
   // n_ranks: experts of each token that RoutingDecision::ranked names; 0: the selection alone.
@@ -69,6 +72,7 @@ class Router {
   void set_bias(std::span<const float> bias) { rules_.bias.assign(bias.begin(), bias.end()); }
 
  private:
+  void best(std::span<const float> values, std::span<ExpertId> ids);
   bool rank(const float* logits, std::span<ExpertId> ids, float* scores);
   void weigh(const float* scores, float* weights) const;
 
@@ -76,7 +80,8 @@ class Router {
   int32_t n_ranks_;
   std::vector<float> scores_;     // [n_experts]
   std::vector<float> selection_;  // [n_experts]
-  std::vector<float> kept_;       // [n_ranks]: of the best
+  std::vector<uint64_t> keys_;    // [n_experts], filled up to whole blocks
+  std::vector<uint64_t> block_keys_;
   std::vector<ExpertId> ranked_;  // [max_tokens, n_ranks]
   std::vector<float> rank_scores_;
   std::vector<ExpertId> ids_;  // [max_tokens, top_k]

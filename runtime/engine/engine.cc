@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 
 #include "kernels/check.h"
@@ -140,8 +139,7 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
     if (!step(batch, done, progress, &logits)) return {};
     done += size;
   }
-  for (const float logit : logits) {
-    if (std::isfinite(logit)) continue;
+  if (!all_finite(logits)) {
     model_.check_finite();  // names the tensor
     throw FileError(model_.file().name(), "the model gives logits that are not finite");
   }

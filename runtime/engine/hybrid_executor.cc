@@ -188,8 +188,8 @@ void HybridExecutor::run(const LayerPlan& plan) {
   start_cpu(plan);
 }
 
-// Experts that are there are one launch. Those that have yet to land follow in the order of landing,
-// as many in one launch as do not make the last ones later (late_end()).
+// Experts that are there are one launch. Those that have yet to land follow in the order of
+// landing, as many in one launch as do not make the last ones later (late_end()).
 void HybridExecutor::run_gpu(const LayerPlan& plan) {
   const size_t n_there = order_gpu(plan);
   if (on_gpu_.empty()) return;

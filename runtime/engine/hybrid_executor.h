@@ -137,8 +137,8 @@ class HybridExecutor final : public Executor {
   std::vector<const PlannedExpert*> on_gpu_;  // in the order of their launches
   std::vector<DeviceExpert> device_experts_;  // likewise
   std::vector<double> fetched_us_;            // when the plan's fetches land, modelled
-  std::vector<double> lands_us_;              // when the last of on_gpu_ do, which are not there yet
-  std::vector<int32_t> add_order_;            // indices of those, by id
+  std::vector<double> lands_us_;    // when the last of on_gpu_ do, which are not there yet
+  std::vector<int32_t> add_order_;  // indices of those, by id
   std::optional<SideThread>
       cpu_;  // last: it uses the others. None where there is no device to feed
 };
