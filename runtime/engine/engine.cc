@@ -93,13 +93,12 @@ void Engine::pin_experts() {
 }
 
 void Engine::make_cache(const EngineSettings& settings) {
-  const bool cached = executor_->n_slots() > 0;
   const CacheShape& shape = executor_->cache_shape();
-  const SchedulingSettings used =
-      effective_scheduling(settings, cached, shape.pieces > 1, &effective_);
+  const Abilities can{executor_->n_slots() > 0, shape.pieces > 1, executor_->streams()};
+  const SchedulingSettings used = effective_scheduling(settings, can, &effective_);
   cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, nullptr));
   const std::vector<ExpertCost> experts = expert_costs(model_);
-  planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, cached));
+  planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, can));
   prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
 }
 

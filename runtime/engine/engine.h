@@ -68,6 +68,8 @@ class Engine {
   int64_t n_ctx() const { return shape_.n_ctx; }
   int64_t n_batch() const { return shape_.n_batch; }
   int32_t n_slots() const { return executor_->n_slots(); }
+  // Whether experts without a slot may be fetched, through buffers.
+  bool streams() const { return executor_->streams(); }
   const Model& model() const { return model_; }
   const Device& device() const { return *device_; }
   const std::vector<EffectiveSetting>& effective() const { return effective_; }

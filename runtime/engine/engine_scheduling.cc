@@ -96,22 +96,22 @@ SchedulingSettings requested_scheduling(const EngineSettings& settings) {
   return wanted;
 }
 
-SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached, bool divisible,
+SchedulingSettings effective_scheduling(const EngineSettings& settings, const Abilities& can,
                                         std::vector<EffectiveSetting>* all) {
   const SchedulingSettings& own = settings.scheduling;
   const SchedulingSettings wanted = requested_scheduling(settings);
   SchedulingSettings used = wanted;
-  used.may_split = wanted.may_split && divisible;
-  used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
+  used.may_split = wanted.may_split && can.divisible;
+  if (!can.streams) used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
   if (wanted.prefetcher == "none") used.predictor = "none";
   used.calibrate = false;
-  if (!cached) {  // nobody to keep and nowhere to copy to: nothing is learnt or weighed either
+  if (!can.cached) {  // nobody to keep and nowhere to copy to: nothing is learnt or weighed either
     used.policy = "static";
     used.policy_values.clear();
     used.prefetcher = "none";
   }
 
-  Lines lines(cached, all);
+  Lines lines(can.cached, all);
   lines.add("policy", own.name, own.name, own.description);
   lines.add("cache policy", wanted.policy, used.policy,
             instead_of(settings.cache_policy.has_value(), own.policy));
@@ -123,7 +123,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
       "split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
       used.may_split == wanted.may_split ? "" : "an expert is as narrow as a block of weights");
   lines.add("admission", name_of(wanted.admission), name_of(used.admission),
-            "what is fetched stays: there is no buffer to pass through");
+            can.streams ? "" : "what is fetched stays: there is no buffer to pass through");
   lines.add("calibrate", yes_or_no(wanted.calibrate), yes_or_no(used.calibrate),
             wanted.calibrate ? "there is no clock but the machine profile's own" : "");
   lines.add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
@@ -137,8 +137,8 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cac
   return used;
 }
 
-PlannerSettings planner_settings(const SchedulingSettings& effective, bool cached) {
-  return {placement_rule(effective.planner), cached, effective.may_split, false,
+PlannerSettings planner_settings(const SchedulingSettings& effective, const Abilities& can) {
+  return {placement_rule(effective.planner), can.cached, effective.may_split, can.streams,
           effective.admission};
 }
 

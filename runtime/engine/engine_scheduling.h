@@ -13,12 +13,18 @@ namespace tandem {
 // must know the future.
 SchedulingSettings requested_scheduling(const EngineSettings& settings);
 
-// What becomes of it, and a line for each setting. cached: whether there are expert slots;
-// divisible: whether experts have pieces that can run apart.
-SchedulingSettings effective_scheduling(const EngineSettings& settings, bool cached, bool divisible,
+// What an executor can do.
+struct Abilities {
+  bool cached = false;     // there are expert slots
+  bool divisible = false;  // experts have pieces that can run apart
+  bool streams = false;    // what is fetched may pass through a buffer
+};
+
+// What becomes of it, and a line for each setting.
+SchedulingSettings effective_scheduling(const EngineSettings& settings, const Abilities& can,
                                         std::vector<EffectiveSetting>* lines);
 
 // What the planner is told.
-PlannerSettings planner_settings(const SchedulingSettings& effective, bool cached);
+PlannerSettings planner_settings(const SchedulingSettings& effective, const Abilities& can);
 
 }  // namespace tandem

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/check.h"
 #include "kernels/packed.h"
 #include "runtime/error.h"
 
@@ -86,12 +87,13 @@ std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device&
   return bytes;
 }
 
-ExpertSlots::ExpertSlots(const Model& model, Device& device, const CacheShape& wanted)
-    : model_(model), device_(device), shape_(wanted) {
+ExpertSlots::ExpertSlots(const Model& model, Device& device, const SlotRoom& wanted)
+    : model_(model), device_(device), shape_(wanted.cache) {
   if (device.info().host_memory) return;
   if (const int64_t bytes = packing_bytes(model, device); bytes > 0) {
     packed_ = {device, bytes, "packing of experts"};
   }
+  if (wanted.n_buffers > 0) alloc_buffers(wanted.n_buffers);
   classes_ = slot_classes(shape_);
   while (count_of(classes_) > 0) {
     try {
@@ -104,7 +106,23 @@ ExpertSlots::ExpertSlots(const Model& model, Device& device, const CacheShape& w
     }
   }
   bases_.resize(classes_.size());
-  state_.resize(static_cast<size_t>(count_of(classes_)));
+  state_.resize(static_cast<size_t>(count_of(classes_) + n_buffers_));
+}
+
+// A device that refuses them gives its memory to slots.
+void ExpertSlots::alloc_buffers(int32_t n) {
+  buffer_bytes_ = *std::max_element(shape_.expert_bytes.begin(), shape_.expert_bytes.end());
+  try {
+    buffers_ = device_.alloc(buffer_bytes_ * n, "expert buffers");
+    n_buffers_ = n;
+  } catch (const MemoryError& error) {
+    refusal_ = error.what();
+  }
+}
+
+SlotId ExpertSlots::buffer(int32_t i) const {
+  TANDEM_CHECK(i < n_buffers_, "buffer %d of %d", i, n_buffers_);
+  return SlotId{count() + i};
 }
 
 void ExpertSlots::alloc_classes() {
@@ -125,6 +143,7 @@ void ExpertSlots::alloc_classes() {
 int64_t ExpertSlots::bytes() const { return bytes_of(classes_); }
 
 DeviceAddr ExpertSlots::address(SlotId slot) const {
+  if (const int32_t i = buffer_of(slot); i >= 0) return buffers_ + i * buffer_bytes_;
   size_t c = 0;
   while (slot.value >= classes_[c].first + classes_[c].count) ++c;
   return bases_[c] + (slot.value - classes_[c].first) * classes_[c].slot_bytes;

@@ -17,6 +17,12 @@
 namespace tandem {
 
 inline constexpr const char* kSlotsTag = "expert slots";
+inline constexpr int32_t kExpertBuffers = 2;  // one is filled while the other is read
+
+struct SlotRoom {
+  CacheShape cache;
+  int32_t n_buffers = 0;  // 0 or kExpertBuffers
+};
 
 class ExpertSlots {
  public:
@@ -26,14 +32,19 @@ class ExpertSlots {
 
   // Slots for a cache of this shape, whose expert_bytes are the above; fewer where the device
   // refuses that much, although it seemed to have it: free memory may lie in pieces, and other
-  // programs take some. None on a device that reads host memory. HostMemoryError.
-  ExpertSlots(const Model& model, Device& device, const CacheShape& wanted);
+  // programs take some. None on a device that reads host memory. HostMemoryError. And buffers for
+  // experts of any layer that are fetched without a slot.
+  ExpertSlots(const Model& model, Device& device, const SlotRoom& wanted);
 
-  // What the device granted: `wanted`, or with less capacity.
+  // What the device granted: what was wanted, or with less capacity.
   const CacheShape& shape() const { return shape_; }
   // Why it was less; empty: it was not.
   const std::string& refusal() const { return refusal_; }
-  int32_t count() const { return static_cast<int32_t>(state_.size()); }
+  int32_t count() const { return static_cast<int32_t>(state_.size()) - n_buffers_; }
+  int32_t n_buffers() const { return n_buffers_; }
+  // A slot that is no cache's: behind the others.
+  SlotId buffer(int32_t i) const;
+  int32_t buffer_of(SlotId slot) const { return slot.value - count(); }  // < 0: a cache's
   int64_t bytes() const;
 
   // Enqueues the copy of an expert's intermediate values [begin, end) into a slot.
@@ -51,6 +62,7 @@ class ExpertSlots {
  private:
   // Memory of every class; MemoryError, and then there is none.
   void alloc_classes();
+  void alloc_buffers(int32_t n);
   DeviceAddr address(SlotId slot) const;
   Timepoint copy(const WeightView& host, const WeightView& device);
   Timepoint copy_packing(const WeightView& host, const WeightView& device);
@@ -66,7 +78,10 @@ class ExpertSlots {
   std::string refusal_;
   std::vector<SlotClass> classes_;
   std::vector<DeviceAddr> bases_;  // of each class
-  std::vector<State> state_;
+  int32_t n_buffers_ = 0;
+  int64_t buffer_bytes_ = 0;  // of one
+  DeviceAddr buffers_{};
+  std::vector<State> state_;  // of slots, then of buffers
   // Of an expert that GPU kernels read and that is not packed in host memory.
   HostArray<std::byte> packed_;
   Timepoint packed_until_;

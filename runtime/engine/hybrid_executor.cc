@@ -16,21 +16,28 @@ namespace tandem {
 namespace {
 
 // After everything else has been allocated: what the device has left, at most what is wished.
-CacheShape make_cache_shape(const Model& model, const Device& device, const CacheWish& wish) {
+// Experts without a slot pass through buffers, if slots enough are left beside those: as many as
+// were wished for, else a token's in a layer.
+SlotRoom room_for_experts(const Model& model, const Device& device, const CacheWish& wish) {
   const ModelConfig& c = model.config();
-  CacheShape shape;
+  SlotRoom room;
+  CacheShape& shape = room.cache;
   shape.n_layers = static_cast<int32_t>(c.n_layers);
   shape.n_experts = c.routing.n_experts;
   shape.pieces = ExpertCuts(model).pieces();
   shape.expert_bytes = ExpertSlots::expert_bytes(model, device);
   shape.pool = wish.pool;
-  if (device.info().host_memory) return shape;
-  shape.capacity_bytes = std::max<int64_t>(device.info().vram_bytes - device.used_bytes(), 0);
-  if (wish.slots) {
-    shape.capacity_bytes =
-        std::min(shape.capacity_bytes, wished_bytes(shape.expert_bytes, *wish.slots));
-  }
-  return shape;
+  if (device.info().host_memory) return room;
+  const int64_t left = std::max<int64_t>(device.info().vram_bytes - device.used_bytes(), 0);
+  const int64_t all = wished_bytes(shape.expert_bytes, shape.n_layers * shape.n_experts);
+  const int64_t wished = wish.slots ? wished_bytes(shape.expert_bytes, *wish.slots) : all;
+  const int64_t largest = *std::max_element(shape.expert_bytes.begin(), shape.expert_bytes.end());
+  const int64_t behind_buffers = left - kExpertBuffers * largest;
+  const int64_t least = wish.slots ? wished : c.routing.top_k * largest;
+  const bool streams = wished > 0 && std::min(left, wished) < all && behind_buffers >= least;
+  if (streams) room.n_buffers = kExpertBuffers;
+  shape.capacity_bytes = std::min(streams ? behind_buffers : left, wished);
+  return room;
 }
 
 std::unique_ptr<DeviceOps> make_ops(const Model& model, Device& device, ThreadPool& pool,
@@ -76,7 +83,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       cuts_(model),
       ops_(make_ops(model, device, pool, shape)),
       dense_(model, device, *ops_, shape),
-      slots_(model, device, make_cache_shape(model, device, wish)),
+      slots_(model, device, room_for_experts(model, device, wish)),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch), rank_count(model)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
@@ -85,6 +92,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   resize_host(&rows_, pairs, device, "activations");
   resize_host(&predicted_, pairs * shape.lookahead.count, device, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
+  experts_.reserve(n_experts);
   by_id_.reserve(n_experts);
   on_gpu_.reserve(n_experts);
   device_experts_.reserve(n_experts);
@@ -164,19 +172,13 @@ void HybridExecutor::name_damage(int64_t layer) const {
 }
 
 void HybridExecutor::run(const LayerPlan& plan) {
-  fetched_us_.clear();
-  for (const int32_t i : plan.fetches) {
-    const PlannedExpert& expert = plan.experts[static_cast<size_t>(i)];
-    slots_.fetch({plan.layer(), expert.expert}, expert.slot, cut(plan, expert.present),
-                 cut(plan, expert.gpu));
-    fetched_us_.push_back(device_.stream_now_us(Stream::kCopy));
+  take_experts(plan);
+  order_gpu(plan);
+  fetch(plan);
+  if (!on_gpu_.empty()) {
+    launch_until(plan, on_gpu_.size());
+    ops_->end_experts(dense_.residual());
   }
-  // By id, not by load: a token's contributions are then added in the same order in every batch.
-  by_id_.clear();
-  for (const PlannedExpert& expert : plan.experts) by_id_.push_back(&expert);
-  std::sort(by_id_.begin(), by_id_.end(),
-            [](const PlannedExpert* a, const PlannedExpert* b) { return a->expert < b->expert; });
-  run_gpu(plan);
   for (const PlannedExpert& expert : plan.experts) {
     const bool touched = expert.gpu > expert.present || expert.gpu < plan.pieces;
     const bool whole = std::max(expert.gpu, expert.present) == plan.pieces;
@@ -188,11 +190,57 @@ void HybridExecutor::run(const LayerPlan& plan) {
   start_cpu(plan);
 }
 
+// The plan's experts, those that have no slot and are fetched with a buffer for one.
+void HybridExecutor::take_experts(const LayerPlan& plan) {
+  experts_ = plan.experts;
+  int32_t streamed = 0;
+  for (const int32_t i : plan.fetches) {
+    PlannedExpert& expert = experts_[static_cast<size_t>(i)];
+    if (!expert.slot.valid()) expert.slot = slots_.buffer(streamed++ % kExpertBuffers);
+  }
+  // By id, not by load: a token's contributions are then added in the same order in every batch.
+  by_id_.clear();
+  for (const PlannedExpert& expert : experts_) by_id_.push_back(&expert);
+  std::sort(by_id_.begin(), by_id_.end(),
+            [](const PlannedExpert* a, const PlannedExpert* b) { return a->expert < b->expert; });
+}
+
+// Enqueues all copies, and between them the launches of who must have left a buffer that is filled
+// again.
+void HybridExecutor::fetch(const LayerPlan& plan) {
+  std::array<size_t, kExpertBuffers> holders{};  // in on_gpu_, of buffers
+  holders.fill(on_gpu_.size());
+  size_t at = n_there_ + lands_us_.size();
+  for (const int32_t i : plan.fetches) {
+    const PlannedExpert& expert = experts_[static_cast<size_t>(i)];
+    if (const int32_t buffer = slots_.buffer_of(expert.slot); buffer >= 0) {
+      size_t& holder = holders[static_cast<size_t>(buffer)];
+      if (holder < at) launch_until(plan, holder + 1);
+      holder = at;
+    }
+    slots_.fetch({plan.layer(), expert.expert}, expert.slot, cut(plan, expert.present),
+                 cut(plan, expert.gpu));
+    lands_us_.push_back(device_.stream_now_us(Stream::kCopy));
+    ++at;
+  }
+}
+
 // Experts that are there are one launch. Those that have yet to land follow in the order of
 // landing, as many in one launch as do not make the last ones later (late_end()).
-void HybridExecutor::run_gpu(const LayerPlan& plan) {
-  const size_t n_there = order_gpu(plan);
-  if (on_gpu_.empty()) return;
+void HybridExecutor::launch_until(const LayerPlan& plan, size_t end) {
+  if (n_launched_ == 0) {
+    begin_gpu(plan);
+    if (n_there_ > 0) launch_gpu(0, n_there_);
+    n_launched_ = n_there_;
+  }
+  while (n_launched_ < end) {
+    const size_t late = late_end(plan, n_launched_);
+    launch_gpu(n_launched_, late - n_launched_);
+    n_launched_ = late;
+  }
+}
+
+void HybridExecutor::begin_gpu(const LayerPlan& plan) {
   device_experts_.clear();
   for (const PlannedExpert* expert : on_gpu_) {
     const ExpertWeights whole = slots_.weights({plan.layer(), expert->expert}, expert->slot);
@@ -204,16 +252,9 @@ void HybridExecutor::run_gpu(const LayerPlan& plan) {
     return on_gpu_[static_cast<size_t>(a)]->expert < on_gpu_[static_cast<size_t>(b)]->expert;
   });
   ops_->begin_experts(device_experts_, add_order_);
-  if (n_there > 0) launch_gpu(0, n_there);
-  for (size_t i = n_there; i < on_gpu_.size();) {
-    const size_t end = late_end(plan, i, n_there);
-    launch_gpu(i, end - i);
-    i = end;
-  }
-  ops_->end_experts(dense_.residual());
 }
 
-size_t HybridExecutor::order_gpu(const LayerPlan& plan) {
+void HybridExecutor::order_gpu(const LayerPlan& plan) {
   const double now = device_.stream_now_us(Stream::kCompute);
   const auto there = [&](const PlannedExpert& e) { return e.ready <= now; };
   const auto resident = [](const PlannedExpert& e) { return e.gpu > 0 && e.gpu <= e.present; };
@@ -221,34 +262,34 @@ size_t HybridExecutor::order_gpu(const LayerPlan& plan) {
   for (const PlannedExpert* expert : by_id_) {
     if (resident(*expert) && there(*expert)) on_gpu_.push_back(expert);
   }
-  const size_t n_there = on_gpu_.size();
+  n_there_ = on_gpu_.size();
+  n_launched_ = 0;
   for (const PlannedExpert* expert : by_id_) {
     if (resident(*expert) && !there(*expert)) on_gpu_.push_back(expert);
   }
   std::stable_sort(
-      on_gpu_.begin() + static_cast<std::ptrdiff_t>(n_there), on_gpu_.end(),
+      on_gpu_.begin() + static_cast<std::ptrdiff_t>(n_there_), on_gpu_.end(),
       [](const PlannedExpert* a, const PlannedExpert* b) { return a->ready < b->ready; });
   lands_us_.clear();
-  for (size_t i = n_there; i < on_gpu_.size(); ++i) lands_us_.push_back(on_gpu_[i]->ready);
-  for (const int32_t i : plan.fetches) on_gpu_.push_back(&plan.experts[static_cast<size_t>(i)]);
-  lands_us_.insert(lands_us_.end(), fetched_us_.begin(), fetched_us_.end());
-  return n_there;
+  for (size_t i = n_there_; i < on_gpu_.size(); ++i) lands_us_.push_back(on_gpu_[i]->ready);
+  for (const int32_t i : plan.fetches) on_gpu_.push_back(&experts_[static_cast<size_t>(i)]);
 }
 
 // Waiting for one more expert costs nothing if all before it are still done when the one behind it
 // lands: in decode an expert is computed in a fraction of the time of its copy, so all but the last
 // are one launch; with a prompt's tokens each is one of its own.
-size_t HybridExecutor::late_end(const LayerPlan& plan, size_t first, size_t n_there) const {
+size_t HybridExecutor::late_end(const LayerPlan& plan, size_t first) const {
   const LayerCosts cost = costs_.layer(expert_costs_[static_cast<size_t>(plan.layer().value)]);
   const auto us = [&](size_t i) {
     const PlannedExpert& e = *on_gpu_[i];
     return cost.gpu(e.count) * e.gpu / plan.pieces;
   };
+  const size_t known = n_there_ + lands_us_.size();
   double work_us = us(first);
   size_t end = first + 1;
-  while (end + 1 < on_gpu_.size()) {
+  while (end + 1 < known) {
     work_us += us(end);
-    if (lands_us_[end - n_there] + work_us > lands_us_[end + 1 - n_there]) break;
+    if (lands_us_[end - n_there_] + work_us > lands_us_[end + 1 - n_there_]) break;
     ++end;
   }
   return end;

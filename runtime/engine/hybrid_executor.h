@@ -77,6 +77,8 @@ class HybridExecutor final : public Executor {
   void stop_looking_ahead() { dense_.stop_looking_ahead(); }
   void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
+  // Whether an expert may be fetched without a slot: it passes through a buffer.
+  bool streams() const { return slots_.n_buffers() > 0; }
   int64_t slots_bytes() const { return slots_.bytes(); }
   // What the cache that rules these slots must look like.
   const CacheShape& cache_shape() const { return slots_.shape(); }
@@ -90,12 +92,15 @@ class HybridExecutor final : public Executor {
   void look_ahead(int64_t layer);
   // One launch: [first, first + count) of the layer's experts on the device.
   void launch_gpu(size_t first, size_t count);
-  void run_gpu(const LayerPlan& plan);
+  void take_experts(const LayerPlan& plan);
+  // Those of the plan's experts that the device computes, in the order of their launches.
+  void order_gpu(const LayerPlan& plan);
+  void fetch(const LayerPlan& plan);
+  void begin_gpu(const LayerPlan& plan);
+  // Launches on_gpu_ up to `end` at least.
+  void launch_until(const LayerPlan& plan, size_t end);
   // Behind the last expert of a launch that begins with one that has yet to land.
-  size_t late_end(const LayerPlan& plan, size_t first, size_t n_there) const;
-  // Those of the plan's experts that the device computes, in the order of their launches; returns
-  // how many are there, which are the first ones.
-  size_t order_gpu(const LayerPlan& plan);
+  size_t late_end(const LayerPlan& plan, size_t first) const;
   void start_cpu(const LayerPlan& plan);
   void compute_cpu();
   // Enqueues what adds the CPU's experts, behind them.
@@ -133,12 +138,14 @@ class HybridExecutor final : public Executor {
   std::vector<float> cpu_hidden_;             // [n_batch * top_k, ff]
   HostArray<float> cpu_out_;                  // [n_batch, d]
   std::vector<ExpertRow> rows_;               // [n_batch * top_k], as routing_.tokens
-  std::vector<const PlannedExpert*> by_id_;   // the plan's experts
+  std::vector<PlannedExpert> experts_;        // the plan's, a buffer for a slot if need be
+  std::vector<const PlannedExpert*> by_id_;   // the same
   std::vector<const PlannedExpert*> on_gpu_;  // in the order of their launches
+  size_t n_there_ = 0;                        // that need no waiting: the first of these
+  size_t n_launched_ = 0;                     // of these
   std::vector<DeviceExpert> device_experts_;  // likewise
-  std::vector<double> fetched_us_;            // when the plan's fetches land, modelled
-  std::vector<double> lands_us_;    // when the last of on_gpu_ do, which are not there yet
-  std::vector<int32_t> add_order_;  // indices of those, by id
+  std::vector<double> lands_us_;              // when the others land, as far as enqueued; modelled
+  std::vector<int32_t> add_order_;            // indices of those, by id
   std::optional<SideThread>
       cpu_;  // last: it uses the others. None where there is no device to feed
 };

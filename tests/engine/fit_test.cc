@@ -2,6 +2,7 @@
 #include "runtime/engine/fit.h"
 
 #include "runtime/engine/device_choice.h"
+#include "runtime/engine/expert_slots.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/engine/shape_choice.h"
 #include "runtime/error.h"
@@ -35,7 +36,11 @@ int64_t bytes_for(const Model& model, EngineSettings settings, int64_t n_ctx, in
   settings.expert_slots = slots;
   settings.fit.reset();
   settings.vram_bytes.reset();
-  return Engine(model, test_machine(), settings).device().used_bytes();
+  const Engine engine(model, test_machine(), settings);
+  const Device& device = engine.device();
+  const std::vector<int64_t> expert_bytes = ExpertSlots::expert_bytes(model, device);
+  const int64_t buffer = *std::max_element(expert_bytes.begin(), expert_bytes.end());
+  return device.used_bytes() - (engine.streams() ? kExpertBuffers * buffer : 0);
 }
 
 EffectiveSetting line(const Engine& engine, const std::string& name) {

@@ -132,10 +132,10 @@ TEST_CASE("without expert slots no policy learns and no prefetcher weighs") {
   EngineSettings settings = cpu_settings();
   settings.scheduling = load_scheduling_policy("tandem");
   std::vector<EffectiveSetting> lines;
-  const SchedulingSettings without = effective_scheduling(settings, false, true, &lines);
+  const SchedulingSettings without = effective_scheduling(settings, {false, true, false}, &lines);
   CHECK(without.policy == "static");
   CHECK(without.prefetcher == "none");
-  const SchedulingSettings with = effective_scheduling(settings, true, true, &lines);
+  const SchedulingSettings with = effective_scheduling(settings, {true, true, false}, &lines);
   CHECK(with.policy == "learned");
   CHECK(with.prefetcher == "impact");
 }

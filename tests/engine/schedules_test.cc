@@ -97,7 +97,7 @@ TEST_CASE("a call to the device that fails ends the run with an error, never wit
         failing.sim.fault_call = call;
         const Small::Outcome outcome = small.run(failing);
         INFO("call " << call << " of " << good.calls);
-        if (outcome.error.empty()) {  // memory of the slots: there are fewer
+        if (outcome.error.empty()) {  // memory of slots or buffers: there are fewer, or none
           CHECK(outcome.tokens == good.tokens);
           ++survived;
           continue;
@@ -105,7 +105,7 @@ TEST_CASE("a call to the device that fails ends the run with an error, never wit
         CHECK(outcome.tokens.empty());
         errors.insert(outcome.error);
       }
-      CHECK(survived <= 1);
+      CHECK(survived <= 2);
       CHECK(errors.size() > 1);
     }
   }

@@ -72,7 +72,7 @@ TEST_CASE("slots that the device refuses are fewer, and none is left behind") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   for (const int64_t most : {int64_t{1} << 20, int64_t{60000}, int64_t{1000}}) {
     Fragmented device(test_machine(), most);
-    const ExpertSlots slots(model, device, wanted_slots(model, device, int64_t{8} << 20));
+    const ExpertSlots slots(model, device, {wanted_slots(model, device, int64_t{8} << 20), 0});
     INFO(most << " bytes at most, " << slots.count() << " slots");
     CHECK(slots.bytes() <= most);
     CHECK(slots.bytes() >= (most < 60000 ? 0 : most / 2));
@@ -90,13 +90,13 @@ TEST_CASE("slots of several sizes are given back when one of them is refused") {
   CacheShape all = wanted_slots(model, roomy, int64_t{1} << 30);
   all.expert_bytes.front() *= 2;
   REQUIRE(slot_classes(all).size() > 1);
-  CHECK(ExpertSlots(model, roomy, all).refusal().empty());
+  CHECK(ExpertSlots(model, roomy, {all, 0}).refusal().empty());
   int64_t largest = 0;
   for (const SlotClass& c : slot_classes(all)) {
     largest = std::max(largest, c.slot_bytes * c.count);
   }
   Fragmented device(test_machine(), largest - 1);
-  const ExpertSlots slots(model, device, all);
+  const ExpertSlots slots(model, device, {all, 0});
   CHECK(slots.count() > 0);
   CHECK(device.used_bytes() == slots.bytes());
 }

@@ -69,6 +69,7 @@ inline std::vector<float> run_divided(StepHarness* harness, const Batch& batch, 
     const RoutingDecision& routing = exec.route(at);
     LayerPlan plan;
     plan.pieces = cache.shape().pieces;
+    plan.streams = exec.streams();
     for (const ExpertLoad& load : routing.loads) {
       const auto i = static_cast<int32_t>(plan.experts.size());
       const bool divided = layer < 0 || at.value == layer;
