@@ -94,10 +94,13 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->type_name("N")
       ->check(whole_number(0, int64_t{1} << 28))
       ->capture_default_str();
-  batch_option_ = app->add_option("-b,--batch-size", n_batch, "tokens of a prompt read at once")
-                      ->type_name("N")
-                      ->check(whole_number(1, int64_t{1} << 20))
-                      ->capture_default_str();
+  batch_option_ =
+      app->add_option(
+             "-b,--batch-size", n_batch,
+             "tokens of a prompt read at once; unless given, more with a GPU that fetches experts")
+          ->type_name("N")
+          ->check(whole_number(1, int64_t{1} << 20))
+          ->capture_default_str();
   app->add_option("-t,--threads", n_threads, "CPU threads; 0: the physical cores available")
       ->type_name("N")
       ->check(whole_number(0, 512))

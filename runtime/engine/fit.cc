@@ -41,4 +41,18 @@ std::optional<EngineShape> fit_shape(const EngineShape& wanted, const FitLimits&
   }
 }
 
+int64_t best_batch(int64_t first, int64_t most, const std::function<BatchValue(int64_t)>& value) {
+  const BatchValue usual = value(first);
+  int64_t best = first;
+  double best_us = usual.token_us;
+  while (2 * best <= most) {
+    const BatchValue larger = value(2 * best);
+    if (!larger.fits || larger.n_slots < 0.95 * usual.n_slots) break;
+    if (larger.token_us > 0.9 * best_us) break;
+    best *= 2;
+    best_us = larger.token_us;
+  }
+  return best;
+}
+
 }  // namespace tandem

@@ -21,6 +21,7 @@ MemoryPlan plan_memory(const Model& model, const Device& device, const MachinePr
   plan.host = counter.host_memory();
   plan.n_slots = executor.n_slots();
   plan.slots_bytes = executor.slots_bytes();
+  plan.streams = executor.streams();
   plan.device_bytes = counter.used_bytes();
   const int64_t left = info.vram_bytes - (plan.device_bytes - plan.slots_bytes);
   const ModelConfig& config = model.config();

@@ -20,6 +20,7 @@ struct MemoryPlan {
   std::vector<TaggedBytes> host{};    // host memory of the CPU's experts
   int32_t n_slots = 0;
   int64_t slots_bytes = 0;
+  bool streams = false;         // experts without a slot may be fetched, too
   bool slots_as_wished = true;  // a number that was wished for, if any, fits
   int64_t device_bytes = 0;     // all that is in use on the device, slots among it
 
