@@ -225,6 +225,7 @@ struct FakeCalls {
   }
   static int unpin(const void* at) { return erase(&fake->pinned_, at, "unpin"); }
   static int to_device(void* to, const void* from, int64_t bytes, void* on) {
+    if (const auto* s = stream(on, "copy")) fake->bytes_to_device[s->index] += bytes;
     return copy(to, from, bytes, on);
   }
   static int rows_to_device(void* to, int64_t to_stride, const void* from, int64_t from_stride,
@@ -233,7 +234,10 @@ struct FakeCalls {
     if (row_bytes > to_stride || row_bytes > from_stride) {
       fake->misuse.emplace_back("rows that overlap");  // cudaErrorInvalidPitchValue
     }
-    if (auto* s = stream(on, "copy")) ++s->n;
+    if (auto* s = stream(on, "copy")) {
+      ++s->n;
+      fake->bytes_to_device[s->index] += rows * row_bytes;
+    }
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(static_cast<char*>(to) + r * to_stride,
                   static_cast<const char*>(from) + r * from_stride, static_cast<size_t>(row_bytes));

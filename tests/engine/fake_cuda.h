@@ -45,7 +45,8 @@ class FakeCuda {
     uint64_t n;  // operations of that stream before the event: copies and launch()
   };
   std::vector<Wait> waits;
-  std::vector<Wait> syncs;  // waiting: -1, the host
+  std::vector<Wait> syncs;                 // waiting: -1, the host
+  std::map<int, int64_t> bytes_to_device;  // by stream
   int64_t events_created = 0;
   int64_t memory_waits = 0;
   int64_t function_waits = 0;
