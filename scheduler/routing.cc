@@ -123,18 +123,43 @@ void Router::weigh(const float* scores, float* weights) const {
 }
 
 bool Router::route(LayerId layer, const float* logits, int32_t n_tokens, RoutingDecision* out) {
+  const auto ranks = static_cast<size_t>(n_ranks_);
+  const auto n = static_cast<size_t>(n_tokens);
+  TANDEM_CHECK(n * ranks <= ranked_.size(), "%d tokens, room for %zu", n_tokens,
+               ranked_.size() / ranks);
+  *out = {};
+  for (size_t t = 0; t < n; ++t) {
+    const auto ranked = std::span(ranked_).subspan(t * ranks, ranks);
+    if (!rank(logits + t * scores_.size(), ranked, &rank_scores_[t * ranks])) return false;
+  }
+  decide(layer, n_tokens, out);
+  return true;
+}
+
+bool Router::arrange(LayerId layer, std::span<const ExpertId> ids, const float* scores,
+                     int32_t n_tokens, RoutingDecision* out) {
+  const size_t n = static_cast<size_t>(n_tokens) * static_cast<size_t>(n_ranks_);
+  TANDEM_CHECK(ids.size() == n && n <= ranked_.size(), "%d tokens, %zu ids, room for %zu", n_tokens,
+               ids.size(), ranked_.size());
+  *out = {};
+  for (const ExpertId id : ids) {
+    if (id.value < 0 || id.value >= rules_.n_experts) return false;
+  }
+  std::copy(ids.begin(), ids.end(), ranked_.begin());
+  std::copy_n(scores, n, rank_scores_.begin());
+  decide(layer, n_tokens, out);
+  return true;
+}
+
+// Of what is ranked.
+void Router::decide(LayerId layer, int32_t n_tokens, RoutingDecision* out) {
   const auto k = static_cast<size_t>(rules_.top_k);
   const auto ranks = static_cast<size_t>(n_ranks_);
   const size_t n = static_cast<size_t>(n_tokens) * k;
   const size_t n_ranked = static_cast<size_t>(n_tokens) * ranks;
-  TANDEM_CHECK(n <= ids_.size(), "%d tokens, room for %zu", n_tokens, ids_.size() / k);
-  *out = {};
   for (size_t t = 0; t < static_cast<size_t>(n_tokens); ++t) {
-    const auto ranked = std::span(ranked_).subspan(t * ranks, ranks);
-    float* scores = &rank_scores_[t * ranks];
-    if (!rank(logits + t * scores_.size(), ranked, scores)) return false;
-    std::copy_n(ranked.begin(), k, &ids_[t * k]);
-    weigh(scores, &weights_[t * k]);
+    std::copy_n(&ranked_[t * ranks], k, &ids_[t * k]);
+    weigh(&rank_scores_[t * ranks], &weights_[t * k]);
   }
   // A counting sort by expert: rows of one expert stay in batch order.
   std::fill(cursor_.begin(), cursor_.end(), 0);
@@ -162,7 +187,6 @@ bool Router::route(LayerId layer, const float* logits, int32_t n_tokens, Routing
           std::span(rank_scores_).first(n_ranked),
           0,
           {}};
-  return true;
 }
 
 }  // namespace tandem

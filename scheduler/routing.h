@@ -3,6 +3,7 @@
 // id. Pure; buffers are sized once and reused, so that routing never allocates in the step loop.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -57,6 +58,11 @@ struct RoutingDecision {
 // Without branches, so that it takes no time beside what made the values.
 bool all_finite(std::span<const float> values);
 
+// Policies look at the best 2 top_k of a token (HybriMoE's MRS), and so do traces.
+inline int32_t policy_ranks(const RoutingRules& rules) {
+  return std::min(2 * rules.top_k, rules.n_experts);
+}
+
 class Router {
  public:
   // n_ranks: experts of each token that RoutingDecision::ranked names; 0: the selection alone.
@@ -65,6 +71,11 @@ class Router {
   // logits: [n_tokens, n_experts] f32. The result's spans live until the next call.
   // Returns false when a logit is not finite (damaged weights); the result is then empty.
   bool route(LayerId layer, const float* logits, int32_t n_tokens, RoutingDecision* out);
+  // The same of experts that are ranked already: ids, best first, and their scores; [n_tokens,
+  // ranks()]. False when an id is none.
+  bool arrange(LayerId layer, std::span<const ExpertId> ids, const float* scores, int32_t n_tokens,
+               RoutingDecision* out);
+  int32_t ranks() const { return n_ranks_; }
   // Only who would be selected. ids: [n_tokens, top_k]. False when a logit is not finite. Leaves
   // what route() returned as it is.
   bool select(const float* logits, int32_t n_tokens, std::span<ExpertId> ids);
@@ -74,6 +85,7 @@ class Router {
  private:
   void best(std::span<const float> values, std::span<ExpertId> ids);
   bool rank(const float* logits, std::span<ExpertId> ids, float* scores);
+  void decide(LayerId layer, int32_t n_tokens, RoutingDecision* out);
   void weigh(const float* scores, float* weights) const;
 
   RoutingRules rules_;

@@ -148,6 +148,7 @@ constexpr gpu::GpuOps kNoKernels = {
     .expert_output_few = [](void*, DType, const gpu::ExpertCalls&, const float*, int, int, int,
                             float*) { done(); },
     .residual_norm = [](void*, const gpu::ResidualNorm&, int, int) { done(); },
+    .top_experts = [](void*, const gpu::TopExperts&, int) { done(); },
     .prepare_heads = [](void*, const gpu::PreparedHeads&, const gpu::KvCache&, int) { done(); },
     .attention = [](void*, const gpu::KvCache&, const float*, int, int, int, float, float*,
                     float*) { done(); },

@@ -19,6 +19,7 @@ void expert_output(void* stream, DType type, const ExpertCalls& calls, const Pac
 void expert_output_few(void* stream, DType type, const ExpertCalls& calls, const float* hidden,
                        int ff, int stride, int d, float* out);
 void residual_norm(void* stream, const ResidualNorm& call, int n, int d);
+void top_experts(void* stream, const TopExperts& call, int n);
 void prepare_heads(void* stream, const PreparedHeads& call, const KvCache& cache, int n);
 void attention(void* stream, const KvCache& cache, const float* q, int first_pos, int n,
                int n_heads, float scale, float* scratch, float* out);

@@ -12,6 +12,7 @@ const GpuOps VGPU_OPS = {
     &VGPU_NAMESPACE::expert_output,
     &VGPU_NAMESPACE::expert_output_few,
     &VGPU_NAMESPACE::residual_norm,
+    &VGPU_NAMESPACE::top_experts,
     &VGPU_NAMESPACE::prepare_heads,
     &VGPU_NAMESPACE::attention,
     &VGPU_NAMESPACE::wait_flag,

@@ -155,6 +155,18 @@ constexpr bool can_norm_here(XKind kind, int64_t n, int64_t d, int64_t stride) {
   return n <= kFewTokens && norm_here_bytes(kind, n, d, stride) <= 40 * 1024;
 }
 
+// What a router selects of each row: scores are shares of all experts (softmax) or each logit's
+// sigmoid.
+struct TopExperts {
+  const float* logits;  // [n, n_experts]
+  int n_experts;        // <= kMostExperts
+  bool sigmoid;
+  int count;      // <= n_experts
+  int* ids;       // [n, count], best first, of equals the lower id; -1: a logit is not finite
+  float* scores;  // [n, count] or nullptr
+};
+inline constexpr int kMostExperts = 512;
+
 // Queries, keys and values as products give them: normalised, limited, turned; keys and values
 // stored at positions first_pos ….
 struct PreparedHeads {
@@ -207,6 +219,7 @@ struct GpuOps {
                             int ff, int stride, int d, float* out);
   // d <= kWidestResidual
   void (*residual_norm)(void* stream, const ResidualNorm& call, int n, int d);
+  void (*top_experts)(void* stream, const TopExperts& call, int n);
   // Heads of at most kWidestHead.
   void (*prepare_heads)(void* stream, const PreparedHeads& call, const KvCache& cache, int n);
   // out[t, h, :] = softmax_j(scale * q[t, h] . k[j, h / group]) v[j, h / group], j <= first_pos +

@@ -19,7 +19,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
       device_(device),
       ops_(ops),
       shape_(shape),
-      weights_(model, device) {
+      weights_(model, device),
+      n_ranks_(policy_ranks(model.config().routing)) {
   const ModelConfig& c = config_;
   const KvShape kv = kv_shape(c, shape);
   for (int64_t i = 0; i < c.n_layers; ++i) {
@@ -30,7 +31,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
   const char* tag = "activations";
   residual_ = floats(n * c.d_model, tag);
   const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
-  normed_ = floats(n * c.d_model + gates, tag);
+  const int64_t ranks = rank_words(n, shape.lookahead.count);
+  normed_ = floats(n * c.d_model + ranks + gates, tag);
   moe_ = floats(n * c.d_model, tag);
   projected_ = floats(n * c.d_model, tag);
   q_ = floats(n * c.q_width(), tag);
@@ -39,7 +41,7 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
   attended_ = floats(n * c.n_heads * c.v_head_dim, tag);
   logits_ = floats(shape.max_logits * c.n_vocab, "logits");
   embedded_ = {device, n * c.d_model, tag};
-  gate_host_ = {device, n * c.d_model + gates, tag};
+  gate_host_ = {device, n * c.d_model + std::max(ranks, gates), tag};
   logits_host_ = {device, shape.max_logits * c.n_vocab, "logits"};
 }
 
@@ -86,8 +88,11 @@ void DenseLayers::attention(int64_t index) {
 }
 
 void DenseLayers::attention_and_gate(int64_t index) {
-  const int64_t gates = n_ * config_.routing.n_experts * (1 + reachable(index));
-  gate_bytes_ = (n_ * config_.d_model + gates) * kFloat;
+  const int32_t ahead = reachable(index);
+  ranked_ = ops_.ranks(n_);
+  const int64_t words =
+      ranked_ ? rank_words(n_, ahead) : n_ * config_.routing.n_experts * (1 + ahead);
+  gate_bytes_ = (n_ * config_.d_model + words) * kFloat;
   // With a lookahead and without are different calls.
   const int64_t part = looks_ahead_ ? index : config_.n_layers + index;
   gate_ = ops_.kept(part, [&] {
@@ -98,14 +103,23 @@ void DenseLayers::attention_and_gate(int64_t index) {
 
 Timepoint DenseLayers::gate(int64_t index) {
   const DeviceLayer& layer = weights_.layer(index);
-  const DeviceAddr logits = gate_logits_on_device();
+  const int32_t ahead = reachable(index);
+  const DeviceAddr behind = normed_ + n_ * config_.d_model * kFloat;
+  const DeviceAddr logits = behind + (ranked_ ? rank_words(n_, ahead) * kFloat : 0);
   const DeviceProduct router{layer.router, {}, logits};
   ops_.normalize_products(layer.ffn_norm, residual_, n_, normed_, "router", {&router, 1});
   const int64_t gate_bytes = n_ * config_.routing.n_experts * kFloat;
-  const int32_t ahead = reachable(index);
   if (ahead > 0) {
     ops_.gate_reuse(weights_.layers(index + shape_.lookahead.first, ahead), residual_,
                     logits + gate_bytes);
+  }
+  if (ranked_) {
+    const DeviceAddr scores = behind + n_ * n_ranks_ * kFloat;
+    const DeviceAddr reused = scores + n_ * n_ranks_ * kFloat;
+    ops_.top_experts(logits, n_, n_ranks_, behind, scores);
+    if (ahead > 0) {
+      ops_.top_experts(logits + gate_bytes, ahead * n_, config_.routing.top_k, reused, {});
+    }
   }
   return device_.copy_to_host(Stream::kCompute, gate_host_.data(), normed_, gate_bytes_);
 }

@@ -44,15 +44,23 @@ class DenseLayers {
   // Logits of the last n rows. [n, n_vocab] f32, valid until the next call.
   std::span<const float> head(int64_t n);
 
-  const float* gate_logits() const {
-    return expert_input() + n_ * config_.d_model;
-  }  // [n, n_experts]
+  // Whether the device has ranked experts, as it does for many tokens: then there are ids and
+  // scores, [n, policy_ranks()], else logits, [n, n_experts].
+  bool ranked() const { return ranked_; }
+  std::span<const ExpertId> ranked_ids() const { return ids_at(0, n_ * n_ranks_); }
+  const float* ranked_scores() const { return behind_input() + n_ * n_ranks_; }
+  const float* gate_logits() const { return behind_input(); }
   // Distances of the lookahead, and how many of them lead to a layer of the model: the first ones.
   int32_t distances() const { return shape_.lookahead.count; }
   // From now on no layer is reachable.
   void stop_looking_ahead() { looks_ahead_ = false; }
   int32_t reachable(int64_t layer) const;
-  // Of the i-th distance of the lookahead, i < reachable(layer). [n, n_experts]
+  // Of the i-th distance of the lookahead, i < reachable(layer): ids of the selection, [n, top_k],
+  // or logits, [n, n_experts].
+  std::span<const ExpertId> reused_ids(int32_t i) const {
+    const int64_t selected = n_ * config_.routing.top_k;
+    return ids_at(2 * n_ * n_ranks_ + i * selected, selected);
+  }
   const float* reused_logits(int32_t i) const {
     return gate_logits() + (i + 1) * n_ * config_.routing.n_experts;
   }
@@ -65,7 +73,15 @@ class DenseLayers {
   void attention(int64_t layer);
   Timepoint gate(int64_t layer);
   DeviceAddr floats(int64_t n, const char* tag);
-  DeviceAddr gate_logits_on_device() const { return normed_ + n_ * config_.d_model * kFloat; }
+  const float* behind_input() const { return expert_input() + n_ * config_.d_model; }
+  // What is there is ids, as a kernel wrote them.
+  std::span<const ExpertId> ids_at(int64_t word, int64_t n) const {
+    return {reinterpret_cast<const ExpertId*>(behind_input() + word), static_cast<size_t>(n)};
+  }
+  // Words of 4 bytes that ids and scores of n tokens take, with so many distances.
+  int64_t rank_words(int64_t n, int64_t ahead) const {
+    return n * (2 * n_ranks_ + ahead * config_.routing.top_k);
+  }
   // y = W x + bias of the step's tokens.
   void product(const char* name, const WeightView& w, const DeviceVector& bias, DeviceAddr x,
                DeviceAddr y);
@@ -79,13 +95,15 @@ class DenseLayers {
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step
   bool looks_ahead_ = true;
+  int64_t n_ranks_;
+  bool ranked_ = false;
   Timepoint gate_{};
   int64_t gate_bytes_ = 0;
 
   // Device buffers, f32: [n_batch, …]
   DeviceAddr residual_, q_, k_, v_, attended_, projected_, moe_;
-  // [n, d], and behind the step's n rows the gates' logits [1 + distances, n, n_experts]: what the
-  // host wants of a layer is one copy.
+  // [n, d], and behind the step's n rows ids and scores, if the device ranks, and the gates' logits
+  // [1 + distances, n, n_experts]: what the host wants of a layer is one copy, of the front.
   DeviceAddr normed_;
   DeviceAddr logits_;  // [max_logits, n_vocab]
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/check.h"
 #include "kernels/expert_ffn.h"
 #include "kernels/function_ref.h"
 #include "runtime/device/device.h"
@@ -68,6 +69,15 @@ class DeviceOps {
   // logits: [layers, n, n_experts].
   virtual void gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
                           DeviceAddr logits) = 0;
+  // Whether top_experts() is there for steps of n tokens, and faster than having logits ranked by
+  // the host.
+  virtual bool ranks(int64_t /*n*/) const { return false; }
+  // The best `count` experts of each of n rows of a router's logits, by the model's rules: ids and
+  // (unless null) scores, [n, count] int32 and f32, as gpu::TopExperts has them.
+  virtual void top_experts(DeviceAddr /*logits*/, int64_t /*n*/, int64_t /*count*/,
+                           DeviceAddr /*ids*/, DeviceAddr /*scores*/) {
+    TANDEM_CHECK(false, "%s", "a device that ranks nothing");
+  }
   // y += the shared expert of x, by its gate if it has one; [n, d]
   virtual void shared_expert(const SharedExpert& shared, DeviceAddr x, DeviceAddr y) = 0;
 

@@ -48,6 +48,9 @@ class GpuKernelOps final : public DeviceOps {
               DeviceAddr v, DeviceAddr out) override;
   void gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
                   DeviceAddr logits) override;
+  bool ranks(int64_t n) const override;
+  void top_experts(DeviceAddr logits, int64_t n, int64_t count, DeviceAddr ids,
+                   DeviceAddr scores) override;
   void shared_expert(const SharedExpert& shared, DeviceAddr x, DeviceAddr y) override;
   void begin_experts(std::span<const DeviceExpert> experts,
                      std::span<const int32_t> by_id) override;

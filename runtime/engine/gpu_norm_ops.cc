@@ -178,4 +178,33 @@ void GpuKernelOps::gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr re
   }
 }
 
+// A few tokens' logits are ranked by the host in less time than a launch takes.
+bool GpuKernelOps::ranks(int64_t n) const {
+  return n > gpu::kFewTokens && config_.routing.bias.empty() &&
+         config_.routing.n_experts <= gpu::kMostExperts;
+}
+
+void GpuKernelOps::top_experts(DeviceAddr logits, int64_t n, int64_t count, DeviceAddr ids,
+                               DeviceAddr scores) {
+  const int64_t n_experts = config_.routing.n_experts;
+  const int64_t in_bytes = n * n_experts * kFloat;
+  const int64_t out_bytes = n * count * kFloat;
+  touches_.clear();
+  touches_.push_back({logits, in_bytes, false});
+  touches_.push_back({ids, out_bytes, true});
+  if (scores) touches_.push_back({scores, out_bytes, true});
+  device_.launch(
+      Stream::kCompute,
+      {"top_experts", touches_, in_bytes + (scores ? 2 : 1) * out_bytes, n * n_experts * count,
+       [this, logits, n, count, ids, scores, n_experts](const KernelScope& scope) {
+         kernels_.top_experts(
+             scope.stream(),
+             {scope.read_as<float>(logits, n * n_experts), static_cast<int>(n_experts),
+              config_.routing.score == ScoreFunction::kSigmoid, static_cast<int>(count),
+              scope.write_as<int>(ids, n * count),
+              scores ? scope.write_as<float>(scores, n * count) : nullptr},
+             static_cast<int>(n));
+       }});
+}
+
 }  // namespace tandem

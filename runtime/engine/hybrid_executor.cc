@@ -48,12 +48,6 @@ std::unique_ptr<DeviceOps> make_ops(const Model& model, Device& device, ThreadPo
 
 constexpr size_t kMostSlices = 256;  // of a prefetcher between two layers
 
-// Policies look at the best 2 top_k (HybriMoE's MRS), and so do traces.
-int32_t rank_count(const Model& model) {
-  const RoutingRules& rules = model.config().routing;
-  return std::min(2 * rules.top_k, rules.n_experts);
-}
-
 }  // namespace
 
 int64_t wished_bytes(std::span<const int64_t> expert_bytes, int32_t slots) {
@@ -84,7 +78,8 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       ops_(make_ops(model, device, pool, shape)),
       dense_(model, device, *ops_, shape),
       slots_(model, device, room_for_experts(model, device, wish)),
-      router_(model.config().routing, static_cast<int32_t>(shape.n_batch), rank_count(model)) {
+      router_(model.config().routing, static_cast<int32_t>(shape.n_batch),
+              policy_ranks(model.config().routing)) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
   resize_host(&cpu_hidden_, pairs * c.expert_ff, device, "activations");
@@ -133,9 +128,10 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   finish_cpu();  // sleeps, while waiting for a device may keep a core busy
   dense_.wait_for_gate();
   const auto n = static_cast<int32_t>(dense_.n_tokens());
-  if (!router_.route(layer, dense_.gate_logits(), n, &routing_)) {
-    name_damage(layer.value);
-  }
+  const bool routed = dense_.ranked() ? router_.arrange(layer, dense_.ranked_ids(),
+                                                        dense_.ranked_scores(), n, &routing_)
+                                      : router_.route(layer, dense_.gate_logits(), n, &routing_);
+  if (!routed) name_damage(layer.value);
   for (size_t i = 0; i < routing_.tokens.size(); ++i) {
     rows_[i] = {routing_.tokens[i].token, routing_.tokens[i].weight};
   }
@@ -152,10 +148,13 @@ void HybridExecutor::look_ahead(int64_t layer) {
   const auto all = std::span(predicted_).first(n * static_cast<size_t>(routing_.n_ahead));
   for (int32_t i = 0; i < routing_.n_ahead; ++i) {
     const auto guess = all.subspan(static_cast<size_t>(i) * n, n);
-    if (i < reachable && router_.select(dense_.reused_logits(i), routing_.n_tokens, guess)) {
-      continue;
+    if (i >= reachable) {
+      std::fill(guess.begin(), guess.end(), ExpertId{});
+    } else if (dense_.ranked()) {
+      std::ranges::copy(dense_.reused_ids(i), guess.begin());
+    } else if (!router_.select(dense_.reused_logits(i), routing_.n_tokens, guess)) {
+      std::fill(guess.begin(), guess.end(), ExpertId{});
     }
-    std::fill(guess.begin(), guess.end(), ExpertId{});
   }
   routing_.predicted = all;
 }

@@ -121,10 +121,14 @@ ChosenBatch batch_for_prompts(const Model& model, const MachineProfile& machine,
   const CacheWish wish = cache_wish(settings);
   const int32_t n_experts = shape.n_layers * shape.n_experts;
   const auto value = [&](int64_t n) {
-    const MemoryPlan plan = plan_memory(model, device, machine, resized(fit, fit.n_ctx, n), wish);
-    const int32_t fetches = plan.streams ? shape.n_experts : plan.n_slots;
-    const PromptRoom room{static_cast<double>(plan.n_slots) / n_experts, fetches};
-    return BatchValue{plan.fits(), plan.n_slots, prompt_token_us(shape, costs, room, n)};
+    try {
+      const MemoryPlan plan = plan_memory(model, device, machine, resized(fit, fit.n_ctx, n), wish);
+      const int32_t fetches = plan.streams ? shape.n_experts : plan.n_slots;
+      const PromptRoom room{static_cast<double>(plan.n_slots) / n_experts, fetches};
+      return BatchValue{plan.fits(), plan.n_slots, prompt_token_us(shape, costs, room, n)};
+    } catch (const ConfigError&) {  // more than kernels take
+      return BatchValue{};
+    }
   };
   const int64_t best = best_batch(fit.n_batch, std::min(fit.n_ctx, kMostBatch), value);
   if (best == fit.n_batch) return {best, ""};

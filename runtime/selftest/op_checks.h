@@ -88,6 +88,7 @@ void check_expert_hidden(const OpContext& context);
 void check_expert_output(const OpContext& context);
 void check_expert_output_few(const OpContext& context);
 void check_residual_norm(const OpContext& context);
+void check_top_experts(const OpContext& context);
 void check_prepare_heads(const OpContext& context);
 void check_attention(const OpContext& context);
 void check_wait_flag(const OpContext& context);

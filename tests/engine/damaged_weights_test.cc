@@ -33,7 +33,7 @@ void damage(std::vector<std::byte>* image, const std::string& name, size_t exper
 std::string error_of(const std::vector<std::byte>& image, const EngineSettings& settings) {
   const Model model = Model::load(GgufFile::from_memory(image, "damaged.gguf"));
   Engine engine(model, test_machine(), settings);
-  const std::vector<int32_t> prompt{4093, 3384, 794};
+  const std::vector<int32_t> prompt{4093, 3384, 794, 258, 535, 438, 307, 258, 4093, 3384, 794, 258};
   try {
     engine.eval(prompt);
   } catch (const FileError& error) {
@@ -63,7 +63,7 @@ std::string load_error(const std::string& from, const std::string& to) {
 TEST_CASE("a NaN scale in an expert that is used is an error that names the tensor") {
   std::vector<std::byte> image = demo_image();
   damage(&image, "blk.2.ffn_up_exps.weight", 32);
-  for (const EngineSettings& settings : {cpu_settings(), sim_settings(20)}) {
+  for (const EngineSettings& settings : {cpu_settings(), sim_settings(20), cuda_settings(20)}) {
     CHECK_THAT(error_of(image, settings),
                contains("tensor \"blk.2.ffn_up_exps.weight\" holds a scale that is not finite"));
   }

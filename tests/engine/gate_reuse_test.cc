@@ -220,4 +220,40 @@ TEST_CASE("a reused gate that is not finite is no guess, and its own layer names
   CHECK(guessed == std::vector<bool>{true, true, false});
 }
 
+// The device ranks experts of many tokens; of few the host does.
+TEST_CASE("a prompt is routed on CUDA kernels as its tokens are in small batches") {
+  SimSettings sim;
+  sim.kernels = SimKernels::kEmulated;
+  sim.check_hazards = true;
+  for (const std::string name : {"qwen3moe-f32", "olmoe-q8_0-clip"}) {
+    const Model model = Model::load(GgufFile::open(kFamilies + name + ".gguf"));
+    const std::vector<int32_t> tokens = some_tokens(model, 12);
+    const auto n_layers = static_cast<size_t>(model.config().n_layers);
+    const auto routed = [&](size_t batch) {
+      StepHarness harness(model, 3, 64, {0, 1}, sim);
+      std::vector<std::vector<ExpertId>> ids(n_layers);
+      std::vector<std::vector<float>> weights(n_layers);
+      harness.executor.set_routing_hook([&](const RoutingDecision& routing) {
+        const auto layer = static_cast<size_t>(routing.layer.value);
+        ids[layer].insert(ids[layer].end(), routing.ids.begin(), routing.ids.end());
+        weights[layer].insert(weights[layer].end(), routing.weights.begin(), routing.weights.end());
+        CHECK(std::equal(routing.ids.begin(), routing.ids.end(), routing.predicted.begin()));
+      });
+      NoPrefetcher prefetcher;
+      for (size_t at = 0; at < tokens.size(); at += batch) {
+        run_step({std::span(tokens).subspan(at, batch), static_cast<int64_t>(at), 1},
+                 harness.executor, harness.planner, harness.cache, prefetcher, harness.plan);
+      }
+      return std::pair(ids, weights);
+    };
+    const auto whole = routed(12);
+    const auto parts = routed(4);
+    INFO(name);
+    CHECK(whole.first == parts.first);
+    for (size_t l = 0; l < n_layers; ++l) {
+      CHECK(relative_error(whole.second[l], parts.second[l]) < 1e-4);
+    }
+  }
+}
+
 }  // namespace tandem::test

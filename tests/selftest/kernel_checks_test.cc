@@ -76,6 +76,20 @@ TEST_CASE("a stream that compares the host's numbers without going round is foun
   CHECK(results.failed().size() == 1);
 }
 
+TEST_CASE("a selection that leaves out a good expert, or names one twice, is found") {
+  gpu::GpuOps ops = right();
+  ops.top_experts = [](void* stream, const gpu::TopExperts& call, int n) {
+    right().top_experts(stream, call, n);
+    call.ids[1] = call.ids[0];
+  };
+  CHECK(wrong_with(ops) == Strings{"top_experts"});
+  ops.top_experts = [](void* stream, const gpu::TopExperts& call, int n) {
+    right().top_experts(stream, call, n);
+    std::swap(call.ids[0], call.ids[call.count - 1]);
+  };
+  CHECK(wrong_with(ops) == Strings{"top_experts"});
+}
+
 TEST_CASE("activations with one byte wrong are found") {
   gpu::GpuOps ops = right();
   ops.pack_x = [](void* stream, XKind kind, const float* x, int n, int cols, uint8_t* to,
