@@ -111,6 +111,9 @@ std::string summary_text(const RunReport& report) {
                                       stats.experts.experts_gpu, stats.experts.experts_cpu,
                                       stats.experts.experts_split));
   text += line("link", bytes_text(stats.bytes_h2d) + " from host to device");
+  if (stats.graphs_refused) {
+    text += line("note", "the GPU had no memory for graphs: kernels were launched one by one");
+  }
   if (engine.device().info().simulated) {
     text += line("note", "the GPU is simulated: its times are modelled, its results are computed");
   }
@@ -150,6 +153,7 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
   json["experts_gpu"] = stats.experts.experts_gpu;
   json["experts_split"] = stats.experts.experts_split;
   json["bytes_h2d"] = stats.bytes_h2d;
+  json["graphs_refused"] = stats.graphs_refused;
   json["gpu_simulated"] = engine.device().info().simulated;
   json["settings"] = settings_json(report.settings);
   json["sampling"] = sampling_json(report.sampling);

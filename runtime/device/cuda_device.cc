@@ -9,6 +9,11 @@
 #include "runtime/words.h"
 
 namespace tandem {
+namespace {
+
+constexpr int kOutOfMemory = 2;  // cudaErrorMemoryAllocation
+
+}  // namespace
 
 CudaDevice::CudaDevice(const MachineProfile& profile, const CudaRuntime& cuda,
                        const gpu::GpuOps& kernels, const CudaDeviceFacts& facts, int index,
@@ -187,7 +192,12 @@ void CudaDevice::begin_graph() {
 Graph CudaDevice::end_graph() {
   Kept kept = *keeping_;
   keeping_.reset();
-  check(cuda_.end_capture(lane(Stream::kCompute).stream, &kept.graph), "keeping a graph");
+  const int error = cuda_.end_capture(lane(Stream::kCompute).stream, &kept.graph);
+  if (error == kOutOfMemory) {  // the device is as it was
+    throw MemoryError(
+        fmt::format("no memory for a graph: CUDA error {}, {}", error, cuda_.error_text(error)));
+  }
+  check(error, "keeping a graph");
   const Graph graph{next_graph_++};
   graphs_[graph.id] = kept;
   return graph;

@@ -153,7 +153,8 @@ class Device {
   // with the addresses and arguments that they have; their timepoints mean nothing, and no other
   // calls come in between. run_graph() enqueues all of it, as often as is wanted, and returns the
   // timepoint of its end; more_bytes: what it moves beyond what its launches said. cancel_graph():
-  // instead of end_graph(), where something was thrown.
+  // instead of end_graph(), where something was thrown. end_graph(): MemoryError when the device
+  // has none for a graph; nothing has been done then, and it goes on.
   virtual bool keeps_graphs() const { return false; }
   virtual void begin_graph();
   virtual Graph end_graph();

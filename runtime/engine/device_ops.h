@@ -49,6 +49,9 @@ class DeviceOps {
   // So it may be kept and done again without calling `enqueue`.
   virtual Timepoint kept(int64_t /*part*/, FunctionRef<Timepoint()> enqueue) { return enqueue(); }
 
+  // Whether the device had no memory for what is kept, so that nothing is.
+  virtual bool graphs_refused() const { return false; }
+
   // to = from / rms(from) * gain; [n, gain.n]
   virtual void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) = 0;
   // At most three, of the same x: [n, cols].

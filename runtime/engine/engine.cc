@@ -208,8 +208,11 @@ void Engine::rewind(int64_t position) {
 }
 
 EngineStats Engine::stats() const {
-  return {cache_->stats(), executor_->stats(), prefetcher_->stats(),
+  return {cache_->stats(),
+          executor_->stats(),
+          prefetcher_->stats(),
           device_->copied_to_device_bytes() - loaded_bytes_h2d_,
+          executor_->graphs_refused(),
           std::max(device_->host_now_us(), device_->stream_now_us(Stream::kCompute)) * 1e-6};
 }
 

@@ -30,6 +30,7 @@ struct EngineStats {
   ExecutorStats experts;
   TransferStats prefetched;
   int64_t bytes_h2d = 0;        // after loading
+  bool graphs_refused = false;  // the GPU had no memory for them: launches go one by one
   double modelled_seconds = 0;  // on the machine profile
 };
 

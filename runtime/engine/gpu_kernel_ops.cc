@@ -152,7 +152,7 @@ void GpuKernelOps::forget_kept() noexcept {
 
 // Only steps of one token are alike: what changes from one to the next is in device memory.
 Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
-  if (n_ != 1 || !device_.keeps_graphs()) return enqueue();
+  if (n_ != 1 || !device_.keeps_graphs() || graphs_refused_) return enqueue();
   const int spans = gpu::attention_spans(static_cast<int>(first_pos_), 1);
   if (spans != kept_spans_) forget_kept();
   kept_spans_ = spans;
@@ -163,19 +163,33 @@ Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
   auto it = std::find_if(known.begin(), known.end(),
                          [&](const KeptPart& one) { return one.pending == pending; });
   if (it == known.end()) {
-    device_.begin_graph();
+    const Pending pending_before = pending_;
+    const Room packed_before = packed_from_;
     try {
-      enqueue();
-    } catch (...) {
-      device_.cancel_graph();
-      throw;
+      known.push_back({pending, captured(enqueue), first_pos_, pending_, packed_from_});
+    } catch (const MemoryError&) {  // as if nothing had been captured
+      graphs_refused_ = true;
+      forget_kept();
+      pending_ = pending_before;
+      packed_from_ = packed_before;
+      return enqueue();
     }
-    known.push_back({pending, device_.end_graph(), first_pos_, pending_, packed_from_});
     it = known.end() - 1;
   }
   pending_ = it->pending_after;
   packed_from_ = it->packed_after;
   return device_.run_graph(it->graph, kv_bytes(first_pos_ - it->first_pos));
+}
+
+Graph GpuKernelOps::captured(FunctionRef<Timepoint()> enqueue) {
+  device_.begin_graph();
+  try {
+    enqueue();
+  } catch (...) {
+    device_.cancel_graph();
+    throw;
+  }
+  return device_.end_graph();
 }
 
 void GpuKernelOps::changed(DeviceAddr x) {

@@ -38,6 +38,7 @@ class GpuKernelOps final : public DeviceOps {
 
   void begin_step(int64_t first_pos, int64_t n) override;
   Timepoint kept(int64_t part, FunctionRef<Timepoint()> enqueue) override;
+  bool graphs_refused() const override { return graphs_refused_; }
   void normalize(const DeviceVector& gain, DeviceAddr from, int64_t n, DeviceAddr to) override;
   void products(const char* name, std::span<const DeviceProduct> products, DeviceAddr x,
                 int64_t n) override;
@@ -176,9 +177,11 @@ class GpuKernelOps final : public DeviceOps {
     Room packed_after;
   };
   std::array<bool, 5> pending_kind() const;
+  Graph captured(FunctionRef<Timepoint()> enqueue);
   void forget_kept() noexcept;
   std::vector<std::vector<KeptPart>> kept_;  // by part
   int kept_spans_ = 0;                       // of attention, in all of them
+  bool graphs_refused_ = false;
 
   int64_t first_pos_ = 0;  // of the current step
   int64_t n_ = 0;

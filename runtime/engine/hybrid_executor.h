@@ -85,6 +85,7 @@ class HybridExecutor final : public Executor {
   // Why there are fewer slots than there seemed to be room for; empty: there are not.
   const std::string& refused_slots() const { return slots_.refusal(); }
   const ExecutorStats& stats() const { return stats_; }
+  bool graphs_refused() const { return ops_->graphs_refused(); }
 
  private:
   // FileError with the tensor that makes the layer's router give values that are not finite.

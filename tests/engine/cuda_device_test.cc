@@ -209,6 +209,34 @@ TEST_CASE("a decode token on the CUDA device is a graph a layer and few calls mo
   CHECK(fake.alive() == 0);
 }
 
+TEST_CASE("a run goes on without graphs where the device has no memory for one") {
+  const Model model = small_model();
+  const std::vector<int32_t> prompt{1, 5, 9};
+  const auto answer = [&](int64_t most_graphs, bool* refused) {
+    FakeCuda fake;
+    fake.most_graphs = most_graphs;
+    std::vector<int32_t> ids;
+    {
+      EngineSettings settings = cuda_settings(200);
+      settings.n_ctx = 64;
+      Engine engine(model, test_machine(), settings, {open(), {"device", "cuda", "cuda", ""}});
+      ids = greedy(engine, prompt, 12);
+      *refused = engine.stats().graphs_refused;
+    }
+    CHECK(fake.misuse.empty());
+    CHECK(fake.alive() == 0);
+    return ids;
+  };
+  bool refused = true;
+  const std::vector<int32_t> expected = answer(-1, &refused);
+  CHECK_FALSE(refused);
+  for (const int64_t most : {0, 1, 3}) {
+    INFO(most << " graphs");
+    CHECK(answer(most, &refused) == expected);
+    CHECK(refused);
+  }
+}
+
 TEST_CASE("a plan counts what a model then has in use on the CUDA device") {
   const Model model = small_model();
   FakeCuda fake;

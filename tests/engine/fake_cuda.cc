@@ -91,6 +91,8 @@ struct FakeCalls {
     if (!emulation->capturing()) fake->misuse.emplace_back("the end of no capture");
     vgpu::Emulation::Captured captured = emulation->end_capture();
     if (error != 0) return error;
+    constexpr int kNoMemory = 2;
+    if (fake->graphs_captured == fake->most_graphs) return kNoMemory;
     *graph = reinterpret_cast<void*>(fake->next_graph_++);
     fake->graphs_[*graph] = std::move(captured);
     ++fake->graphs_captured;

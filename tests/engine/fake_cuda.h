@@ -36,6 +36,7 @@ class FakeCuda {
   enum class WaitValue { kWaits, kMissing, kDoesNotWait, kNeverEnds };
   WaitValue wait_value = WaitValue::kWaits;
   bool host_functions = true;
+  int64_t most_graphs = -1;  // so many are captured, then there is no memory for more; -1: all
 
   // What happened
   int64_t calls = 0;
