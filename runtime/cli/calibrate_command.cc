@@ -42,7 +42,7 @@ void measure_device(Device& device, const MachineProfile& base, CpuWork& work,
       measure_gpu(device, simulated ? simulated_gpu_settings() : GpuSettings(), measuring);
   calibration->vram_bytes = base.gpu.vram_bytes;
   if (simulated) return;
-  calibration->vram_bytes = choose_device(DeviceKind::kCuda).cuda.devices.front().vram_bytes;
+  calibration->vram_bytes = choose_device(DeviceKind::kCuda).cuda.chosen().vram_bytes;
   calibration->shared =
       measure_sharing(device, work, calibration->gpu->h2d_gbps.median, {}, measuring);
 }

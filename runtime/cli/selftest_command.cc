@@ -54,10 +54,10 @@ std::unique_ptr<CudaDevice> open_cuda(SelftestReport::Gpu* gpu,
     throw ConfigError(fmt::format("--device cuda: {}; expected an NVIDIA GPU, or --device sim-cuda",
                                   probe.reason));
   }
-  const CudaDeviceFacts& facts = probe.devices.front();
+  const CudaDeviceFacts& facts = probe.chosen();
   auto device = std::make_unique<CudaDevice>(load_machine_profile(std::string(kDefaultMachine)),
-                                             *probe.plugin->runtime, *probe.plugin->ops, facts, 0,
-                                             std::nullopt, kVramMargin, hand_over);
+                                             *probe.plugin->runtime, *probe.plugin->ops, facts,
+                                             probe.device, std::nullopt, kVramMargin, hand_over);
   gpu->name = facts.name;
   gpu->sm = facts.sm;
   gpu->driver_version = probe.driver_version;

@@ -18,6 +18,39 @@ constexpr int kStubLibrary = 34;
 constexpr int kInsufficientDriver = 35;
 constexpr int kNoDevice = 100;
 
+constexpr int kLeastSm = 80;  // for mma of 32 int8, bf16 in tensor cores, cp.async
+
+// Of those that the kernels are made for, the one with most memory; -1: there is none.
+int best_device(const std::vector<CudaDeviceFacts>& devices) {
+  int best = -1;
+  for (int i = 0; i < static_cast<int>(devices.size()); ++i) {
+    const CudaDeviceFacts& device = devices[static_cast<size_t>(i)];
+    if (device.sm < kLeastSm) continue;
+    if (best < 0 || device.vram_bytes > devices[static_cast<size_t>(best)].vram_bytes) best = i;
+  }
+  return best;
+}
+
+void choose(CudaProbe* probe) {
+  if (probe->devices.empty()) {
+    probe->state = CudaState::kNoDevice;
+    probe->reason = "the NVIDIA driver finds no GPU";
+    return;
+  }
+  const int best = best_device(probe->devices);
+  if (best < 0) {
+    const CudaDeviceFacts& first = probe->devices.front();
+    probe->state = CudaState::kDeviceTooOld;
+    probe->reason =
+        fmt::format("GPU {} has compute capability {}.{}, and {}.{} is needed", first.name,
+                    first.sm / 10, first.sm % 10, kLeastSm / 10, kLeastSm % 10);
+    return;
+  }
+  probe->device = best;
+  probe->state = CudaState::kReady;
+  probe->reason = std::string("GPU ") + probe->chosen().name;
+}
+
 }  // namespace
 
 std::string cuda_version_text(int version) {
@@ -32,9 +65,7 @@ CudaProbe cuda_state(const CudaFacts& facts) {
   switch (facts.error) {
     case kSuccess:
       probe.devices.assign(facts.devices, facts.devices + n);
-      probe.state = n > 0 ? CudaState::kReady : CudaState::kNoDevice;
-      probe.reason = n > 0 ? std::string("GPU ") + probe.devices.front().name
-                           : std::string("the NVIDIA driver finds no GPU");
+      choose(&probe);
       return probe;
     case kStubLibrary:
       probe.state = CudaState::kStubDriver;
@@ -67,14 +98,14 @@ CudaProbe probe_cuda(const fs::path& folder) {
   const fs::path file = folder / "tandem_cuda.so";
   std::error_code ignored;
   if (!fs::exists(file, ignored)) {
-    return {CudaState::kNoPlugin, "built without CUDA: there is no tandem_cuda.so", {}, nullptr};
+    return {CudaState::kNoPlugin, "built without CUDA: there is no tandem_cuda.so"};
   }
   void* plugin = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (plugin == nullptr) return {CudaState::kBadPlugin, dlerror(), {}, nullptr};
+  if (plugin == nullptr) return {CudaState::kBadPlugin, dlerror()};
   const auto function = reinterpret_cast<CudaPluginFunction>(dlsym(plugin, kCudaPluginSymbol));
   const CudaPlugin* api = function != nullptr ? function() : nullptr;
   if (api == nullptr || api->version != kCudaPluginVersion) {
-    return {CudaState::kBadPlugin, "tandem_cuda.so is of another build", {}, nullptr};
+    return {CudaState::kBadPlugin, "tandem_cuda.so is of another build"};
   }
   CudaFacts facts{};
   api->look(&facts);

@@ -65,9 +65,9 @@ OpenDevice open_device(const EngineSettings& settings, const MachineProfile& mac
   std::unique_ptr<Device> device;
   if (choice.kind == DeviceKind::kCuda) {
     const CudaPlugin& plugin = *choice.cuda.plugin;
-    auto cuda = std::make_unique<CudaDevice>(machine, *plugin.runtime, *plugin.ops,
-                                             choice.cuda.devices.front(), 0, settings.vram_bytes,
-                                             settings.vram_margin_bytes.value_or(kVramMargin));
+    auto cuda = std::make_unique<CudaDevice>(
+        machine, *plugin.runtime, *plugin.ops, choice.cuda.chosen(), choice.cuda.device,
+        settings.vram_bytes, settings.vram_margin_bytes.value_or(kVramMargin));
     const HandOver& hand_over = cuda->hand_over();
     line.reason += fmt::format("; waits for the CPU by {}{}{}", hand_over_name(hand_over.kind()),
                                hand_over.reason().empty() ? "" : "; ", hand_over.reason());

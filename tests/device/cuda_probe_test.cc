@@ -19,6 +19,8 @@ CudaFacts facts(int error, int driver_version, int n_devices = 0) {
   std::snprintf(f.message, sizeof f.message, "what CUDA calls it");
   for (int i = 0; i < n_devices && i < kMostCudaDevices; ++i) {
     std::snprintf(f.devices[i].name, sizeof f.devices[i].name, "Card %d", i);
+    f.devices[i].sm = 89;
+    f.devices[i].vram_bytes = int64_t{8} << 30;
   }
   return f;
 }
@@ -60,6 +62,29 @@ TEST_CASE("GPUs that CUDA finds are listed, as many as a plug-in may say") {
   CHECK(two.driver_version == 13000);
   CHECK(cuda_version_text(two.runtime_version) == "13.0");
   CHECK(cuda_state(facts(0, 13000, 1000)).devices.size() == kMostCudaDevices);
+}
+
+TEST_CASE("GPUs that kernels are not made for are refused by name, and passed over") {
+  CudaFacts f = facts(0, 13000, 3);
+  f.devices[0].sm = 75;
+  f.devices[1].sm = 61;
+  f.devices[2].sm = 70;
+  const CudaProbe none = cuda_state(f);
+  CHECK(none.state == CudaState::kDeviceTooOld);
+  CHECK(none.reason == "GPU Card 0 has compute capability 7.5, and 8.0 is needed");
+  f.devices[2].sm = 80;
+  const CudaProbe third = cuda_state(f);
+  CHECK(third.state == CudaState::kReady);
+  CHECK(third.device == 2);
+  CHECK(third.reason == "GPU Card 2");
+}
+
+TEST_CASE("of several GPUs the one with most memory is used, of equal ones the first") {
+  CudaFacts f = facts(0, 13000, 3);
+  CHECK(cuda_state(f).device == 0);
+  f.devices[1].vram_bytes = int64_t{24} << 30;
+  f.devices[2].vram_bytes = int64_t{24} << 30;
+  CHECK(cuda_state(f).device == 1);
 }
 
 TEST_CASE("without a plug-in there is no GPU, and one that is none is told apart") {
