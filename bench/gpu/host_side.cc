@@ -118,7 +118,6 @@ constexpr CudaRuntime kNothing = {
     .create_event = [](void** event) { return *event = nullptr, done(); },
     .destroy_event = [](void*) { return done(); },
     .record = [](void*, void*) { return done(); },
-    .event_sync = [](void*) { return done(); },
     .event_query = [](void*) { return done(); },
     .sync = [] { return done(); },
     .copy_to_device = [](void*, const void*, int64_t, void*) { return done(); },

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "kernels/check.h"
+#include "runtime/device/short_wait.h"
 #include "runtime/error.h"
 #include "runtime/words.h"
 
@@ -12,6 +14,7 @@ namespace tandem {
 namespace {
 
 constexpr int kOutOfMemory = 2;  // cudaErrorMemoryAllocation
+constexpr int kNotReady = 600;   // cudaErrorNotReady
 
 }  // namespace
 
@@ -44,6 +47,10 @@ CudaDevice::~CudaDevice() { close(); }
 
 // What fails here has nobody to tell, and CUDA tidies up when the process ends.
 void CudaDevice::close() noexcept {
+  if (stuck_) {  // all of this would wait for the GPU
+    if (hand_over_) hand_over_->abandon();
+    return;
+  }
   if (!hand_over_ || !hand_over_->stuck()) static_cast<void>(cuda_.sync());
   hand_over_.reset();
   for (const auto& [id, kept] : graphs_) static_cast<void>(cuda_.destroy_graph(kept.graph));
@@ -60,6 +67,26 @@ void CudaDevice::check(int error, const char* what) {
   lost_ = true;
   throw DeviceError(fmt::format("GPU {}: {} failed: CUDA error {}, {}", info_.description, what,
                                 error, cuda_.error_text(error)));
+}
+
+// Looks again and again, as waiting for an event does, too; a GPU that does not answer any more
+// ends the run instead of keeping it.
+void CudaDevice::await(void* event) {
+  const auto end = std::chrono::steady_clock::now() + patience_;
+  constexpr int kLooks = 1000;  // between two looks at the clock
+  for (int i = 1;; ++i) {
+    const int state = cuda_.event_query(event);
+    if (state == 0) return;
+    if (state != kNotReady) check(state, "work that was enqueued");
+    if (i % kLooks == 0 && std::chrono::steady_clock::now() > end) break;
+    relax_cpu();
+  }
+  lost_ = true;
+  stuck_ = true;
+  throw DeviceError(
+      fmt::format("GPU {}: work that was enqueued has not ended after {} s; it is "
+                  "taken to be lost",
+                  info_.description, std::chrono::duration<double>(patience_).count()));
 }
 
 void CudaDevice::check_lost(const char* what) const {
@@ -88,7 +115,7 @@ void CudaDevice::free(DeviceAddr at) {
   TANDEM_CHECK(it != blocks_.end(), "%p was not allocated here", static_cast<void*>(at.at));
   used_bytes_ -= it->second;
   blocks_.erase(it);
-  check(cuda_.free(at.at), "freeing memory");
+  if (!stuck_) check(cuda_.free(at.at), "freeing memory");
 }
 
 void* CudaDevice::alloc_host(int64_t bytes, const char* tag) {
@@ -102,7 +129,9 @@ void* CudaDevice::alloc_host(int64_t bytes, const char* tag) {
   return at;
 }
 
-void CudaDevice::free_host(void* at) noexcept { static_cast<void>(cuda_.free_host(at)); }
+void CudaDevice::free_host(void* at) noexcept {
+  if (!stuck_) static_cast<void>(cuda_.free_host(at));
+}
 
 std::string CudaDevice::pin_host(const void* at, int64_t bytes) {
   check_lost("locking pages");
@@ -213,7 +242,7 @@ void CudaDevice::cancel_graph() noexcept {
 
 void CudaDevice::free_graph(Graph graph) noexcept {
   const auto it = graphs_.find(graph.id);
-  if (it == graphs_.end()) return;
+  if (it == graphs_.end() || stuck_) return;
   static_cast<void>(cuda_.destroy_graph(it->second.graph));
   graphs_.erase(it);
 }
@@ -253,7 +282,7 @@ void CudaDevice::host_wait(Timepoint point) {
     if (point.stream == Stream::kHost) {
       await_host_work(point);
     } else {
-      check(cuda_.event_sync(event_behind(point)), "work that was enqueued");
+      await(event_behind(point));
     }
     waited = point.n;
   }
@@ -267,8 +296,13 @@ void CudaDevice::end_host_work(Timepoint point) noexcept {
 
 void CudaDevice::host_wait_all() {
   check_lost("waiting");
-  check(cuda_.sync(), "work that was enqueued");
-  for (size_t i = 0; i < lanes_.size(); ++i) host_waited_[i] = lanes_[i].n;
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& lane = lanes_[i];
+    if (lane.n == host_waited_[i]) continue;
+    if (lane.marks.empty() || lane.marks.back().n < lane.n) mark(&lane);
+    await(lane.marks.back().event);
+    host_waited_[i] = lane.n;
+  }
   ModelledDevice::host_wait_all();
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <optional>
@@ -59,6 +60,8 @@ class CudaDevice final : public ModelledDevice {
   int64_t copied_to_device_bytes() const override { return copied_bytes_; }
 
   const HandOver& hand_over() const { return *hand_over_; }
+  // How long the host waits for enqueued work before it takes the GPU to be lost.
+  void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
 
  private:
   // Recorded events of a stream, oldest first; n: operations before it.
@@ -87,6 +90,8 @@ class CudaDevice final : public ModelledDevice {
   void mark(Lane* lane);
   // An event that is recorded behind `point`.
   void* event_behind(Timepoint point);
+  // DeviceError when it has failed, or has not come within the patience.
+  void await(void* event);
   void close() noexcept;
 
   const CudaRuntime& cuda_;
@@ -100,7 +105,9 @@ class CudaDevice final : public ModelledDevice {
   std::map<uint32_t, Kept> graphs_;
   uint32_t next_graph_ = 1;
   int64_t copied_bytes_ = 0;
+  std::chrono::milliseconds patience_ = std::chrono::minutes(1);
   bool lost_ = false;
+  bool stuck_ = false;  // lost, and waits for ever: nothing more is asked of it
 };
 
 }  // namespace tandem

@@ -37,14 +37,17 @@ Timepoint kernel(Device& device, bool marked) {
 // Logits of all tokens of a small model. calls: made until they were there; then things end.
 std::vector<float> run_model(const Model& model, std::unique_ptr<Device> device,
                              const FakeCuda* fake = nullptr, int64_t* calls = nullptr) {
-  const std::vector<int32_t> tokens{1, 5, 9, 13, 17, 21};
+  const std::vector<int32_t> tokens{1, 5, 9, 13, 17};
   StepHarness harness(model, 3, std::move(device));
   NoPrefetcher prefetcher;
   std::vector<float> all;
-  for (size_t at = 0; at < tokens.size(); at += 3) {
-    const std::span<const int32_t> some = std::span(tokens).subspan(at, 3);
-    const auto logits = run_step({some, static_cast<int64_t>(at), 3}, harness.executor,
-                                 harness.planner, harness.cache, prefetcher, harness.plan);
+  size_t at = 0;
+  for (const size_t n : {3, 1, 1}) {  // one token is a graph a layer
+    const std::span<const int32_t> some = std::span(tokens).subspan(at, n);
+    const auto logits =
+        run_step({some, static_cast<int64_t>(at), static_cast<int32_t>(n)}, harness.executor,
+                 harness.planner, harness.cache, prefetcher, harness.plan);
+    at += n;
     all.insert(all.end(), logits.begin(), logits.end());
   }
   if (calls != nullptr) *calls = fake->calls;
@@ -201,12 +204,38 @@ TEST_CASE("a decode token on the CUDA device is a graph a layer and few calls mo
     for (int i = 0; i < 8; ++i) engine.eval(std::span(prompt).first(1));
     const int64_t captured = fake.graphs_captured;
     const int64_t launched = fake.graph_launches;
+    const size_t syncs = fake.syncs.size();
     engine.eval(std::span(prompt).first(1));
     CHECK(fake.graphs_captured == captured);
     CHECK(fake.graph_launches - launched == model.config().n_layers);
+    // The host waits once a layer, for its routing, and for the logits.
+    CHECK(static_cast<int64_t>(fake.syncs.size() - syncs) == model.config().n_layers + 1);
   }
   CHECK(fake.misuse.empty());
   CHECK(fake.alive() == 0);
+}
+
+TEST_CASE("a GPU that does not answer any more is lost, and nothing is asked of it again") {
+  FakeCuda fake;
+  int64_t calls = 0;
+  {
+    const auto device = open();
+    device->set_patience(std::chrono::milliseconds(20));
+    const DeviceAddr at = device->alloc(1000, "x");
+    void* host = device->alloc_host(1000, "x");
+    fake.wait_value = FakeCuda::WaitValue::kNeverEnds;
+    const Timepoint work = device->begin_host_work("work", {}, 1);
+    device->wait(Stream::kCompute, work);
+    device->end_host_work(work);
+    const Timepoint stuck = kernel(*device, true);
+    CHECK_THROWS_WITH(device->host_wait(stuck), Catch::Contains("has not ended after 0.02 s"));
+    CHECK_THROWS_WITH(device->host_wait_all(), Catch::Contains("lost"));
+    CHECK_THROWS_AS(device->copy_to_device(Stream::kCopy, at, host, 1000), DeviceError);
+    calls = fake.calls;
+    device->free(at);
+    device->free_host(host);
+  }
+  CHECK(fake.calls == calls);  // each might wait for ever
 }
 
 TEST_CASE("a run goes on without graphs where the device has no memory for one") {

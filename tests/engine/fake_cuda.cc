@@ -120,14 +120,6 @@ struct FakeCalls {
     fake->waits.push_back({s->index, e->stream, e->n});
     return 0;
   }
-  static int sync(void* at) {
-    if (const int error = fake->begin("sync")) return error;
-    const FakeCuda::Event* e = event(at, "sync");
-    if (e == nullptr) return 1;
-    if (!e->recorded) fake->misuse.emplace_back("sync with an event that was not recorded");
-    fake->syncs.push_back({-1, e->stream, e->n});
-    return 0;
-  }
   static int record(void* at, void* on) {
     if (const int error = fake->begin("record")) return error;
     FakeCuda::Event* e = event(at, "record");
@@ -140,8 +132,11 @@ struct FakeCalls {
     if (const int error = fake->begin("query")) return error;
     const FakeCuda::Event* e = event(at, "query");
     if (e == nullptr) return 1;
+    if (!e->recorded) fake->misuse.emplace_back("query of an event that was not recorded");
     constexpr int kNotReady = 600;
-    return e->stuck ? kNotReady : 0;
+    if (e->stuck) return kNotReady;
+    fake->syncs.push_back({-1, e->stream, e->n});
+    return 0;
   }
   // Streams are never behind, so the host is.
   static int wait_value(void* on, const uint32_t* counter, uint32_t value) {
@@ -269,7 +264,6 @@ const CudaRuntime& FakeCuda::table() {
       .create_event = &FakeCalls::create_event,
       .destroy_event = &FakeCalls::destroy_event,
       .record = &FakeCalls::record,
-      .event_sync = &FakeCalls::sync,
       .event_query = &FakeCalls::query,
       .sync = []() { return fake->begin("sync"); },
       .copy_to_device = &FakeCalls::to_device,

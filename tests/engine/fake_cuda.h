@@ -46,7 +46,7 @@ class FakeCuda {
     uint64_t n;  // operations of that stream before the event: copies and launch()
   };
   std::vector<Wait> waits;
-  std::vector<Wait> syncs;                 // waiting: -1, the host
+  std::vector<Wait> syncs;                 // waiting: -1, the host, which found it done
   std::map<int, int64_t> bytes_to_device;  // by stream
   int64_t events_created = 0;
   int64_t memory_waits = 0;

@@ -128,7 +128,6 @@ constexpr CudaRuntime kRuntime = {
     .record = [](void* event, void* stream) -> int {
       return cudaEventRecord(event_of(event), stream_of(stream));
     },
-    .event_sync = [](void* event) -> int { return cudaEventSynchronize(event_of(event)); },
     .event_query = [](void* event) { return checked(cudaEventQuery(event_of(event))); },
     .sync = []() -> int { return cudaDeviceSynchronize(); },
     .copy_to_device = [](void* to, const void* from, int64_t bytes, void* stream) -> int {

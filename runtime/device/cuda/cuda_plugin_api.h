@@ -10,7 +10,7 @@
 namespace tandem {
 
 // Plug-in and program are built together: another number is another build.
-inline constexpr uint32_t kCudaPluginVersion = 3;
+inline constexpr uint32_t kCudaPluginVersion = 4;
 inline constexpr const char* kCudaPluginSymbol = "tandem_cuda_plugin";
 
 inline constexpr int kMostCudaDevices = 16;
@@ -51,7 +51,6 @@ struct CudaRuntime {
   int (*create_event)(void** event);
   int (*destroy_event)(void* event);
   int (*record)(void* event, void* stream);
-  int (*event_sync)(void* event);
   int (*event_query)(void* event);  // cudaErrorNotReady, 600, before it has come
   int (*sync)();
   int (*copy_to_device)(void* to, const void* from, int64_t bytes, void* stream);
