@@ -35,7 +35,7 @@ double experts_us(const ModelShape& shape, const LayerCosts& cost, const PromptR
 
 double prompt_token_us(const ModelShape& shape, const CostModel& costs, const PromptRoom& room,
                        int64_t n) {
-  double us = dense_us(shape.other, costs, n);
+  double us = dense_us(shape.other, costs, 1);  // of a batch's last token
   int64_t known_bytes = -1;
   double layer_us = 0;
   for (const int64_t bytes : shape.expert_bytes) {

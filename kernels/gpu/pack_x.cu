@@ -20,8 +20,8 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kWarps* kWarpSize)
 
 VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kWarps* kWarpSize)
     pack_x_bf16(const float* x, int cols, uint8_t* to, int stride) {
-  const int64_t row = blockIdx.y;
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const int64_t row = blockIdx.x;  // of which there may be more than blockIdx.y counts
+  const int i = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (i < cols + cols % 2) pack_bf16(x + row * cols, cols, i, to + row * stride);
 }
 
@@ -42,7 +42,7 @@ void pack_x(void* stream, XKind kind, const float* x, int n, int cols, uint8_t* 
     case XKind::kBf16: {
       const int threads = kWarps * kWarpSize;
       if (n == 0 || cols == 0) return;
-      VGPU_LAUNCH(pack_x_bf16, dim3((cols + threads) / threads, n), dim3(threads), 0, stream, x,
+      VGPU_LAUNCH(pack_x_bf16, dim3(n, (cols + threads) / threads), dim3(threads), 0, stream, x,
                   cols, to, stride);
       return;
     }

@@ -127,7 +127,9 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->type_name("auto|cpu|cuda|sim|sim-cuda")
       ->check(one_of({"auto", "cpu", "cuda", "sim", "sim-cuda"}))
       ->capture_default_str();
-  app->add_option("--vram", vram_mib, "device memory (default: the machine profile's)")
+  app->add_option("--vram", vram_mib,
+                  "device memory (default: what a GPU has free less --fit-target, a simulated "
+                  "one's profile)")
       ->type_name("MIB")
       ->check(whole_number(0, int64_t{1} << 24));
   app->add_option("--moe-expert-cache", expert_slots,
@@ -279,7 +281,9 @@ std::vector<EffectiveSetting> ModelOptions::effective(std::vector<EffectiveSetti
                                                       const MachineProfile& machine) const {
   const std::string vram = vram_mib < 0 ? "auto" : bytes_text(vram_mib << 20);
   if (info.host_memory) {
-    all.push_back({"vram", vram, "none", "the cpu device computes in host memory"});
+    all.push_back({"vram", vram, "none",
+                   vram_mib < 0 ? "the cpu device computes in host memory"
+                                : "the cpu device computes in host memory; --device sim has VRAM"});
     all.push_back({"fit", fit, "off", "there is no GPU memory to fit into"});
   } else {
     all.push_back({"vram", vram, bytes_text(info.vram_bytes),

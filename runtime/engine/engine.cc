@@ -117,7 +117,7 @@ void Engine::make_executor(const EngineSettings& settings) {
       slots_setting(settings, model_.config(), device_->info(), executor_->n_slots(),
                     device_->used_bytes() - executor_->slots_bytes());
   if (const std::string& refused = executor_->refused_slots(); !refused.empty()) {
-    slots.reason = "the device refused more, although they seemed to fit: " + refused;
+    slots.reason = "the device refused slots or buffers, although they seemed to fit: " + refused;
   }
   effective_.push_back(std::move(slots));
 }

@@ -93,7 +93,7 @@ ExpertSlots::ExpertSlots(const Model& model, Device& device, const SlotRoom& wan
   if (const int64_t bytes = packing_bytes(model, device); bytes > 0) {
     packed_ = {device, bytes, "packing of experts"};
   }
-  if (wanted.n_buffers > 0) alloc_buffers(wanted.n_buffers);
+  if (wanted.n_buffers > 0) alloc_buffers(wanted);
   classes_ = slot_classes(shape_);
   while (count_of(classes_) > 0) {
     try {
@@ -110,13 +110,14 @@ ExpertSlots::ExpertSlots(const Model& model, Device& device, const SlotRoom& wan
 }
 
 // A device that refuses them gives its memory to slots.
-void ExpertSlots::alloc_buffers(int32_t n) {
+void ExpertSlots::alloc_buffers(const SlotRoom& wanted) {
   buffer_bytes_ = *std::max_element(shape_.expert_bytes.begin(), shape_.expert_bytes.end());
   try {
-    buffers_ = device_.alloc(buffer_bytes_ * n, "expert buffers");
-    n_buffers_ = n;
+    buffers_ = device_.alloc(buffer_bytes_ * wanted.n_buffers, "expert buffers");
+    n_buffers_ = wanted.n_buffers;
   } catch (const MemoryError& error) {
     refusal_ = error.what();
+    shape_.capacity_bytes = wanted.without_buffers;
   }
 }
 

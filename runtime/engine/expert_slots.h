@@ -21,7 +21,8 @@ inline constexpr int32_t kExpertBuffers = 2;  // one is filled while the other i
 
 struct SlotRoom {
   CacheShape cache;
-  int32_t n_buffers = 0;  // 0 or kExpertBuffers
+  int32_t n_buffers = 0;        // 0 or kExpertBuffers
+  int64_t without_buffers = 0;  // capacity where the device refuses them
 };
 
 class ExpertSlots {
@@ -38,7 +39,7 @@ class ExpertSlots {
 
   // What the device granted: what was wanted, or with less capacity.
   const CacheShape& shape() const { return shape_; }
-  // Why it was less; empty: it was not.
+  // Why it was less, or why there are no buffers; empty: it was not.
   const std::string& refusal() const { return refusal_; }
   int32_t count() const { return static_cast<int32_t>(state_.size()) - n_buffers_; }
   int32_t n_buffers() const { return n_buffers_; }
@@ -62,7 +63,7 @@ class ExpertSlots {
  private:
   // Memory of every class; MemoryError, and then there is none.
   void alloc_classes();
-  void alloc_buffers(int32_t n);
+  void alloc_buffers(const SlotRoom& wanted);
   DeviceAddr address(SlotId slot) const;
   Timepoint copy(const WeightView& host, const WeightView& device);
   Timepoint copy_packing(const WeightView& host, const WeightView& device);

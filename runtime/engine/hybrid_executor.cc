@@ -36,6 +36,7 @@ SlotRoom room_for_experts(const Model& model, const Device& device, const CacheW
   const int64_t least = wish.slots ? wished : c.routing.top_k * largest;
   const bool streams = wished > 0 && std::min(left, wished) < all && behind_buffers >= least;
   if (streams) room.n_buffers = kExpertBuffers;
+  room.without_buffers = std::min(left, wished);
   shape.capacity_bytes = std::min(streams ? behind_buffers : left, wished);
   return room;
 }
@@ -173,8 +174,10 @@ void HybridExecutor::name_damage(int64_t layer) const {
 void HybridExecutor::run(const LayerPlan& plan) {
   take_experts(plan);
   order_gpu(plan);
-  fetch(plan);
   if (!on_gpu_.empty()) {
+    // Before the copies: the experts' table goes over the same link.
+    if (n_there_ > 0) launch_until(plan, n_there_);
+    fetch(plan);
     launch_until(plan, on_gpu_.size());
     ops_->end_experts(dense_.residual());
   }
@@ -186,7 +189,7 @@ void HybridExecutor::run(const LayerPlan& plan) {
        : expert.gpu == plan.pieces ? stats_.experts_gpu
                                    : stats_.experts_split);
   }
-  start_cpu(plan);
+  start_cpu(plan);  // last: host kernels of launches compute in the same pool
 }
 
 // The plan's experts, those that have no slot and are fetched with a buffer for one.

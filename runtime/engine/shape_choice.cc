@@ -11,6 +11,7 @@
 #include "runtime/engine/fit.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/error.h"
+#include "runtime/model/available_memory.h"
 #include "runtime/model/shape_of_model.h"
 #include "runtime/words.h"
 #include "scheduler/make_scheduling.h"
@@ -107,6 +108,14 @@ Fitted fitted(const Model& model, const MachineProfile& machine, const EngineSet
           "the least that --fit may choose, which does not fit"};
 }
 
+int64_t host_bytes(const MemoryPlan& plan) {
+  int64_t bytes = 0;
+  for (const auto* parts : {&plan.locked, &plan.host}) {
+    for (const TaggedBytes& part : *parts) bytes += part.bytes;
+  }
+  return bytes;
+}
+
 struct ChosenBatch {
   int64_t n_batch = 0;
   std::string why;
@@ -120,12 +129,17 @@ ChosenBatch batch_for_prompts(const Model& model, const MachineProfile& machine,
   const CostModel costs(machine);
   const CacheWish wish = cache_wish(settings);
   const int32_t n_experts = shape.n_layers * shape.n_experts;
+  const MemoryPlan usual_plan = plan_memory(model, device, machine, fit, wish);
+  const int64_t most_host_bytes = host_bytes(usual_plan) + available_host_bytes() / 16;
   const auto value = [&](int64_t n) {
     try {
       const MemoryPlan plan = plan_memory(model, device, machine, resized(fit, fit.n_ctx, n), wish);
       const int32_t fetches = plan.streams ? shape.n_experts : plan.n_slots;
       const PromptRoom room{static_cast<double>(plan.n_slots) / n_experts, fetches};
-      return BatchValue{plan.fits(), plan.n_slots, prompt_token_us(shape, costs, room, n)};
+      // Slots that were asked for and buffers are not given up, and host memory is the weights'.
+      const bool fits = plan.fits() && plan.slots_as_wished >= usual_plan.slots_as_wished &&
+                        plan.streams >= usual_plan.streams && host_bytes(plan) <= most_host_bytes;
+      return BatchValue{fits, plan.n_slots, prompt_token_us(shape, costs, room, n)};
     } catch (const ConfigError&) {  // more than kernels take
       return BatchValue{};
     }
@@ -178,8 +192,9 @@ EffectiveSetting slots_setting(const EngineSettings& settings, const ModelConfig
   if (device.host_memory) {
     line.reason = "the CPU runs every expert";
   } else if (n_slots != wanted.value_or(-1)) {
-    line.reason = fmt::format("{} of VRAM, {} of it for dense weights, KV cache and activations",
-                              bytes_text(device.vram_bytes), bytes_text(other_bytes));
+    line.reason =
+        fmt::format("{} of VRAM, {} of it for dense weights, KV cache, activations and buffers",
+                    bytes_text(device.vram_bytes), bytes_text(other_bytes));
   }
   return line;
 }
@@ -206,6 +221,8 @@ EngineShape choose_shape(const Model& model, const MachineProfile& machine,
     ChosenBatch chosen = batch_for_prompts(model, machine, settings, device, fit.shape);
     fit.shape = resized(fit.shape, fit.shape.n_ctx, chosen.n_batch);
     batch.reason = std::move(chosen.why);
+  } else if (open) {
+    batch.reason = "logits are wanted of every token";
   }
   batch.effective = std::to_string(fit.shape.n_batch);
   lines->push_back(std::move(batch));

@@ -123,7 +123,7 @@ BUGS = [
               "  device_.wait(Stream::kCompute, landed);", "  static_cast<void>(landed);", MODEL),
     EngineBug("a slot is overwritten while kernels may read it", "hazard", "expert_slots.cc",
               "  device_.wait(Stream::kCopy, state.last_use);", "", MODEL),
-    EngineBug("a buffer is filled again while kernels may read it", "hazard", "hybrid_executor.cc",
+    EngineBug("a buffer is filled again before it is read", "logits", "hybrid_executor.cc",
               "      if (holder < at) launch_until(plan, holder + 1);\n", "",
               "more experts than slots*"),
     EngineBug("staging is filled again while it is copied", "hazard", "expert_slots.cc",

@@ -57,10 +57,13 @@ TEST_CASE(
 TEST_CASE("dense parts are read once a step, and layers have their overhead") {
   MachineProfile machine = slow_cpu();
   machine.layer_overhead_us = 3;
+  machine.gpu.gflops = 1e5;
   ModelShape shape = small_shape();
-  shape.attention = {200000, 1};  // 2 us
-  shape.other = {500000, 1};      // 5 us
-  const double without = prompt_token_us(small_shape(), CostModel(slow_cpu()), {1, 0}, 10);
+  shape.attention = {200000, 1};      // 2 us
+  shape.other = {500000, 250000000};  // 5 us, and as long for one token's arithmetic
+  MachineProfile plain = machine;
+  plain.layer_overhead_us = 0;
+  const double without = prompt_token_us(small_shape(), CostModel(plain), {1, 0}, 10);
   CHECK(prompt_token_us(shape, CostModel(machine), {1, 0}, 10) ==
         Approx(without + (2 * (3 + 2) + 5) / 10.0));
 }

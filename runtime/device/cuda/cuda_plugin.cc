@@ -97,7 +97,12 @@ int end_capture(void* stream, void** graph) {
   cudaGraphExec_t made = nullptr;
   error = cudaGraphInstantiate(&made, captured, 0);
   (void)cudaGraphDestroy(captured);
-  *graph = made;
+  // Now, so that memory is refused here and not at the first launch.
+  if (error == cudaSuccess) {
+    error = cudaGraphUpload(made, stream_of(stream));
+    if (error != cudaSuccess) (void)cudaGraphExecDestroy(made);
+  }
+  *graph = error == cudaSuccess ? made : nullptr;
   return checked(error);
 }
 
