@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,6 +51,13 @@ std::unique_ptr<Device> open_sim(SelftestReport::Gpu* gpu) {
 std::unique_ptr<CudaDevice> open_cuda(SelftestReport::Gpu* gpu,
                                       std::optional<HandOverKind> hand_over = {}) {
   const CudaProbe probe = probe_cuda(program_folder());
+  gpu->driver_version = probe.driver_version;
+  gpu->runtime_version = probe.runtime_version;
+  if (!probe.devices.empty()) {
+    gpu->name = probe.chosen().name;
+    gpu->sm = probe.chosen().sm;
+    gpu->vram_bytes = probe.chosen().vram_bytes;
+  }
   if (probe.state != CudaState::kReady) {
     throw ConfigError(fmt::format("--device cuda: {}; expected an NVIDIA GPU, or --device sim-cuda",
                                   probe.reason));
@@ -58,12 +66,7 @@ std::unique_ptr<CudaDevice> open_cuda(SelftestReport::Gpu* gpu,
   auto device = std::make_unique<CudaDevice>(load_machine_profile(std::string(kDefaultMachine)),
                                              *probe.plugin->runtime, *probe.plugin->ops, facts,
                                              probe.device, std::nullopt, kVramMargin, hand_over);
-  gpu->name = facts.name;
-  gpu->sm = facts.sm;
-  gpu->driver_version = probe.driver_version;
-  gpu->runtime_version = probe.runtime_version;
   // An error leaves what the device's facts say.
-  gpu->vram_bytes = facts.vram_bytes;
   static_cast<void>(probe.plugin->runtime->memory(&gpu->vram_free_bytes, &gpu->vram_bytes));
   return device;
 }
@@ -119,35 +122,48 @@ void probe_hand_overs(Progress* progress, SelftestReport* report) {
   }
 }
 
-SelftestReport selftest(const std::string& device_name) {
+std::unique_ptr<Device> open(const std::string& name, SelftestReport::Gpu* gpu) {
+  gpu->device = name;
+  try {
+    if (name == "cuda") return open_cuda(gpu);
+    return open_sim(gpu);
+  } catch (const Error& error) {
+    gpu->problem = error.what();
+    throw;
+  }
+}
+
+// What cannot be opened is in the report, and thrown.
+void selftest(const std::string& device_name, SelftestReport* to) {
+  SelftestReport& report = *to;
   const auto start = std::chrono::steady_clock::now();
-  SelftestReport report;
-  report.gpu.device = device_name;
   Progress progress;
   std::vector<std::byte> to_pin(kPinned);  // outlives the device
-  std::unique_ptr<Device> device;
-  if (device_name == "cuda") {
-    device = open_cuda(&report.gpu);
-  } else {
-    device = open_sim(&report.gpu);
-  }
+  const std::unique_ptr<Device> device = open(device_name, &report.gpu);
   run_checks(*device, to_pin, &progress, &report);
   if (report.probe_skipped.empty()) run_probe(*device, &progress, &report);
   if (report.probe_skipped.empty()) probe_hand_overs(&progress, &report);
   progress.clear();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   report.seconds = seconds.count();
-  return report;
 }
 
 void run_selftest(const SelftestOptions& options, int* exit_code) {
   if (!options.gpu) throw ConfigError("selftest: nothing to test; expected --gpu");
   if (!options.json_file.empty()) check_writable(options.json_file);
-  const SelftestReport report = selftest(options.device);
+  SelftestReport report;
+  std::exception_ptr failure;
+  try {
+    selftest(options.device, &report);
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
   const std::string json =
       options.json ? json_text(selftest_json(report), 2) + "\n" : std::string();
   if (!options.json_file.empty()) write_file(options.json_file, json);
-  print_out(options.json && options.json_file.empty() ? json : selftest_text(report));
+  const bool to_screen = options.json && options.json_file.empty();
+  if (to_screen || !failure) print_out(to_screen ? json : selftest_text(report));
+  if (failure) std::rethrow_exception(failure);
   if (!report.ok()) *exit_code = kExitFailed;
 }
 

@@ -78,6 +78,7 @@ Json json_of(const SelftestReport::Gpu& gpu) {
     json["cuda_driver"] = cuda_version_text(gpu.driver_version);
     json["cuda_runtime"] = cuda_version_text(gpu.runtime_version);
   }
+  if (!gpu.problem.empty()) json["problem"] = gpu.problem;
   json["vram_bytes"] = gpu.vram_bytes;
   json["vram_free_bytes"] = gpu.vram_free_bytes;
   return json;

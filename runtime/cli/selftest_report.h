@@ -19,6 +19,7 @@ struct SelftestReport {
   struct Gpu {
     std::string device;  // of --device
     std::string name;
+    std::string problem;  // why it could not be used; empty: it was
     bool simulated = false;
     // Of a real one.
     int sm = 0;               // 89 is compute capability 8.9
@@ -36,7 +37,7 @@ struct SelftestReport {
 
   int64_t n_checks() const;
   int64_t n_failed() const;
-  bool ok() const { return n_failed() == 0 && !probe_failed; }
+  bool ok() const { return n_failed() == 0 && !probe_failed && gpu.problem.empty(); }
 };
 
 // Failures first, then what passed, figures and a summary.

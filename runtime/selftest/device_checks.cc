@@ -261,6 +261,46 @@ void check_timepoints(Device& device, CheckRun* run) {
              });
 }
 
+// Every decode token of a run is graphs.
+void check_graphs(Device& device, CheckRun* run) {
+  if (!device.keeps_graphs()) return;
+  constexpr int64_t kN = 1000;
+  run->check(
+      "a graph does what was kept, with what memory holds when it is run", "", "",
+      [&](Comparison& c) {
+        const Room x(device, kN * kFloat);
+        const Room y(device, kN * kFloat);
+        HostArray<float> written(device, kN, kTag);
+        HostArray<float> got(device, kN, kTag);
+        const auto put = [&](const Room& room, float offset) {
+          fill(&written, offset);
+          device.host_wait(
+              device.copy_to_device(Stream::kCompute, room.at(), written.data(), kN * kFloat));
+        };
+        put(x, 1);
+        put(y, 0);
+        device.begin_graph();
+        add(device, x.at(), y.at(), kN);
+        device.copy_to_host(Stream::kCompute, got.data(), y.at(), kN * kFloat);
+        const Graph graph = device.end_graph();
+        float sum = 0;
+        float step = 1;
+        for (const float offset : {1.0F, 5.0F, 5.0F}) {
+          put(x, offset);
+          device.host_wait(device.run_graph(graph, 0));
+          sum += offset;
+          step += 1;
+          add_all(got, sum, step, &c);
+        }
+        device.free_graph(graph);
+        device.begin_graph();
+        add(device, x.at(), y.at(), kN);
+        device.cancel_graph();
+        device.host_wait(device.copy_to_host(Stream::kCompute, got.data(), y.at(), kN * kFloat));
+        add_all(got, sum, step, &c);
+      });
+}
+
 void check_host_memory(Device& device, std::span<std::byte> to_pin, CheckRun* run) {
   run->check("page-locked memory is used again once the host has waited", "", "200 copies",
              [&](Comparison& c) {
@@ -359,6 +399,7 @@ void run_device_checks(Device& device, const DeviceCheckSettings& settings, Chec
   check_alloc(device, run);
   check_host_memory(device, settings.to_pin, run);
   check_order(device, settings.long_copy_bytes / kFloat, run);
+  check_graphs(device, run);
   check_host_work(device, run);
   check_timepoints(device, run);
 }

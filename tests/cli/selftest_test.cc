@@ -50,6 +50,21 @@ TEST_CASE("selftest on emulated kernels passes, and its JSON report has every ch
   CHECK(contains(report["probe"]["skipped"].get<std::string>(), "simulation"));
 }
 
+TEST_CASE("a selftest of a GPU that is not there writes a report that says so, and fails") {
+  const TempDir dir;
+  const std::string file = dir / "report.json";
+  const auto run = tandem({"selftest", "--gpu", "--json", file});
+  if (run.exit_code == 0) return;  // there is a GPU
+  CHECK(contains(run.err, "--device cuda: "));
+  CHECK(run.out.empty());
+  const nlohmann::json report = nlohmann::json::parse(read_file(file));
+  CHECK(report["summary"]["ok"] == false);
+  CHECK(report["summary"]["checks"] == 0);
+  CHECK(report["gpu"]["device"] == "cuda");
+  CHECK(contains(report["gpu"]["problem"].get<std::string>(), "--device cuda: "));
+  CHECK_FALSE(report["gpu"]["cuda_driver"].get<std::string>().empty());
+}
+
 TEST_CASE("a selftest report does not say whose machine it is") {
   const auto run = emulated({"--json"});
   if (!run) return;

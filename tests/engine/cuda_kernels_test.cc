@@ -137,6 +137,20 @@ TEST_CASE("a token takes eight CUDA kernels a layer, nine behind 512 tokens") {
   }
 }
 
+// Four experts that are copied, each in twelve times the time of its arithmetic: the first three
+// are one launch of two kernels, behind the third's copy, and the last is another.
+TEST_CASE("experts that land late share a launch but for the last") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  REQUIRE(model.config().routing.top_k == 4);
+  SimSettings sim;
+  sim.kernels = SimKernels::kEmulated;
+  StepHarness harness(model, 64, 16, {}, sim);
+  const std::vector<int32_t> token{258};
+  run_divided(&harness, {token, 0, 1}, -1, {{0, ExpertCuts(model).pieces()}});
+  CHECK(dynamic_cast<const SimDevice&>(*harness.device).kernel_launches() ==
+        static_cast<uint64_t>(model.config().n_layers) * (8 + 2) + 2);
+}
+
 // Steps of one token are graphs, the same tokens in pairs are not; a step behind position 512
 // begins with other graphs.
 TEST_CASE("a token alone, from a graph, has the logits that it has beside another") {

@@ -106,6 +106,34 @@ TEST_CASE("a batch is doubled while that saves a tenth of the time and takes few
         }) == 2048);
 }
 
+TEST_CASE("an engine that fetches experts over a slow link reads more tokens at once, if it may") {
+  const Model model = model_of_long_context();
+  MachineProfile machine = test_machine();
+  machine.cpu.gflops = 1;
+  machine.link.h2d_gbps = 0.5;
+  EngineSettings settings = sim_settings(0);
+  settings.n_ctx = 2048;
+  settings.expert_slots = 2;
+  settings.fit = FitSettings{true};
+  const Engine open(model, machine, settings);
+  CHECK(open.n_batch() == 2048);
+  CHECK(open.streams());
+  CHECK(line(open, "batch").requested == "auto");
+  CHECK_THAT(line(open, "batch").reason, Contains("of its time with 512, modelled"));
+  settings.max_logits = 512;
+  CHECK(Engine(model, machine, settings).n_batch() == 512);
+  settings.max_logits = 1;
+  settings.fit->batch = false;
+  CHECK(Engine(model, machine, settings).n_batch() == 512);
+  settings.fit->batch = true;
+  // Room for what was asked for, with 512 tokens only.
+  settings.vram_bytes = Engine(model, machine, settings).device().used_bytes() - 4096;
+  const Engine tight(model, machine, settings);
+  CHECK(tight.n_slots() == 2);
+  CHECK(tight.streams());
+  CHECK(tight.n_batch() == 1024);
+}
+
 TEST_CASE("an engine that fits lowers the batch that was left open and says why") {
   const Model model = model_of_long_context();
   for (EngineSettings settings : {sim_settings(0), cuda_settings(0)}) {

@@ -12,17 +12,19 @@
 namespace tandem::test {
 namespace {
 
-// A device whose free memory lies in pieces: what is larger than `most` is refused.
+// A device whose free memory lies in pieces: what is larger than `most` is refused, of slots or of
+// what else is named.
 class Fragmented final : public ModelledDevice {
  public:
-  Fragmented(const MachineProfile& profile, int64_t most)
+  Fragmented(const MachineProfile& profile, int64_t most, std::string refused = kSlotsTag)
       : ModelledDevice({"fragmented", "", int64_t{1} << 30, false, true}, profile),
         whole_(profile, int64_t{1} << 30),
-        most_(most) {}
+        most_(most),
+        refused_(std::move(refused)) {}
 
   DeviceAddr alloc(int64_t bytes, const char* tag) override {
     ++allocations;
-    if (bytes > most_ && std::string(tag) == kSlotsTag) throw MemoryError("no piece is that large");
+    if (bytes > most_ && tag == refused_) throw MemoryError("no piece is that large");
     const DeviceAddr at = whole_.alloc(bytes, tag);
     used_bytes_ = whole_.used_bytes();
     return at;
@@ -55,6 +57,7 @@ class Fragmented final : public ModelledDevice {
  private:
   SimDevice whole_;
   int64_t most_;
+  std::string refused_;
 };
 
 CacheShape wanted_slots(const Model& model, const Device& device, int64_t capacity_bytes) {
@@ -117,6 +120,21 @@ TEST_CASE("a model runs with the slots that the device grants") {
   CHECK(fewer.executor.n_slots() > 0);
   CHECK(fewer.cache.n_slots() == fewer.executor.n_slots());
   CHECK(relative_error(run(fewer), run(whole)) < 1e-4);
+}
+
+TEST_CASE("buffers that the device refuses leave their memory to slots") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto harness = [&](const char* refused) {
+    return std::make_unique<StepHarness>(model, 190,
+                                         std::make_unique<Fragmented>(test_machine(), 1, refused));
+  };
+  const auto with = harness("nothing");
+  CHECK(with->executor.streams());
+  CHECK(with->executor.refused_slots().empty());
+  const auto without = harness("expert buffers");
+  CHECK_FALSE(without->executor.streams());
+  CHECK(without->executor.n_slots() == 190);
+  CHECK(without->executor.refused_slots() == "no piece is that large");
 }
 
 TEST_CASE("the settings of an engine say that the device refused slots") {

@@ -159,6 +159,32 @@ TEST_CASE("streams that do not wait for each other fail the checks of their orde
   }
 }
 
+TEST_CASE(
+    "a device whose graphs do nothing, or what a cancelled one kept, fails that check alone") {
+  const auto failed = [](const CudaRuntime& cuda) {
+    FakeCuda fake;
+    std::vector<std::byte> to_pin(1 << 20);
+    Results results;
+    {
+      CudaDevice device(some_machine(), cuda, gpu::kEmulatedOps, FakeCuda::facts(), 0,
+                        int64_t{1} << 29);
+      CheckRun run = results.run();
+      run_device_checks(device, {to_pin, kLongCopy}, &run);
+    }
+    return results.failed_names();
+  };
+  const Strings expected{"a graph does what was kept, with what memory holds when it is run"};
+  CudaRuntime idle = FakeCuda::table();
+  idle.launch_graph = [](void*, void*) { return 0; };
+  CHECK(failed(idle) == expected);
+  CudaRuntime eager = FakeCuda::table();
+  eager.end_capture = [](void* stream, void** graph) {
+    const int error = FakeCuda::table().end_capture(stream, graph);
+    return error != 0 ? error : FakeCuda::table().launch_graph(*graph, stream);
+  };
+  CHECK(failed(eager) == expected);
+}
+
 #ifndef TANDEM_SANITIZED  // a race, as ThreadSanitizer says
 TEST_CASE("a stream that does not wait for host work fails that check alone") {
   SimDevice sim(some_machine(), kSomeVram, emulated());
