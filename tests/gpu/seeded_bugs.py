@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -169,6 +170,7 @@ def plant(bug, build, work):
     text = path.read_text()
     if text.count(bug.old) != 1:
         sys.exit(f"{bug.name}: expected its place once in {bug.file}, found it {text.count(bug.old)} times")
+    shutil.rmtree(work, ignore_errors=True)  # another list's bug may have been here
     place = work / bug.folder / bug.file
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text.replace(bug.old, bug.new))
