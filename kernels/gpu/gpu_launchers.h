@@ -25,4 +25,11 @@ void attention(void* stream, const KvCache& cache, const float* q, int first_pos
                int n_heads, float scale, float* scratch, float* out);
 void wait_flag(void* stream, const uint32_t* flag, uint32_t value);
 
+// From kTileFrom tokens or uses on, in units of their own: they take long to compile.
+void product_tiles(void* stream, DType type, const ProductParts& parts, const PackedX& x, int n);
+void expert_hidden_tiles(void* stream, DType type, HiddenPart part, const ExpertCalls& calls,
+                         const PackedX& x, const int* tokens, int ff, float* hidden);
+void expert_output_tiles(void* stream, DType type, const ExpertCalls& calls, const PackedX& hidden,
+                         int d, float* out);
+
 }  // namespace VGPU_NAMESPACE

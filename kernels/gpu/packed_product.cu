@@ -1,34 +1,11 @@
 #include "kernels/gpu/gpu_launchers.h"
 #include "kernels/gpu/pack_block.h"
 #include "kernels/gpu/packed_product.h"
+#include "kernels/gpu/product_parts.h"
 #include "kernels/gpu/residual_row.h"
-#include "kernels/gpu/tile_product.h"
 
 namespace VGPU_NAMESPACE {
 namespace {
-
-constexpr int kTileGroups = kProductWarps;
-
-VGPU_HOST_DEVICE int groups_of(const PackedWeights& w) { return (w.rows + 15) / 16; }
-VGPU_HOST_DEVICE int all_groups(const ProductParts& parts) {
-  return groups_of(parts.first.w) + groups_of(parts.second.w) + groups_of(parts.third.w);
-}
-
-// The part that a group belongs to, of those one behind the other; *group: in that part.
-VGPU_DEVICE ProductPart part_of(const ProductParts& parts, int* group) {
-  const int first = groups_of(parts.first.w);
-  if (*group < first) return parts.first;
-  *group -= first;
-  const int second = groups_of(parts.second.w);
-  if (*group < second) return parts.second;
-  *group -= second;
-  return parts.third;
-}
-
-VGPU_DEVICE void write_sum(const ProductPart& part, int token, int row, float sum) {
-  part.y[static_cast<int64_t>(token) * part.w.rows + row] =
-      part.bias != nullptr ? sum + part.bias[row] : sum;
-}
 
 // y of a group by 8 * kTiles tokens from `first` on.
 template <DType kType, int kTiles>
@@ -54,30 +31,6 @@ VGPU_KERNEL void VGPU_LAUNCH_BOUNDS(kProductThreads)
   const ProductPart part = part_of(parts, &group);
   write_group<kType, kTiles>(part, group, x, n,
                              static_cast<int>(blockIdx.y) * GroupSums<kTiles>::kTokens);
-}
-
-// blockIdx: tile of tokens, four groups.
-template <DType kType>
-VGPU_KERNEL void VGPU_LAUNCH_BOUNDS_2(kProductThreads)
-    product_tile_kernel(ProductParts parts, PackedX x, int n) {
-  VGPU_SHARED(TokenChunks, chunks, 1);
-  int group =
-      static_cast<int>(blockIdx.y) * kTileGroups + static_cast<int>(threadIdx.x) / kWarpSize;
-  const bool mine = group < all_groups(parts);
-  const ProductPart part = part_of(parts, &group);
-  const uint8_t* blocks = mine ? part.w.data + group * part.w.group_stride : nullptr;
-  const int first = static_cast<int>(blockIdx.x) * kTileTokens;
-  with_tiles(n - first, [&](auto constant) {
-    constexpr int kTiles = decltype(constant)::value;
-    float acc[1][kTiles][4] = {};
-    tile_product<kType, kTiles, 1>({{blocks}, x.cols}, x, {nullptr, n}, first, chunks, acc);
-    if (!mine) return;
-    for_fragment<kTiles>([&](int i, int r, int t) {
-      const int row = group * 16 + r;
-      if (first + t >= n || row >= part.w.rows) return;
-      write_sum(part, first + t, row, acc[0][i / 4][i % 4]);
-    });
-  });
 }
 
 // blockIdx: group. Every block packs all of x.
@@ -125,10 +78,7 @@ void product(void* stream, DType type, const ProductParts& parts, const PackedX&
     constexpr DType kType = constant();
     if constexpr (kTiled<kType>) {
       if (n >= kTileFrom) {
-        VGPU_LAUNCH(product_tile_kernel<kType>,
-                    dim3((tokens + kTileTokens - 1) / kTileTokens,
-                         (groups + kTileGroups - 1) / kTileGroups),
-                    dim3(kProductThreads), 0, stream, parts, x, n);
+        product_tiles(stream, kType, parts, x, n);
         return;
       }
     }

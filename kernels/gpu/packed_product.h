@@ -61,6 +61,11 @@ VGPU_DEVICE void group_product(const PackedWeights& w, int group, const PackedX&
 
 // From so many tokens on, tiles of 16 at a time.
 inline constexpr int kManyTokens = 9;
+// And tile_product.h, where products are of tensor cores: fewer tokens are rather divided among
+// more blocks.
+inline constexpr int kTileFrom = 17;
+template <DType kType>
+inline constexpr bool kTiled = kXKind<kType> != XKind::kFloat;
 
 // f(std::integral_constant<DType, type>)
 template <typename F>

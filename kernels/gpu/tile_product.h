@@ -8,16 +8,11 @@
 
 namespace VGPU_NAMESPACE {
 
-inline constexpr int kTileFrom = 17;  // tokens: fewer are rather divided among more blocks
 inline constexpr int kMostTiles = 8;
 inline constexpr int kTileTokens = 8 * kMostTiles;
 inline constexpr int kChunkBytes = 256;
 // Scales and sums stand behind. Eight rows' fragments are in different banks of shared memory.
 inline constexpr int kChunkStride = 304;
-
-// Types whose products are of tensor cores.
-template <DType kType>
-inline constexpr bool kTiled = kXKind<kType> != XKind::kFloat;
 
 struct TokenChunks {
   uint8_t rows[2][8 * kMostTiles][kChunkStride];
