@@ -98,9 +98,9 @@ void check_products(const Way& way, DType type, const std::vector<int64_t>& rows
 }  // namespace
 
 TEST_CASE("a GPU product with packed weights of any type agrees with float64") {
-  for (const Way& way : all_ways()) {
-    for (const DType type : kAllTypes) {
-      for (const Shape& shape : shapes_of(type)) {
+  for (const DType type : kAllTypes) {
+    for (const Shape& shape : shapes_of(type)) {
+      for (const Way& way : shape.tokens < 60 ? all_ways() : few_ways_if_sanitized()) {
         check_products(way, type, {shape.rows}, shape.cols, shape.tokens, false);
       }
     }

@@ -216,10 +216,10 @@ def main():
     builds = {"fault": options.build, "float64": options.build, "hazard": options.build,
               "logits": options.build,              "asan": options.asan, "tsan": options.tsan}
     builds = {name: path.resolve() for name, path in builds.items()}
-    for build in sorted(set(builds.values())):
-        sound = run([build / "test_gpu"])
-        if sound.returncode != 0:
-            sys.exit(f"{build}: the tests fail without a bug\n{sound.stdout[-2000:]}")
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for build, sound in pool.map(lambda b: (b, run([b / "test_gpu"])), set(builds.values())):
+            if sound.returncode != 0:
+                sys.exit(f"{build}: the tests fail without a bug\n{sound.stdout[-2000:]}")
     missed = 0
 
     def look_for(numbered):
