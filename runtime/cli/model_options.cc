@@ -94,13 +94,11 @@ void ModelOptions::add_engine(CLI::App* app) {
       ->type_name("N")
       ->check(whole_number(0, int64_t{1} << 28))
       ->capture_default_str();
-  batch_option_ =
-      app->add_option(
-             "-b,--batch-size", n_batch,
-             "tokens of a prompt read at once; unless given, more with a GPU that fetches experts")
-          ->type_name("N")
-          ->check(whole_number(1, int64_t{1} << 20))
-          ->capture_default_str();
+  batch_option_ = app->add_option("-b,--batch-size", n_batch,
+                                  "tokens read at once; a GPU may get more unless given")
+                      ->type_name("N")
+                      ->check(whole_number(1, int64_t{1} << 20))
+                      ->capture_default_str();
   app->add_option("-t,--threads", n_threads, "CPU threads; 0: the physical cores available")
       ->type_name("N")
       ->check(whole_number(0, 512))
@@ -127,9 +125,7 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->type_name("auto|cpu|cuda|sim|sim-cuda")
       ->check(one_of({"auto", "cpu", "cuda", "sim", "sim-cuda"}))
       ->capture_default_str();
-  app->add_option("--vram", vram_mib,
-                  "device memory (default: what a GPU has free less --fit-target, a simulated "
-                  "one's profile)")
+  app->add_option("--vram", vram_mib, "device memory (default: what is free, or the profile's)")
       ->type_name("MIB")
       ->check(whole_number(0, int64_t{1} << 24));
   app->add_option("--moe-expert-cache", expert_slots,

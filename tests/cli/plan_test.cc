@@ -103,7 +103,7 @@ TEST_CASE(
     "a batch that was not given is lowered until the run fits, and one that was given is not") {
   const Strings small{"--device", "sim", "--vram", "5"};
   const nlohmann::json settings = run(small)["settings"];
-  CHECK(settings["batch"]["requested"] == "512");
+  CHECK(settings["batch"]["requested"] == "auto");
   CHECK(settings["batch"]["effective"] == "128");
   CHECK(contains(settings["batch"]["reason"].get<std::string>(), "lowered so that"));
   for (const Strings& given : {Strings{"-b", "512"}, Strings{"--fit", "off"}}) {
