@@ -106,7 +106,7 @@ ExpertSlots::ExpertSlots(const Model& model, Device& device, const SlotRoom& wan
     }
   }
   bases_.resize(classes_.size());
-  state_.resize(static_cast<size_t>(count_of(classes_) + n_buffers_));
+  state_.resize(static_cast<size_t>(count_of(classes_)) + static_cast<size_t>(n_buffers_));
 }
 
 // A device that refuses them gives its memory to slots.

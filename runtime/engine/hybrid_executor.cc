@@ -149,13 +149,14 @@ void HybridExecutor::look_ahead(int64_t layer) {
   const auto all = std::span(predicted_).first(n * static_cast<size_t>(routing_.n_ahead));
   for (int32_t i = 0; i < routing_.n_ahead; ++i) {
     const auto guess = all.subspan(static_cast<size_t>(i) * n, n);
-    if (i >= reachable) {
-      std::fill(guess.begin(), guess.end(), ExpertId{});
-    } else if (dense_.ranked()) {
+    if (i < reachable && dense_.ranked()) {
       std::ranges::copy(dense_.reused_ids(i), guess.begin());
-    } else if (!router_.select(dense_.reused_logits(i), routing_.n_tokens, guess)) {
-      std::fill(guess.begin(), guess.end(), ExpertId{});
+      continue;
     }
+    if (i < reachable && router_.select(dense_.reused_logits(i), routing_.n_tokens, guess)) {
+      continue;
+    }
+    std::fill(guess.begin(), guess.end(), ExpertId{});
   }
   routing_.predicted = all;
 }
