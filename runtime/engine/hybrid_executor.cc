@@ -208,8 +208,7 @@ void HybridExecutor::take_experts(const LayerPlan& plan) {
             [](const PlannedExpert* a, const PlannedExpert* b) { return a->expert < b->expert; });
 }
 
-// Enqueues all copies, and between them the launches of who must have left a buffer that is filled
-// again.
+// Enqueues all copies, and before a buffer is filled again the launch that reads it.
 void HybridExecutor::fetch(const LayerPlan& plan) {
   std::array<size_t, kExpertBuffers> holders{};  // in on_gpu_, of buffers
   holders.fill(on_gpu_.size());

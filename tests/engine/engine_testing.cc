@@ -5,6 +5,9 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "runtime/device/sim_device.h"
+#include "runtime/error.h"
+
 namespace tandem::test {
 
 nlohmann::json read_json(const std::string& path) {
@@ -70,6 +73,21 @@ std::vector<float> all_logits(const Model& model, EngineSettings settings,
     logits.insert(logits.end(), rows.begin(), rows.end());
   }
   return logits;
+}
+
+RunOutcome run_outcome(const Model& model, const EngineSettings& settings,
+                       std::span<const int32_t> prompt, int n) {
+  RunOutcome outcome;
+  try {
+    Engine engine(model, test_machine(), settings);
+    outcome.tokens = greedy(engine, prompt, n);
+    outcome.calls = dynamic_cast<const SimDevice&>(engine.device()).calls();
+  } catch (const DeviceError& error) {
+    outcome.error = error.what();
+  } catch (const MemoryError& error) {
+    outcome.error = error.what();
+  }
+  return outcome;
 }
 
 std::vector<int32_t> greedy(Engine& engine, std::span<const int32_t> prompt, int n) {

@@ -35,6 +35,16 @@ EngineSettings cpu_settings();
 std::vector<float> all_logits(const Model& model, EngineSettings settings,
                               std::span<const int32_t> tokens);
 
+// The n most likely tokens behind a prompt on a simulated GPU, or the message of the error of
+// device or memory that ended it; and how many calls the device had.
+struct RunOutcome {
+  std::vector<int32_t> tokens{};
+  std::string error{};
+  uint64_t calls = 0;
+};
+RunOutcome run_outcome(const Model& model, const EngineSettings& settings,
+                       std::span<const int32_t> prompt, int n);
+
 // The n most likely tokens that follow, one by one.
 std::vector<int32_t> greedy(Engine& engine, std::span<const int32_t> prompt, int n);
 

@@ -1,7 +1,5 @@
 // The demo model on emulated CUDA kernels, each call to the device failing once: its tokens, or one
 // error. schedules_test.cc does the same with a smaller model, each way of failing at each call.
-#include "runtime/device/sim_device.h"
-#include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
 
@@ -14,26 +12,6 @@ constexpr uint64_t kEveryCall = 31;
 constexpr uint64_t kEveryCall = 1;
 #endif
 
-struct Outcome {
-  std::vector<int32_t> tokens{};
-  std::string error{};
-  uint64_t calls = 0;
-};
-
-Outcome run(const Model& model, std::span<const int32_t> prompt, const EngineSettings& settings) {
-  Outcome outcome;
-  try {
-    Engine engine(model, test_machine(), settings);
-    outcome.tokens = greedy(engine, prompt, 2);
-    outcome.calls = dynamic_cast<const SimDevice&>(engine.device()).calls();
-  } catch (const DeviceError& error) {
-    outcome.error = error.what();
-  } catch (const MemoryError& error) {
-    outcome.error = error.what();
-  }
-  return outcome;
-}
-
 }  // namespace
 
 TEST_CASE("the demo model gives its tokens or one error, whichever call to the device fails") {
@@ -41,7 +19,7 @@ TEST_CASE("the demo model gives its tokens or one error, whichever call to the d
   const std::vector<int32_t> prompt{4093};
   EngineSettings settings = cuda_settings(20);
   settings.sim.schedule = SimSchedule::kLate;
-  const Outcome good = run(model, prompt, settings);
+  const RunOutcome good = run_outcome(model, settings, prompt, 2);
   REQUIRE(good.error.empty());
   REQUIRE(good.calls > 300);
   int survived = 0;
@@ -49,7 +27,7 @@ TEST_CASE("the demo model gives its tokens or one error, whichever call to the d
     EngineSettings failing = settings;
     failing.sim.fault = call % 2 == 0 ? SimFault::kAtOnce : SimFault::kLater;
     failing.sim.fault_call = call;
-    const Outcome outcome = run(model, prompt, failing);
+    const RunOutcome outcome = run_outcome(model, failing, prompt, 2);
     INFO("call " << call << " of " << good.calls);
     if (outcome.error.empty()) {  // memory of slots or buffers: there are fewer, or none
       CHECK(outcome.tokens == good.tokens);

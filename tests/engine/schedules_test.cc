@@ -3,8 +3,6 @@
 #include <array>
 #include <set>
 
-#include "runtime/device/sim_device.h"
-#include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
 
@@ -35,24 +33,8 @@ struct Small {
     prompt.resize(std::min<size_t>(prompt.size(), 5));
   }
 
-  // Tokens, or the message of the error that ended it.
-  struct Outcome {
-    std::vector<int32_t> tokens{};
-    std::string error{};
-    uint64_t calls = 0;
-  };
-  Outcome run(const EngineSettings& settings) const {
-    Outcome outcome;
-    try {
-      Engine engine(model, test_machine(), settings);
-      outcome.tokens = greedy(engine, prompt, 3);
-      outcome.calls = dynamic_cast<const SimDevice&>(engine.device()).calls();
-    } catch (const DeviceError& error) {
-      outcome.error = error.what();
-    } catch (const MemoryError& error) {
-      outcome.error = error.what();
-    }
-    return outcome;
+  RunOutcome run(const EngineSettings& settings) const {
+    return run_outcome(model, settings, prompt, 3);
   }
 
   nlohmann::json json;
@@ -85,7 +67,7 @@ TEST_CASE("a call to the device that fails ends the run with an error, never wit
   const Small small;
   for (const SimSchedule schedule : {SimSchedule::kAtOnce, SimSchedule::kLate}) {
     const EngineSettings settings = scheduled(6, schedule, 1);
-    const Small::Outcome good = small.run(settings);
+    const RunOutcome good = small.run(settings);
     REQUIRE(good.error.empty());
     REQUIRE(good.calls > 200);
     for (const SimFault fault : {SimFault::kAtOnce, SimFault::kLater}) {
@@ -95,7 +77,7 @@ TEST_CASE("a call to the device that fails ends the run with an error, never wit
         EngineSettings failing = settings;
         failing.sim.fault = fault;
         failing.sim.fault_call = call;
-        const Small::Outcome outcome = small.run(failing);
+        const RunOutcome outcome = small.run(failing);
         INFO("call " << call << " of " << good.calls);
         if (outcome.error.empty()) {  // memory of slots or buffers: there are fewer, or none
           CHECK(outcome.tokens == good.tokens);

@@ -378,23 +378,20 @@ TEST_CASE("experts that are ranked already are arranged as the router's own") {
   const auto logits = random_logits(random, size_t{kTokens} * 32, 2);
   Router router(of, kTokens, 8);
   const RoutingDecision own = route(router, logits);
-  const std::vector<ExpertId> ranked(own.ranked.begin(), own.ranked.end());
-  const std::vector<float> scores(own.scores.begin(), own.scores.end());
-  const std::vector<float> weights(own.weights.begin(), own.weights.end());
-  std::vector<int32_t> rows;
-  for (const RoutedToken& token : own.tokens) rows.push_back(token.token);
   Router other(of, kTokens, 8);
   RoutingDecision got;
-  REQUIRE(other.arrange(LayerId{0}, ranked, scores.data(), kTokens, &got));
+  REQUIRE(other.arrange(LayerId{0}, own.ranked, own.scores.data(), kTokens, &got));
   CHECK(std::equal(got.ids.begin(), got.ids.end(), own.ids.begin(), own.ids.end()));
-  CHECK(std::equal(got.ranked.begin(), got.ranked.end(), ranked.begin(), ranked.end()));
-  CHECK(std::equal(got.weights.begin(), got.weights.end(), weights.begin(), weights.end()));
+  CHECK(std::equal(got.ranked.begin(), got.ranked.end(), own.ranked.begin()));
+  CHECK(std::equal(got.weights.begin(), got.weights.end(), own.weights.begin()));
   CHECK(got.loads.size() == own.loads.size());
-  for (size_t i = 0; i < rows.size(); ++i) REQUIRE(got.tokens[i].token == rows[i]);
+  for (size_t i = 0; i < own.tokens.size(); ++i) {
+    REQUIRE(got.tokens[i].token == own.tokens[i].token);
+  }
   for (const int32_t bad : {-1, 32}) {
-    std::vector<ExpertId> wrong = ranked;
+    std::vector<ExpertId> wrong(own.ranked.begin(), own.ranked.end());
     wrong[5] = ExpertId{bad};
-    CHECK_FALSE(other.arrange(LayerId{0}, wrong, scores.data(), kTokens, &got));
+    CHECK_FALSE(other.arrange(LayerId{0}, wrong, own.scores.data(), kTokens, &got));
     CHECK(got.ids.empty());
   }
 }
