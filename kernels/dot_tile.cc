@@ -40,9 +40,8 @@ void dot_groups(const SimdOps& ops, const WeightView& w, const Groups& groups, i
   for (int64_t i = 0; i < shares; ++i) {
     const int64_t first = tokens.n * i / shares;
     const int64_t n = tokens.n * (i + 1) / shares - first;
-    ops.dot_packed(w.type, groups.at, groups.n, groups.stride,
-                   i + 1 < shares ? groups.at : groups.next, w.cols, first_col, n_cols,
-                   tokens.x + first, n, out + first * kRowTile, kRowTile);
+    ops.dot_packed(w.type, groups.at, groups.n, groups.stride, {groups.next, i, shares}, w.cols,
+                   first_col, n_cols, tokens.x + first, n, out + first * kRowTile, kRowTile);
   }
 }
 
@@ -66,15 +65,16 @@ void dot_packed_tile(const SimdOps& ops, const WeightView& w, int64_t first_row,
   const int64_t at_once = ops.dot_tile(x_kind(w.type)).groups;
   const int64_t step =
       std::max(kCutCols, kTokenBytes / tokens.n / kCutCols * kCutCols);  // a byte each, or more
+  const auto at = [&](int64_t group, int64_t col) {
+    return group_of(w, first_row + group * kGroupRows) + col / block.cols * block.group_bytes();
+  };
+  if (next == nullptr) next = at(n_groups - 1, 0) + w.run_stride();
   for (int64_t c = 0; c < w.cols; c += step) {
     const int64_t width = std::min(step, w.cols - c);
-    const bool last_columns = c + width == w.cols;
+    const std::byte* after = c + width < w.cols ? at(0, c + width) : next;
     for (int64_t g = 0; g < n_groups;) {
       const int64_t n = std::min(at_once, n_groups - g);
-      const std::byte* at = group_of(w, first_row + g * kGroupRows);
-      const bool last = last_columns && g + n == n_groups && next != nullptr;
-      const Groups groups{at + c / block.cols * block.group_bytes(), n, w.run_stride(),
-                          last ? next : at + n * w.run_stride()};
+      const Groups groups{at(g, c), n, w.run_stride(), g + n < n_groups ? at(g + n, c) : after};
       dot_groups(ops, w, groups, c, width, tokens, out + g * kGroupRows);
       g += n;
     }

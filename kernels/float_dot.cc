@@ -14,7 +14,7 @@ constexpr int64_t kChunk = 256;  // columns: a multiple of every block
 }  // namespace
 
 void dot_packed_float(DType type, const std::byte* group, int64_t n_groups,
-                      int64_t /*group_stride*/, const std::byte* /*next*/, int64_t /*cols*/,
+                      int64_t /*group_stride*/, const Ahead& /*ahead*/, int64_t /*cols*/,
                       int64_t first_col, int64_t n_cols, const std::byte* const* x,
                       int64_t n_tokens, float* out, int64_t out_stride) {
   TANDEM_CHECK(n_groups == 1 && n_tokens <= kMaxFloatTokens && first_col % kChunk == 0,

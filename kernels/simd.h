@@ -15,6 +15,14 @@ struct DotTile {
   int tokens;
 };
 
+// Which weights a caller of dot_packed() reads after those at hand: `next`, after `passes` calls
+// for the same ones, of which this is number `pass`, from 0 on.
+struct Ahead {
+  const std::byte* next;
+  int64_t pass;
+  int64_t passes;
+};
+
 struct SoftmaxPart {
   float max;
   float sum;
@@ -55,17 +63,17 @@ struct SimdOps {
   // blocks of these columns of groups that begin at `group`, group_stride bytes apart; packed rows
   // of activations of `cols` columns. The order of additions for an element depends on the columns
   // only, not on how they are cut into calls, at multiples of 256.
-  // n_groups and n_tokens are at most those of dot_tile(). next: where the caller reads weights
-  // after these, fetched ahead.
+  // n_groups and n_tokens are at most those of dot_tile(). ahead: what is fetched ahead.
   void (*dot_packed)(DType type, const std::byte* group, int64_t n_groups, int64_t group_stride,
-                     const std::byte* next, int64_t cols, int64_t first_col, int64_t n_cols,
+                     const Ahead& ahead, int64_t cols, int64_t first_col, int64_t n_cols,
                      const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride);
   // What one call of it takes at most, by the kind of activations.
   DotTile (*dot_tile)(XKind kind);
 
   // out[t * out_stride + r] += q[r, c] * x[t][c], summed over c in [0, n) in order, r
   // in [0, 32): two groups of int8 without scales, in lines of four columns as Q8_0's, group_bytes
-  // apart. n: a multiple of 4; x: n_tokens pointers to [n] f32. next: as in dot_packed().
+  // apart. n: a multiple of 4; x: n_tokens pointers to [n] f32. next: where the caller reads after
+  // these.
   void (*dot_int8)(const std::byte* groups, int64_t group_bytes, const std::byte* next, int64_t n,
                    const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride);
 

@@ -23,10 +23,10 @@ void dot_in_vectors(DType type, const PackedArgs& a, int64_t n_groups, int64_t n
     const int64_t groups = min_of(most.groups, n_groups - g);
     PackedArgs part = a;
     part.group = a.group + g * a.group_stride;
-    const uint8_t* after = g + groups < n_groups ? part.group + groups * a.group_stride : a.next;
+    const uint8_t* after = g + groups < n_groups ? part.group + groups * a.group_stride : a.after();
     for (int64_t i = 0; i < shares; ++i) {
       const int64_t first = n_tokens * i / shares;
-      part.next = i + 1 < shares ? part.group : after;
+      part.ahead = {reinterpret_cast<const std::byte*>(i + 1 < shares ? part.group : after), 0, 1};
       part.x = a.x + first;
       part.out = a.out + first * a.out_stride + g * 16;
       dot_packed_type<AmxLanes>(type, part, groups, n_tokens * (i + 1) / shares - first);
@@ -35,10 +35,10 @@ void dot_in_vectors(DType type, const PackedArgs& a, int64_t n_groups, int64_t n
 }
 
 void dot_packed_amx(DType type, const std::byte* group, int64_t n_groups, int64_t group_stride,
-                    const std::byte* next, int64_t cols, int64_t first_col, int64_t n_cols,
+                    const Ahead& ahead, int64_t cols, int64_t first_col, int64_t n_cols,
                     const std::byte* const* x, int64_t n_tokens, float* out, int64_t out_stride) {
   const PackedArgs a =
-      packed_args(group, group_stride, next, cols, first_col, n_cols, x, out, out_stride);
+      packed_args(group, group_stride, ahead, cols, first_col, n_cols, x, out, out_stride);
   switch (type) {
     case DType::kF32:
     case DType::kF16:

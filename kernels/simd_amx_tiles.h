@@ -22,7 +22,6 @@ struct AmxLanes : Avx512Lanes {
   static constexpr bool kWholeSums = true;
   static constexpr int64_t kAhead = 6144;
   static constexpr bool kAheadToL2 = true;
-  static constexpr int kFloatTokens = 8;  // measured here; others have 6 from a Zen 4
 };
 
 constexpr int kTileRows = 16;

@@ -17,7 +17,7 @@ struct Avx512Lanes {
   static constexpr int kLanes = 16;
   static constexpr int kTokens = 12;
   static constexpr int kFloatGroups = 2;
-  static constexpr int kFloatTokens = 6;
+  static constexpr int kFloatTokens = 8;
   static constexpr bool kWholeSums = false;
   static constexpr int64_t kAhead = 3072;
   static constexpr bool kAheadToL2 = false;
