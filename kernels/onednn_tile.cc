@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "kernels/dot_tile.h"
 #include "kernels/onednn_gemm.h"
@@ -55,6 +56,18 @@ void unpack_group(const WeightView& w, int64_t first_row, int64_t col, int64_t n
 void use_onednn_from(int64_t tokens) { g_from = tokens; }
 
 int64_t onednn_from() { return g_from; }
+
+const char* onednn_tile_missing() {
+  if (const char* why = onednn_missing()) return why;
+  static const bool kHas = [] {
+    const std::vector<uint16_t> x(kTokenStep * kChunkCols);
+    const std::vector<uint16_t> w(kRowTile * kChunkCols);
+    std::vector<float> out(kTokenStep * kRowTile);
+    return onednn_gemm(dense_gemm(GemmType::kBf16, kTokenStep, kRowTile, kChunkCols), x.data(),
+                       w.data(), out.data());
+  }();
+  return kHas ? nullptr : "this oneDNN has no products of bf16 for this CPU";
+}
 
 bool onednn_tile(const WeightView& w, int64_t first_row, int64_t n_rows, const std::byte* const* x,
                  int64_t n_tokens, float* out) {

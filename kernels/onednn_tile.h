@@ -17,6 +17,10 @@ inline constexpr int64_t kOnednnNever = std::numeric_limits<int64_t>::max();
 void use_onednn_from(int64_t tokens);
 int64_t onednn_from();
 
+// nullptr, or why onednn_tile() refuses everything here: a line for users. oneDNN has no products
+// of bf16 for CPUs without AVX-512. The first call tries one.
+const char* onednn_tile_missing();
+
 // out[t, r] = W[first_row + r, :] . x[t], as dot_tile(); w: BF16; x: packed rows of kBf16.
 // False where oneDNN is missing or refuses; out is undefined then.
 bool onednn_tile(const WeightView& w, int64_t first_row, int64_t n_rows, const std::byte* const* x,

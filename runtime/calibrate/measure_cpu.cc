@@ -59,7 +59,7 @@ CpuRates measure_cpu(CpuWork& work, const OnMeasuring& measuring) {
   rates.gflops = measured([&] { return flops / work.experts(kManyTokens) / 1e9; });
   measuring("waking workers");
   rates.first_expert_us = measured([&] { return work.first_task() * 1e6; });
-  if (const char* why = onednn_missing()) {
+  if (const char* why = onednn_tile_missing()) {
     rates.onednn = why;
     return rates;
   }

@@ -7,7 +7,6 @@
 
 #include "kernels/check.h"
 #include "kernels/dot_tile.h"
-#include "kernels/onednn_gemm.h"
 #include "kernels/onednn_tile.h"
 #include "kernels/simd.h"
 #include "runtime/device/cpu_quota.h"
@@ -71,7 +70,7 @@ void Engine::choose_products(const MachineProfile& machine) {
   effective_.push_back(
       {"kernels", forced ? isa : "auto", simd().name, forced ? "" : "the best that this CPU runs"});
   const int64_t from = machine.cpu.onednn_bf16_tokens;
-  const char* missing = onednn_missing();
+  const char* missing = onednn_tile_missing();
   const bool reached = from <= kTokenTile;
   const bool used = from > 0 && missing == nullptr && reached;
   use_onednn_from(used ? from : kOnednnNever);

@@ -23,9 +23,9 @@ using testing::reference_dot;
 
 constexpr int64_t kPad = 5;  // behind each row where strides are longer than rows
 
-bool skipped() {
-  if (onednn_missing() == nullptr) return false;
-  WARN("skipped: " << onednn_missing());
+bool skipped(const char* why = onednn_missing()) {
+  if (why == nullptr) return false;
+  WARN("skipped: " << why);
   return true;
 }
 
@@ -179,7 +179,7 @@ class OnednnScope {
 };
 
 TEST_CASE("a product that oneDNN takes over is float64's of the same rounded tokens") {
-  if (skipped()) return;
+  if (skipped(onednn_tile_missing())) return;
   std::mt19937 rng(21);
   for (const SimdOps* ops : testing::all_isas()) {
     const testing::IsaScope isa(ops);
@@ -213,7 +213,7 @@ TEST_CASE("a product that oneDNN takes over is float64's of the same rounded tok
 }
 
 TEST_CASE("oneDNN takes over from the given number of tokens of a tile on") {
-  if (skipped()) return;
+  if (skipped(onednn_tile_missing())) return;
   std::mt19937 rng(22);
   for (const SimdOps* ops : testing::all_isas()) {
     const testing::IsaScope isa(ops);
