@@ -209,20 +209,28 @@ TEST_CASE("long sequences match float64, with the same bits in every batch split
   }
 }
 
-// Keys and values of very different sizes in one cache, down to what f16 scales hold no more.
-TEST_CASE("attention matches float64 for tiny, huge and missing keys and values in q8_0") {
+// Keys and values of very different sizes in one cache, down to what f16 (scales in q8_0) holds as
+// denormals and no more, and up to what it holds at most: random values stay below six.
+TEST_CASE("attention matches float64 for tiny, huge and missing keys and values") {
   constexpr int64_t kN = 70;
-  constexpr float kFactors[] = {1.0F, 0.0F, 1e-3F, 1e-7F, 1e-12F, 1e-40F, 1e3F, 1e6F};
-  for (const SimdOps* ops : all_isas()) {
+  struct Case {
+    KvType type;
+    float largest;
+  };
+  const Case cases[] = {{KvType::kQ8_0, 1e6F}, {KvType::kF16, 1e4F}, {KvType::kF32, 1e18F}};
+  for (size_t i = 0; i < 3 * all_isas().size(); ++i) {
+    const SimdOps* ops = all_isas()[i / 3];
+    const Case& c = cases[i % 3];
     const IsaScope isa(ops);
-    Sequence sequence({KvType::kQ8_0, KvType::kQ8_0, 4, 2, 64, 32}, kN, 14);
+    const float factors[] = {1.0F, 0.0F, 1e-3F, 1e-7F, 1e-12F, 1e-40F, 1e3F, c.largest};
+    Sequence sequence({c.type, c.type, 4, 2, 64, 32}, kN, 14);
     for (int64_t t = 0; t < kN; ++t) {
-      sequence.multiply(t, kFactors[t % 8], kFactors[(t / 8 + t) % 8]);
+      sequence.multiply(t, factors[t % 8], factors[(t / 8 + t) % 8]);
     }
-    sequence.set_scale(1e-6F);  // so that scores of the largest are small
+    sequence.set_scale(1 / c.largest);  // so that scores of the largest are small
     const std::vector<float> out = sequence.run(kN, serial_for);
     CHECK(same_bits(out, sequence.run(3, serial_for)));
-    INFO(ops->name);
+    INFO(ops->name << " cache type " << static_cast<int>(c.type));
     for (int64_t t = 0; t < kN; ++t) {
       for (int64_t h = 0; h < 4; ++h) {
         const std::vector<double> expected = sequence.reference(t, h);

@@ -32,15 +32,16 @@ void matmul_one(const WeightView& w, const float* bias, const float* x, int64_t 
   matmul({&part, 1}, x, n, scratch, parallel);
 }
 
-// Behind y, `pad` numbers must stay as they are.
+// Tokens and results begin a number past what is aligned. Behind y, `pad` numbers must stay as they
+// are.
 void check_matmul(const WeightView& w, const std::vector<float>& weights, const float* bias,
                   int64_t n, int64_t pad, std::mt19937& rng) {
-  const std::vector<float> x = random_floats(rng, n * w.cols);
-  std::vector<float> y(static_cast<size_t>(n * w.rows + pad), -7.0F);
-  matmul_one(w, bias, x.data(), n, y.data(), serial_for);
+  const std::vector<float> x = random_floats(rng, n * w.cols + 1);
+  std::vector<float> y(static_cast<size_t>(n * w.rows + pad + 1), -7.0F);
+  matmul_one(w, bias, x.data() + 1, n, y.data() + 1, serial_for);
   for (int64_t t = 0; t < n; ++t) {
-    const float* row = y.data() + t * w.rows;
-    const std::vector<float> seen = as_seen_by(w.type, x.data() + t * w.cols, w.cols);
+    const float* row = y.data() + 1 + t * w.rows;
+    const std::vector<float> seen = as_seen_by(w.type, x.data() + 1 + t * w.cols, w.cols);
     for (int64_t r = 0; r < w.rows; ++r) {
       const Dot dot = reference_dot(weights.data() + r * w.cols, seen.data(), w.cols);
       const double b = bias != nullptr ? static_cast<double>(bias[r]) : 0.0;
@@ -49,7 +50,8 @@ void check_matmul(const WeightView& w, const std::vector<float>& weights, const 
       REQUIRE(std::abs(row[r] - (dot.sum + b)) <= limit);
     }
   }
-  for (int64_t i = n * w.rows; i < n * w.rows + pad; ++i)
+  REQUIRE(y.front() == -7.0F);
+  for (int64_t i = n * w.rows + 1; i <= n * w.rows + pad; ++i)
     REQUIRE(y[static_cast<size_t>(i)] == -7.0F);
 }
 
@@ -73,6 +75,25 @@ TEST_CASE("a product with weights of every format matches float64") {
             check_matmul(w.view(), weights, n % 2 == 0 ? bias.data() : nullptr, n, 8, rng);
           }
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("odd numbers of rows, columns and many tokens match float64, packed or not") {
+  std::mt19937 rng(7);
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : kAllTypes) {
+      const int block = dtype_info(type).block_elems;
+      const int64_t cols = block == 1 ? 519 : 3 * block;
+      const RandomWeights odd(rng, type, 83, cols, 1);
+      const RandomWeights even(rng, type, 80, block == 1 ? 520 : cols, 1);
+      const testing::Packed packed(even.view());
+      for (const int64_t n : {17, 31, 65, 130}) {
+        INFO(ops->name << " " << dtype_info(type).name << " n " << n);
+        check_matmul(odd.view(), odd.dequantized(), nullptr, n, 8, rng);
+        check_matmul(packed.view(), even.dequantized(), nullptr, n, 8, rng);
       }
     }
   }

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "kernels/dense.h"
+#include "kernels/expert_ffn.h"
+#include "kernels/onednn_tile.h"
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
 
@@ -70,8 +72,9 @@ uint32_t extreme_bits(Extreme extreme, int exponent_bits, int mantissa_bits, std
 }
 
 // Random weights whose f16 scales, or which themselves where there are none, are extreme.
-RandomWeights extreme_weights(std::mt19937& rng, DType type, Extreme extreme) {
-  RandomWeights w(rng, type, kRows, kCols);
+RandomWeights extreme_weights(std::mt19937& rng, DType type, Extreme extreme, int64_t rows,
+                              int64_t cols) {
+  RandomWeights w(rng, type, rows, cols);
   const DTypeInfo& info = dtype_info(type);
   const bool wide = type == DType::kF32 || type == DType::kBF16;
   const int mantissa_bits = type == DType::kF32 ? 23 : type == DType::kBF16 ? 7 : 10;
@@ -125,7 +128,7 @@ TEST_CASE("products with extreme weights of every format match float64, packed o
     for (const DType type : kAllTypes) {
       for (const Extreme extreme : {Extreme::kZero, Extreme::kDenormal, Extreme::kLeastNormal,
                                     Extreme::kLargest, Extreme::kMixed}) {
-        const RandomWeights w = extreme_weights(rng, type, extreme);
+        const RandomWeights w = extreme_weights(rng, type, extreme, kRows, kCols);
         const std::vector<float> weights = w.dequantized();
         const Packed packed(w.view());
         // The largest bf16 denormal, times tokens of a few units.
@@ -137,6 +140,11 @@ TEST_CASE("products with extreme weights of every format match float64, packed o
                          << " tokens");
           check(weights, seen, product(w.view(), x), lost);
           check(weights, seen, product(packed.view(), x), lost);
+          if (type == DType::kBF16 && flushes_bf16(ops) && onednn_tile_missing() == nullptr) {
+            use_onednn_from(1);
+            check(weights, seen, product(packed.view(), x), lost);
+            use_onednn_from(kOnednnNever);
+          }
         }
       }
     }
@@ -169,6 +177,87 @@ TEST_CASE("extreme tokens beside each other match float64, whatever the format o
           const std::vector<float> seen = all_seen(type, x);
           check(weights, seen, product(w.view(), x), lost);
           check(weights, seen, product(packed.view(), x), lost);
+        }
+      }
+    }
+  }
+}
+
+// |got - want| within the roundings of a product, and of what went into it, and a denormal's loss.
+struct Bound {
+  double want = 0;
+  double limit = 0;
+};
+
+// silu(gate x) * up x, when both products may be off by as much as check() allows. The slope of
+// silu is below 1.1; the last term is what exp, the division and the product round.
+Bound hidden_bound(const Dot& gate, const Dot& up, double lost) {
+  const double g = gate.sum / (1 + std::exp(-gate.sum));
+  const double off_gate = kTolerance * gate.magnitude + lost;
+  const double off_up = kTolerance * up.magnitude + lost;
+  return {g * up.sum, 1.1 * off_gate * (std::abs(up.sum) + off_up) + std::abs(g) * off_up +
+                          1e-6 * std::abs(g * up.sum) + 0x1p-126 * (1 + std::abs(up.sum))};
+}
+
+TEST_CASE("an expert with extreme weights in one of its matrices matches float64, packed or not") {
+  constexpr int64_t kD = 256;
+  constexpr int64_t kFf = 256;
+  std::mt19937 rng(23);
+  for (const SimdOps* ops : all_isas()) {
+    const IsaScope isa(ops);
+    for (const DType type : kAllTypes) {
+      const double lost =
+          kD * (type == DType::kBF16 && flushes_bf16(ops) ? 0x1p-126 * 8 : 0x1p-149);
+      for (const int extreme : {0, 1, 2}) {
+        std::vector<RandomWeights> w;
+        for (int m = 0; m < 3; ++m) {
+          w.push_back(extreme == m ? extreme_weights(rng, type, Extreme::kMixed, kFf, kD)
+                                   : RandomWeights(rng, type, kFf, kD));
+        }
+        const std::vector<float> gate = w[0].dequantized();
+        const std::vector<float> up = w[1].dequantized();
+        const std::vector<float> down = w[2].dequantized();
+        const Packed packed[] = {Packed(w[0].view()), Packed(w[1].view()), Packed(w[2].view())};
+        for (const int64_t n : kTokens) {
+          const std::vector<float> x = random_floats(rng, n * kD, 0.01F);
+          std::vector<ExpertRow> rows;
+          for (int32_t t = 0; t < n; ++t) rows.push_back({t, 0.5F});
+          for (const ExpertWeights& weights :
+               {ExpertWeights{w[0].view(), w[1].view(), w[2].view()},
+                ExpertWeights{packed[0].view(), packed[1].view(), packed[2].view()}}) {
+            INFO(ops->name << " " << dtype_info(type).name << " matrix " << extreme << ", " << n
+                           << " tokens"
+                           << (weights.gate.layout == Layout::kPacked ? ", packed" : ""));
+            const ExpertCall call{weights, rows};
+            std::vector<float> y(x.size());
+            std::vector<float> hidden(static_cast<size_t>(n * kFf));
+            Workspace scratch;
+            expert_ffn({&call, 1}, x.data(), n, kD, y.data(), hidden.data(), scratch, serial_for);
+            for (int64_t t = 0; t < n; t += 4) {
+              const std::vector<float> seen = as_seen_by(type, x.data() + t * kD, kD);
+              const float* row = hidden.data() + t * kFf;
+              for (int64_t r = 0; r < kFf; r += 5) {
+                const Bound bound =
+                    hidden_bound(reference_dot(gate.data() + r * kD, seen.data(), kD),
+                                 reference_dot(up.data() + r * kD, seen.data(), kD), lost);
+                INFO("token " << t << " row " << r << " expected " << bound.want << " got "
+                              << row[r]);
+                REQUIRE(std::abs(row[r] - bound.want) <= bound.limit);
+              }
+              const std::vector<float> hidden_seen = as_seen_by(type, row, kFf);
+              double largest = 1;
+              for (int64_t c = 0; c < kFf; ++c)
+                largest = std::max(largest, std::abs(static_cast<double>(row[c])));
+              for (int64_t r = 0; r < kD; r += 5) {
+                const Dot dot = reference_dot(down.data() + r * kFf, hidden_seen.data(), kFf);
+                const double got = static_cast<double>(y[static_cast<size_t>(t * kD + r)]);
+                INFO("token " << t << " output " << r << " expected " << 0.5 * dot.sum << " got "
+                              << got);
+                REQUIRE(std::abs(got - 0.5 * dot.sum) <=
+                        kTolerance * dot.magnitude + lost * largest);
+              }
+            }
+          }
         }
       }
     }
