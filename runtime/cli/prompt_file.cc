@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "runtime/cli/text_io.h"
 #include "runtime/error.h"
 
 namespace tandem {
@@ -53,6 +54,22 @@ std::vector<std::string> split_prompts(const std::string& text, const std::strin
     if (prompt.back() == '\n') prompt.pop_back();
   }
   return prompts;
+}
+
+Prompts read_prompts(const std::string& path, const Tokenizer& tokenizer) {
+  Prompts prompts;
+  for (const std::string& text : split_prompts(read_text(path), path)) {
+    prompts.push_back(tokenizer.encode(text, true, true));
+  }
+  return prompts;
+}
+
+void check_prompts_fit(const Prompts& prompts, int64_t n_ctx) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (static_cast<int64_t>(prompts[i].size()) <= n_ctx) continue;
+    throw ConfigError(fmt::format("prompt {} is {} tokens long, the context {}; raise -c", i + 1,
+                                  prompts[i].size(), n_ctx));
+  }
 }
 
 }  // namespace tandem

@@ -1,8 +1,11 @@
 // Several prompts in one text file.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
+
+#include "runtime/text/tokenizer.h"
 
 namespace tandem {
 
@@ -11,5 +14,12 @@ namespace tandem {
 // is an empty text behind the last separator. FileError naming `where` and the prompt when one is
 // blank.
 std::vector<std::string> split_prompts(const std::string& text, const std::string& where);
+
+using Prompts = std::vector<std::vector<TokenId>>;
+
+// Those of a file ("-": standard input), with the model's special tokens.
+Prompts read_prompts(const std::string& path, const Tokenizer& tokenizer);
+// ConfigError for a prompt that is longer than the context.
+void check_prompts_fit(const Prompts& prompts, int64_t n_ctx);
 
 }  // namespace tandem

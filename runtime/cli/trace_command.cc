@@ -42,24 +42,6 @@ struct TraceOptions {
   bool json = false;
 };
 
-using Prompts = std::vector<std::vector<TokenId>>;
-
-Prompts read_prompts(const TraceOptions& options, const Tokenizer& tokenizer) {
-  Prompts prompts;
-  for (const std::string& text : split_prompts(read_text(options.prompts), options.prompts)) {
-    prompts.push_back(tokenizer.encode(text, true, true));
-  }
-  return prompts;
-}
-
-void check_fit(const Prompts& prompts, const Engine& engine) {
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    if (static_cast<int64_t>(prompts[i].size()) <= engine.n_ctx()) continue;
-    throw ConfigError(fmt::format("prompt {} is {} tokens long, the context {}; raise -c", i + 1,
-                                  prompts[i].size(), engine.n_ctx()));
-  }
-}
-
 TraceHeader make_header(const Model& model) {
   const ModelShape shape = shape_of(model);
   TraceHeader header;
@@ -143,13 +125,13 @@ int trace(const TraceOptions& options) {
   Progress progress;
   const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
-  const Prompts prompts = read_prompts(options, tokenizer);
+  const Prompts prompts = read_prompts(options.prompts, tokenizer);
   TraceRecorder recorder(make_header(model));
   EngineSettings settings = options.model.engine_settings();
   settings.recorded_distances = kDistances;
   const MachineProfile machine = options.model.machine();
   Engine engine(model, machine, settings);
-  check_fit(prompts, engine);
+  check_prompts_fit(prompts, engine.n_ctx());
   reserve(options, prompts, engine, &recorder);
   progress.clear();
 
