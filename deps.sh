@@ -5,7 +5,7 @@
 set -eu
 
 packages='cmake g++ make git pkg-config libcli11-dev libfmt-dev libhwloc-dev
-libpcre2-dev libtomlplusplus-dev nlohmann-json3-dev catch2'
+libpcre2-dev libtomlplusplus-dev libeigen3-dev nlohmann-json3-dev catch2'
 if [ "${1:-}" = ci ]; then
   packages="$packages clang clang-format clang-tidy libclang-rt-dev libdnnl-dev python3"
 fi

@@ -109,6 +109,7 @@ void add_commands(CLI::App* program, int* exit_code) {
   tandem::add_calibrate_command(program);
   tandem::add_selftest_command(program, exit_code);
   tandem::add_trace_command(program, exit_code);
+  tandem::add_pregate_commands(program, exit_code);
   tandem::add_simulate_command(program, exit_code);
 }
 

@@ -1,4 +1,4 @@
-// The sampling flags of run, chat and trace, with llama.cpp's names and defaults.
+// The sampling flags of run, chat, trace and pregate collect, with llama.cpp's names and defaults.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -13,8 +13,10 @@ namespace tandem {
 class SamplingOptions {
  public:
   SamplingOptions() = default;
-  // Another default than llama.cpp's.
-  explicit SamplingOptions(float temperature) { values_.temperature = temperature; }
+  // Other defaults than llama.cpp's.
+  explicit SamplingOptions(float temperature, int64_t seed = -1) : seed_(seed) {
+    values_.temperature = temperature;
+  }
   void add_to(CLI::App* app);
   // A seed of -1 becomes a random one here.
   SamplingSettings settings() const;

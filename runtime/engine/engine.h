@@ -63,6 +63,9 @@ class Engine {
     executor_->set_routing_hook(std::move(hook));
   }
 
+  // Told what each layer's router saw and said, likewise.
+  void set_tap_hook(HybridExecutor::TapHook hook) { executor_->set_tap_hook(std::move(hook)); }
+
   // Forgets all tokens from `position` on (at most position()); the expert cache stays warm.
   void rewind(int64_t position);
   int64_t position() const { return position_; }

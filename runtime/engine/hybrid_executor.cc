@@ -117,7 +117,7 @@ Clocks HybridExecutor::clocks() const {
 
 void HybridExecutor::begin_step(const Batch& batch) {
   finish_cpu();  // of a step that was stopped
-  n_logits_ = batch.n_logits;
+  batch_ = batch;
   dense_.embed(batch);
 }
 
@@ -138,6 +138,9 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   }
   look_ahead(layer.value);
   if (routing_hook_) routing_hook_(routing_);
+  if (tap_hook_ && !dense_.ranked()) {
+    tap_hook_({layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits()});
+  }
   return routing_;
 }
 
@@ -394,7 +397,7 @@ void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<Model
 std::span<const float> HybridExecutor::end_step() {
   add_cpu();
   finish_cpu();
-  return dense_.head(n_logits_);
+  return dense_.head(batch_.n_logits);
 }
 
 }  // namespace tandem

@@ -28,6 +28,16 @@
 
 namespace tandem {
 
+// What a layer's router saw and said, where the host has both: of few tokens.
+struct RouterTap {
+  LayerId layer;
+  int64_t first_pos = 0;  // in the sequence
+  std::span<const int32_t> tokens;
+  const float* inputs =
+      nullptr;  // [n, d] f32: the residual behind attention, normalised, with gain
+  const float* logits = nullptr;  // [n, n_experts] f32
+};
+
 struct ExecutorStats {
   uint64_t experts_cpu = 0;  // expert computations, one per layer, expert and step
   uint64_t experts_gpu = 0;
@@ -56,6 +66,8 @@ class HybridExecutor final : public Executor {
   using LayerHook = std::function<bool(int64_t layers_done)>;
   // Told each layer's routing as soon as it is known.
   using RoutingHook = std::function<void(const RoutingDecision&)>;
+  // Told what each router saw and said, unless the device has ranked experts.
+  using TapHook = std::function<void(const RouterTap&)>;
 
   HybridExecutor(const Model& model, Device& device, ThreadPool& pool, const CostModel& costs,
                  const EngineShape& shape, const CacheWish& wish);
@@ -76,6 +88,7 @@ class HybridExecutor final : public Executor {
   // For good: later layers' routing is not guessed any more.
   void stop_looking_ahead() { dense_.stop_looking_ahead(); }
   void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
+  void set_tap_hook(TapHook hook) { tap_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
   // Whether an expert may be fetched without a slot: it passes through a buffer.
   bool streams() const { return slots_.n_buffers() > 0; }
@@ -125,9 +138,10 @@ class HybridExecutor final : public Executor {
   Router router_;
   RoutingDecision routing_;
   std::vector<ExpertId> predicted_;  // [distances, n_batch, top_k]
-  int32_t n_logits_ = 0;
+  Batch batch_;                      // of the current step
   LayerHook layer_hook_;
   RoutingHook routing_hook_;
+  TapHook tap_hook_;
   ExecutorStats stats_;
 
   // The CPU's experts of the last layer that ran, until finish_cpu()

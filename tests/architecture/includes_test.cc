@@ -32,6 +32,9 @@ const std::vector<Rule> kRules = {
     {"runtime/device", {"runtime/cli", "runtime/engine", "runtime/model"}},
     {"runtime/engine", {"runtime/cli"}},
     {"runtime/model", {"runtime/cli", "runtime/engine"}},
+    {"runtime/pregate",
+     {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/device", "runtime/engine",
+      "runtime/selftest", "runtime/text", "runtime/trace"}},
     {"runtime/probe",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
       "runtime/selftest", "runtime/text", "runtime/trace"}},
@@ -114,6 +117,9 @@ TEST_CASE("runtime/engine includes nothing of the command line") { obeys("runtim
 TEST_CASE("runtime/model includes nothing of engine and command line") { obeys("runtime/model"); }
 TEST_CASE("runtime/calibrate includes nothing of config, engine, selftest and command line") {
   obeys("runtime/calibrate");
+}
+TEST_CASE("runtime/pregate includes nothing but model, kernels and scheduler") {
+  obeys("runtime/pregate");
 }
 TEST_CASE("runtime/probe includes nothing but device and kernels") { obeys("runtime/probe"); }
 TEST_CASE("runtime/selftest includes nothing but device, kernels and probe") {

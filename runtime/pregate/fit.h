@@ -1,0 +1,54 @@
+// Fits a lookahead to taps: for each source layer ridge regression, for all distances at once, of
+// what later routers said minus what they would have said of this layer's residual (gate reuse). So
+// what is learnt is a correction, and where no correction helps on prompts held back for that,
+// there is none.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "runtime/model/model.h"
+#include "runtime/pregate/collection.h"
+#include "runtime/pregate/pregate.h"
+
+namespace tandem {
+
+struct PregateFitSettings {
+  int32_t n_distances = 4;  // 1 … Pregate::kMostDistances
+};
+
+// Shares of a token's experts among the guessed top_k on prompts that were held back from
+// everything else, and beside them what costs nothing.
+struct LinkScore {
+  int32_t source = 0;
+  int32_t distance = 1;
+  double fitted = 0;
+  double gate_reuse = 0;
+  double previous_token = 0;  // the target layer's experts of the token before
+  double hot_list = 0;        // the target layer's most used experts of the training prompts
+  double brier = 0;           // mean (P(use) - used)^2 of the fitted guess over all experts
+  double ridge = 0;  // chosen; share of the mean square of an input. Infinite: no correction
+};
+
+struct FitResult {
+  Pregate pregate;
+  std::vector<LinkScore> scores;  // as pregate.links
+  int64_t training_tokens = 0;
+  int64_t validation_tokens = 0;
+  int64_t test_tokens = 0;
+};
+
+// Of every five prompts three are for training, one chooses among fits, one tests what was chosen.
+// ConfigError when there are too few prompts; FileError as TapFile. parallel: a task a source
+// layer. progress: layers done; false stops, and the result is then empty.
+FitResult fit_pregate(const Model& model, const Collection& data,
+                      const PregateFitSettings& settings, ParallelFor parallel,
+                      const std::function<bool(int64_t done)>& progress);
+
+// What a task of it takes at most, in bytes.
+int64_t fit_task_bytes(const TapShape& shape, const PregateFitSettings& settings);
+
+}  // namespace tandem

@@ -1,0 +1,25 @@
+// The side-car of a model, model.pregate.safetensors: a fitted lookahead in a safetensors file.
+// README.md describes it.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "runtime/model/model.h"
+#include "runtime/pregate/pregate.h"
+
+namespace tandem {
+
+// FileError for what is no such file, or damaged, or holds numbers that are not finite.
+Pregate read_pregate(const std::string& path);
+// The same for a file in memory; `where` opens every message.
+Pregate parse_pregate(std::span<const std::byte> file, const std::string& where);
+
+// The bytes of the file.
+std::string pregate_bytes(const Pregate& pregate);
+
+// FileError, opened by `where`, unless it was fitted for this model: shape and routers.
+void check_pregate_fits(const Pregate& pregate, const Model& model, const std::string& where);
+
+}  // namespace tandem

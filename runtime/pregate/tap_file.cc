@@ -1,0 +1,144 @@
+#include "runtime/pregate/tap_file.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
+
+#include "kernels/check.h"
+#include "kernels/quant.h"
+#include "runtime/error.h"
+#include "runtime/model/byte_reader.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::string_view kMagic = "TANDEMTP";
+constexpr uint32_t kVersion = 1;
+constexpr int64_t kHeadBytes = 8 + 5 * 4;
+constexpr int64_t kMostTokens = int64_t{1} << 24;
+
+int64_t layer_bytes(const TapShape& shape, int64_t n) {
+  return n * (int64_t{2} * shape.d_model + int64_t{4} * shape.n_experts);
+}
+int64_t bytes_of(const TapShape& shape, int64_t n) {
+  return kHeadBytes + 4 * n + shape.n_layers * layer_bytes(shape, n);
+}
+
+template <typename T>
+void put(std::ofstream* out, const std::vector<T>& values, int64_t n) {
+  out->write(reinterpret_cast<const char*>(values.data()),
+             static_cast<std::streamsize>(n * static_cast<int64_t>(sizeof(T))));
+}
+
+}  // namespace
+
+TapBuffer::TapBuffer(const TapShape& shape)
+    : shape_(shape),
+      inputs_(static_cast<size_t>(shape.n_layers)),
+      logits_(static_cast<size_t>(shape.n_layers)) {}
+
+int64_t TapBuffer::token_bytes(const TapShape& shape) {
+  return 4 + shape.n_layers * layer_bytes(shape, 1);
+}
+
+void TapBuffer::clear() {
+  n_whole_ = 0;
+  tokens_.clear();
+  for (auto& layer : inputs_) layer.clear();
+  for (auto& layer : logits_) layer.clear();
+}
+
+void TapBuffer::add(int32_t layer, int32_t token, const float* input, const float* logits) {
+  const auto l = static_cast<size_t>(layer);
+  const auto d = static_cast<size_t>(shape_.d_model);
+  const auto e = static_cast<size_t>(shape_.n_experts);
+  TANDEM_CHECK(inputs_[l].size() == static_cast<size_t>(n_whole_) * d, "layer %d out of order",
+               layer);
+  if (layer == 0) tokens_.push_back(token);
+  for (size_t i = 0; i < d; ++i) inputs_[l].push_back(f32_to_f16(input[i]));
+  logits_[l].insert(logits_[l].end(), logits, logits + e);
+  if (layer == shape_.n_layers - 1) ++n_whole_;
+}
+
+int64_t TapBuffer::file_bytes() const { return bytes_of(shape_, n_whole_); }
+
+void TapBuffer::write(const std::string& path) const {
+  const std::string temporary = path + ".part";
+  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+  out.write(kMagic.data(), kMagic.size());
+  const std::vector<uint32_t> head{
+      kVersion, static_cast<uint32_t>(n_whole_), static_cast<uint32_t>(shape_.n_layers),
+      static_cast<uint32_t>(shape_.n_experts), static_cast<uint32_t>(shape_.d_model)};
+  put(&out, head, static_cast<int64_t>(head.size()));
+  put(&out, tokens_, n_whole_);
+  for (size_t l = 0; l < inputs_.size(); ++l) {
+    put(&out, inputs_[l], n_whole_ * shape_.d_model);
+    put(&out, logits_[l], n_whole_ * shape_.n_experts);
+  }
+  out.close();
+  std::error_code error;
+  if (out) std::filesystem::rename(temporary, path, error);
+  if (out && !error) return;
+  const std::string why = error ? error.message() : std::strerror(errno);
+  std::filesystem::remove(temporary, error);
+  throw FileError(path, "cannot be written: " + why);
+}
+
+TapFile::TapFile(const std::string& path, const TapShape& shape)
+    : path_(path), image_(path), shape_(shape) {
+  ByteReader in(image_.bytes(), path_);
+  const std::string_view magic = in.read_bytes(kMagic.size(), "the magic");
+  if (magic != kMagic) in.fail(fmt::format("expected {}, got {}", kMagic, tandem::quoted(magic)));
+  const auto version = in.read<uint32_t>("the version");
+  if (version != kVersion) in.fail(fmt::format("version {}; expected {}", version, kVersion));
+  const auto n = in.read<uint32_t>("the number of tokens");
+  const auto layers = in.read<uint32_t>("layers");
+  const auto experts = in.read<uint32_t>("experts");
+  const auto width = in.read<uint32_t>("the width");
+  if (layers != static_cast<uint32_t>(shape.n_layers) ||
+      experts != static_cast<uint32_t>(shape.n_experts) ||
+      width != static_cast<uint32_t>(shape.d_model)) {
+    in.fail(fmt::format("expected {} layers, {} experts and a width of {}, got {}, {} and {}",
+                        shape.n_layers, shape.n_experts, shape.d_model, layers, experts, width));
+  }
+  if (n > kMostTokens) in.fail(fmt::format("expected at most {} tokens, got {}", kMostTokens, n));
+  n_ = n;
+  const auto size = static_cast<int64_t>(image_.bytes().size());
+  if (size != bytes_of(shape, n_)) {
+    in.fail(fmt::format("expected {} bytes for {} tokens, got {}{}", bytes_of(shape, n_), n_, size,
+                        size < bytes_of(shape, n_) ? " (truncated?)" : ""));
+  }
+}
+
+const std::byte* TapFile::layer_at(int32_t layer) const {
+  return image_.bytes().data() + kHeadBytes + 4 * n_ + layer * layer_bytes(shape_, n_);
+}
+
+void TapFile::read_inputs(int32_t layer, int64_t first, int64_t n, float* inputs) const {
+  const int64_t d = shape_.d_model;
+  dequantize(DType::kF16, layer_at(layer) + 2 * first * d, inputs, n * d);
+  for (int64_t i = 0; i < n * d; ++i) {
+    if (!std::isfinite(inputs[i])) {
+      throw FileError(
+          path_, fmt::format("token {}, layer {}: an input is not finite", first + i / d, layer));
+    }
+  }
+}
+
+void TapFile::read_logits(int32_t layer, int64_t first, int64_t n, float* logits) const {
+  const int64_t e = shape_.n_experts;
+  std::memcpy(logits, layer_at(layer) + 2 * n_ * shape_.d_model + 4 * first * e,
+              static_cast<size_t>(4 * n * e));
+  for (int64_t i = 0; i < n * e; ++i) {
+    if (!std::isfinite(logits[i])) {
+      throw FileError(
+          path_, fmt::format("token {}, layer {}: a logit is not finite", first + i / e, layer));
+    }
+  }
+}
+
+}  // namespace tandem

@@ -1,0 +1,139 @@
+// tandem pregate and --pregate, as a user's shell sees them, on the built-in model.
+#include <algorithm>
+#include <filesystem>
+
+#include "tests/cli/cli_harness.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Strings = std::vector<std::string>;
+
+constexpr int kPrompts = 10;
+
+// Openings of stories, one every few lines of a text that the model was not trained on.
+std::string prompts() {
+  const std::string text = read_file(source_file("demo/heldout.txt"));
+  std::string all;
+  size_t at = 0;
+  for (int i = 0; i < kPrompts; ++i) {
+    const size_t end = text.find('\n', at);
+    all += (i > 0 ? "\n---\n" : "") + text.substr(at, std::min<size_t>(60, end - at));
+    at = end + 1;
+  }
+  return all;
+}
+
+Outcome collect(const TempDir& dir, const Strings& more = {}, const std::string& tokens = "40") {
+  write_file(dir / "prompts.txt", prompts());
+  Strings args{"pregate", "collect",    "-f",    dir / "prompts.txt",
+               "--out",   dir / "taps", "-n",    tokens,
+               "-c",      "128",        "--json"};
+  args.insert(args.end(), more.begin(), more.end());
+  return tandem(args);
+}
+
+Outcome fit(const TempDir& dir, const Strings& more = {}) {
+  Strings args{"pregate", "fit", "--data", dir / "taps", "--out", dir / "side.safetensors"};
+  args.insert(args.end(), more.begin(), more.end());
+  return tandem(args);
+}
+
+// Every file of a folder.
+std::vector<std::pair<std::string, std::string>> contents(const std::string& folder) {
+  std::vector<std::pair<std::string, std::string>> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files.emplace_back(entry.path().filename().string(), read_file(entry.path().string()));
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
+TEST_CASE("a lookahead that is fitted to a few answers beats gate reuse at each distance") {
+  const TempDir dir;
+  const Outcome collected = collect(dir);
+  INFO(collected.err);
+  REQUIRE(collected.exit_code == 0);
+  const nlohmann::json taps = collected.json();
+  CHECK(taps["prompts"] == kPrompts);
+  CHECK(taps["new_prompts"] == kPrompts);
+  CHECK(taps["new_tokens"].get<int>() > kPrompts * 20);
+  CHECK(taps["full"] == false);
+  CHECK(contents(dir / "taps").size() == kPrompts + 1);
+
+  const Outcome fitted = fit(dir, {"--json"});
+  INFO(fitted.err);
+  REQUIRE(fitted.exit_code == 0);
+  const nlohmann::json report = fitted.json();
+  CHECK(report["training_tokens"].get<int>() + report["validation_tokens"].get<int>() +
+            report["test_tokens"].get<int>() ==
+        taps["new_tokens"].get<int>());
+  REQUIRE(report["recall"].size() == 5 + 4 + 3 + 2);
+  double gain[5] = {};
+  for (const auto& link : report["recall"]) {
+    gain[link["distance"].get<int>()] +=
+        link["fitted"].get<double>() - link["gate_reuse"].get<double>();
+  }
+  for (int distance = 1; distance <= 4; ++distance) CHECK(gain[distance] > 0);
+  CHECK(report["bytes"] == fs::file_size(dir / "side.safetensors"));
+}
+
+TEST_CASE("collecting goes on where it was broken off, to the same files") {
+  const TempDir dir;
+  REQUIRE(collect(dir).exit_code == 0);
+  const auto whole = contents(dir / "taps");
+  fs::remove(dir / "taps/prompt-000002.taps");
+  fs::remove(dir / "taps/prompt-000007.taps");
+  const Outcome again = collect(dir);
+  REQUIRE(again.exit_code == 0);
+  CHECK(again.json()["new_prompts"] == 2);
+  CHECK(contents(dir / "taps") == whole);
+  const Outcome other = collect(dir, {"--seed", "5"});
+  CHECK(other.exit_code == 2);
+  CHECK(contains(other.err, "was begun with another model, other prompts or other settings"));
+  CHECK(line_count(other.err) == 1);
+}
+
+TEST_CASE("collecting stops at its bound, and at Ctrl-C with what is whole") {
+  const TempDir dir;
+  const Outcome full = collect(dir, {"--max-size", "1"});
+  REQUIRE(full.exit_code == 0);
+  CHECK(full.json()["full"] == true);
+  CHECK(full.json()["bytes"].get<int>() <= 1 << 20);
+  CHECK(full.json()["prompts"].get<int>() >= 1);
+  const TempDir second;
+  write_file(second / "prompts.txt", prompts());
+  Invocation how;
+  how.errors_to_terminal = true;
+  how.interrupt_at = "prompt 3 of";
+  const Outcome stopped = tandem({"pregate", "collect", "-f", second / "prompts.txt", "--out",
+                                  second / "taps", "-n", "100", "-c", "128"},
+                                 how);
+  CHECK(stopped.exit_code == 130);
+  CHECK(contains(stopped.err, "interrupted, the same command goes on"));
+  CHECK(contents(second / "taps").size() == 1 + 2);
+}
+
+TEST_CASE("a fit says in one line what is missing") {
+  const TempDir dir;
+  const auto refused = [](const Outcome& run, const std::string& why, int exit_code = 2) {
+    INFO(run.err);
+    CHECK(run.exit_code == exit_code);
+    CHECK(line_count(run.err) == 1);
+    CHECK(contains(run.err, why));
+  };
+  refused(fit(dir), "collection.json", 1);
+  refused(tandem({"pregate", "fit"}), "--data");
+  refused(tandem({"pregate"}), "subcommand");
+  REQUIRE(collect(dir, {"--max-size", "1"}, "100").exit_code == 0);
+  refused(fit(dir), "expected at least 5");
+  refused(fit(dir, {"--distances", "9"}), "--distances");
+  refused(fit(dir, {"-m", family_model("olmoe-q8_0-clip")}), "collected with another model");
+  CHECK_FALSE(fs::exists(dir / "side.safetensors"));
+}
+
+}  // namespace tandem::test
