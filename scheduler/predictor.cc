@@ -21,6 +21,7 @@ PolicyShape policy_shape(int32_t n_layers, int32_t n_experts) {
 
 LookaheadPredictor::LookaheadPredictor(int32_t n_layers, int32_t n_experts, int32_t max_ahead)
     : n_layers_(n_layers),
+      n_experts_(static_cast<size_t>(n_experts)),
       max_ahead_(max_ahead),
       guesses_(static_cast<size_t>(n_layers) * static_cast<size_t>(max_ahead)),
       precision_(static_cast<size_t>(max_ahead), Precision(kFirstPrecision)) {
@@ -37,21 +38,34 @@ void LookaheadPredictor::observe(const RoutingDecision& routing) {
       right += std::min(made.loads[static_cast<size_t>(load.expert.value)],
                         static_cast<float>(load.count));
     }
-    precision_[static_cast<size_t>(ahead - 1)].note(static_cast<int32_t>(right), made.selections);
+    precision_[static_cast<size_t>(ahead - 1)].note(right, made.promised);
     made.valid = false;
   }
-  const size_t n = static_cast<size_t>(routing.n_tokens) * static_cast<size_t>(routing.top_k);
   for (int32_t ahead = 1; ahead <= std::min(max_ahead_, routing.n_ahead); ++ahead) {
-    Guess& next = guess((now_ + ahead) % n_layers_, ahead);
-    std::fill(next.loads.begin(), next.loads.end(), 0.0F);
-    next.selections = 0;
-    for (const ExpertId expert : routing.predicted.subspan(static_cast<size_t>(ahead - 1) * n, n)) {
-      if (!expert.valid()) continue;
-      next.loads[static_cast<size_t>(expert.value)] += 1;
-      ++next.selections;
-    }
-    next.valid = next.selections > 0;
+    fill(routing, ahead, &guess((now_ + ahead) % n_layers_, ahead));
   }
+}
+
+void LookaheadPredictor::fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const {
+  std::fill(guess->loads.begin(), guess->loads.end(), 0.0F);
+  guess->promised = 0;
+  const auto tokens = static_cast<size_t>(routing.n_tokens);
+  const auto at = static_cast<size_t>(ahead - 1);
+  if (!routing.predicted_use.empty()) {
+    const size_t n = tokens * n_experts_;
+    const auto use = routing.predicted_use.subspan(at * n, n);
+    for (size_t i = 0; i < n; ++i) guess->loads[i % n_experts_] += use[i];
+    // Of a token's experts one of P(use) p comes true with p.
+    for (size_t i = 0; i < n; ++i) guess->promised += use[i] * (tokens == 1 ? use[i] : 1.0F);
+  } else {
+    const size_t n = tokens * static_cast<size_t>(routing.top_k);
+    for (const ExpertId expert : routing.predicted.subspan(at * n, n)) {
+      if (!expert.valid()) continue;
+      guess->loads[static_cast<size_t>(expert.value)] += 1;
+      guess->promised += 1;
+    }
+  }
+  guess->valid = guess->promised > 0;
 }
 
 bool LookaheadPredictor::predict(int32_t ahead, std::span<float> loads) const {

@@ -30,8 +30,8 @@ class Predictor {
 class Precision {
  public:
   explicit Precision(double start) : value_(start) {}
-  void note(int32_t right, int32_t guessed) {
-    if (guessed > 0) value_ += kRate * (static_cast<double>(right) / guessed - value_);
+  void note(double right, double guessed) {
+    if (guessed > 0) value_ += kRate * (right / guessed - value_);
   }
   double value() const { return value_; }
 
@@ -41,7 +41,9 @@ class Precision {
 };
 
 // The lookahead that comes with the routing: the next layers' gates applied to this layer's input
-// (gate reuse), or in simulations the true routing with noise (an oracle).
+// (gate reuse), a fitted guess of theirs, or in simulations the true routing with noise (an
+// oracle). What it says of a distance is believed as far as it came true of late: P(use) where it
+// is calibrated, in proportion to what it promised; else those that it names.
 class LookaheadPredictor final : public Predictor {
  public:
   LookaheadPredictor(int32_t n_layers, int32_t n_experts, int32_t max_ahead);
@@ -52,8 +54,9 @@ class LookaheadPredictor final : public Predictor {
   struct Guess {
     bool valid = false;
     std::vector<float> loads;  // [n_experts]
-    int32_t selections = 0;
+    float promised = 0;        // of these, to come true
   };
+  void fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const;
   Guess& guess(int32_t layer, int32_t ahead) {
     return guesses_[static_cast<size_t>(layer * max_ahead_ + ahead - 1)];
   }
@@ -62,6 +65,7 @@ class LookaheadPredictor final : public Predictor {
   }
 
   int32_t n_layers_;
+  size_t n_experts_;
   int32_t max_ahead_;
   int32_t now_ = 0;
   std::vector<Guess> guesses_;  // [n_layers, max_ahead]: for this layer, made so many before it

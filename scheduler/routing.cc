@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "cache/check.h"
@@ -46,6 +47,17 @@ bool all_finite(std::span<const float> values) {
     any |= static_cast<uint32_t>((std::bit_cast<uint32_t>(v) & kExponent) == kExponent);
   }
   return any == 0;
+}
+
+float selection_middle(std::span<const float> logits, int32_t top_k, std::span<float> scratch) {
+  if (top_k >= static_cast<int32_t>(logits.size())) {
+    return *std::min_element(logits.begin(), logits.end());
+  }
+  std::copy(logits.begin(), logits.end(), scratch.begin());
+  const auto next = scratch.begin() + top_k;
+  const auto end = scratch.begin() + static_cast<std::ptrdiff_t>(logits.size());
+  std::nth_element(scratch.begin(), next, end, std::greater<>());
+  return (*std::min_element(scratch.begin(), next) + *next) / 2;
 }
 
 Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)

@@ -53,6 +53,9 @@ struct RoutingDecision {
   // What a lookahead on this layer's input says about the layers after it; see predictor.h.
   int32_t n_ahead = 0;
   std::span<const ExpertId> predicted;  // [n_ahead, n_tokens, top_k]; invalid ids where not known
+  // P(use) of each expert, where the lookahead is calibrated; else empty. [n_ahead, n_tokens,
+  // n_experts], 0 where there is no guess.
+  std::span<const float> predicted_use{};
 };
 
 // Without branches, so that it takes no time beside what made the values.
@@ -62,6 +65,11 @@ bool all_finite(std::span<const float> values);
 inline int32_t policy_ranks(const RoutingRules& rules) {
   return std::min(2 * rules.top_k, rules.n_experts);
 }
+
+// The middle between the top_k-th largest of the logits and the next one: what is above it is
+// selected, where the rules select by logits. The least one where all are selected. scratch:
+// [logits.size()].
+float selection_middle(std::span<const float> logits, int32_t top_k, std::span<float> scratch);
 
 class Router {
  public:

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <memory>
 #include <optional>
 #include <set>
 
@@ -19,6 +21,8 @@
 #include "runtime/engine/device_choice.h"
 #include "runtime/engine/fit.h"
 #include "runtime/error.h"
+#include "runtime/model/gguf_split.h"
+#include "runtime/pregate/pregate_file.h"
 #include "runtime/words.h"
 
 namespace tandem {
@@ -36,6 +40,13 @@ std::vector<std::string> kv_type_names() {
 KvType kv_type(const std::string& name) {
   return *std::find_if(std::begin(kKvTypes), std::end(kKvTypes),
                        [&](KvType type) { return name == kv_type_name(type); });
+}
+
+// "dir/model.pregate.safetensors" for "dir/model.gguf", and for its parts.
+std::string pregate_beside(const std::filesystem::path& model) {
+  const std::optional<SplitName> split = parse_split_name(model);
+  const std::string stem = split ? split->prefix : model.stem().string();
+  return (model.parent_path() / (stem + ".pregate.safetensors")).string();
 }
 
 // A key of the file and its value as the command line would write it.
@@ -134,6 +145,10 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->check(whole_number(0, 1 << 24));
   app->add_option("--policy", policy_name, "scheduling: a name in configs/policies or a TOML file")
       ->type_name("NAME")
+      ->check(not_empty())
+      ->capture_default_str();
+  app->add_option("--pregate", pregate, "fitted lookahead; auto: MODEL.pregate.safetensors")
+      ->type_name("FILE|auto|none")
       ->check(not_empty())
       ->capture_default_str();
   app->add_option("--moe-expert-cache-inserts", cache_inserts,
@@ -245,6 +260,24 @@ MachineProfile ModelOptions::machine() const {
   return load_machine_profile(machine_name.empty() ? std::string(kDefaultMachine) : machine_name);
 }
 
+std::string ModelOptions::pregate_path() const {
+  if (pregate == "none") return "";
+  if (pregate != "auto") return pregate;
+  if (built_in()) return std::string(kEmbeddedPregateName);
+  const std::string beside = pregate_beside(model_path);
+  std::error_code error;
+  return std::filesystem::exists(beside, error) ? beside : "";
+}
+
+void ModelOptions::load_pregate(EngineSettings* settings) const {
+  settings->pregate_from = pregate_path();
+  if (settings->pregate_from.empty()) return;
+  const bool embedded = built_in() && pregate == "auto";
+  settings->pregate = std::make_shared<const Pregate>(
+      embedded ? parse_pregate(embedded_pregate(), settings->pregate_from)
+               : read_pregate(settings->pregate_from));
+}
+
 EngineSettings ModelOptions::engine_settings() const {
   EngineSettings settings;
   settings.device = device_kind(device);
@@ -258,6 +291,7 @@ EngineSettings ModelOptions::engine_settings() const {
   settings.scheduling = load_scheduling_policy(policy_name);
   if (!cache_policy.empty()) settings.cache_policy = cache_policy;
   if (cache_inserts >= 0) settings.cache_inserts = cache_inserts;
+  load_pregate(&settings);
   settings.n_ctx = n_ctx;
   settings.n_batch = n_batch;
   settings.n_threads = n_threads;

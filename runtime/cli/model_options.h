@@ -64,8 +64,9 @@ class ModelOptions {
   int64_t vram_mib = -1;
   int32_t expert_slots = -1;
   std::string policy_name{kDefaultPolicy};
-  std::string cache_policy;    // empty: the policy's
-  int32_t cache_inserts = -1;  // -1: the policy's
+  std::string pregate = "auto";  // of a fitted lookahead: a file, "auto" or "none"
+  std::string cache_policy;      // empty: the policy's
+  int32_t cache_inserts = -1;    // -1: the policy's
   std::string fit = "on";
   int64_t fit_ctx = kDefaultContext;
   int64_t fit_target_mib = kVramMargin >> 20;
@@ -79,6 +80,9 @@ class ModelOptions {
  private:
   void add_placement(CLI::App* app);
   void add_fit(CLI::App* app);
+  // Empty where there is none.
+  std::string pregate_path() const;
+  void load_pregate(EngineSettings* settings) const;
   bool distribute() const { return numa == "distribute"; }
 
   const CLI::Option* batch_option_ = nullptr;  // whether it was given

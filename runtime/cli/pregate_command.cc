@@ -254,6 +254,7 @@ int fit(const FitOptions& options) {
   check_writable(options.out);
   Progress progress;
   const Model model = Model::load(options.model.open_model());
+  if (options.model.check_tensors) model.check_finite();
   const Collection data = Collection::open(options.data);
   PregateFitSettings settings;
   settings.n_distances = options.distances;

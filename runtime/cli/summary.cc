@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "runtime/cli/sampling_options.h"
 #include "runtime/cli/text_io.h"
 #include "runtime/words.h"
@@ -33,8 +35,56 @@ std::string cache_text(const CacheStats& cache) {
 
 std::string prefetch_text(const TransferStats& sent) {
   if (sent.started == 0) return "nothing was worth it";
-  return fmt::format("{} experts begun, {} used on time, {} late, {} lost unused", sent.started,
-                     sent.on_time, sent.late, sent.unused);
+  const double bytes = static_cast<double>(std::max<int64_t>(1, sent.bytes));
+  return fmt::format("{} experts begun, {} used on time, {} late, {} lost unused; {:.0f} % of {}",
+                     sent.started, sent.on_time, sent.late, sent.unused,
+                     100 * static_cast<double>(sent.wasted_bytes) / bytes, bytes_text(sent.bytes));
+}
+
+std::string lookahead_text(const LookaheadScores& scores) {
+  std::string text;
+  for (int32_t d = 1; d <= scores.n_distances(); ++d) {
+    const LookaheadScore score = scores.of(d);
+    if (score.tokens == 0) continue;
+    text += fmt::format("{}{:.3f} at {}", text.empty() ? "recall " : ", ", score.recall, d);
+  }
+  return text.empty() ? "no token was decoded behind another layer" : text;
+}
+
+nlohmann::ordered_json score_json(const LookaheadScore& score) {
+  nlohmann::ordered_json json = {
+      {"tokens", score.tokens}, {"recall", score.recall}, {"exact", score.exact}};
+  const bool calibrated = score.calibrated > 0;
+  json["recall_2k"] = calibrated ? nlohmann::ordered_json(score.recall_wide) : nullptr;
+  json["brier"] = calibrated ? nlohmann::ordered_json(score.brier) : nullptr;
+  return json;
+}
+
+// By distance, over all layers and by the layer that is guessed.
+nlohmann::ordered_json lookahead_json(const LookaheadScores& scores) {
+  auto distances = nlohmann::ordered_json::array();
+  for (int32_t d = 1; d <= scores.n_distances(); ++d) {
+    nlohmann::ordered_json json = {{"distance", d}};
+    json.update(score_json(scores.of(d)));
+    json["layers"] = nlohmann::ordered_json::array();
+    for (int32_t layer = d; layer < scores.n_layers(); ++layer) {
+      nlohmann::ordered_json of_layer = {{"layer", layer}};
+      of_layer.update(score_json(scores.of(layer, d)));
+      json["layers"].push_back(std::move(of_layer));
+    }
+    distances.push_back(std::move(json));
+  }
+  return distances;
+}
+
+nlohmann::ordered_json prefetch_json(const TransferStats& sent) {
+  return {{"started", sent.started},
+          {"on_time", sent.on_time},
+          {"late", sent.late},
+          {"unused", sent.unused},
+          {"polluting", sent.polluting},
+          {"bytes", sent.bytes},
+          {"wasted_bytes", sent.wasted_bytes}};
 }
 
 std::string speed_line(const char* what, int64_t tokens, double tps, double modelled_tps,
@@ -106,6 +156,8 @@ std::string summary_text(const RunReport& report) {
   if (engine.n_slots() > 0) {
     text += line("cache", cache_text(stats.cache));
     text += line("prefetch", prefetch_text(stats.prefetched));
+    const LookaheadScores* scores = engine.lookahead_scores();
+    if (scores != nullptr) text += line("lookahead", lookahead_text(*scores));
   }
   text += line("experts", fmt::format("{} computed on the GPU, {} on the CPU, {} on both",
                                       stats.experts.experts_gpu, stats.experts.experts_cpu,
@@ -149,6 +201,9 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
   json["cache_hits"] = cached ? stats.cache.hits : 0;
   json["cache_misses"] = cached ? stats.cache.misses : 0;
   json["cache_evictions"] = stats.cache.evictions;
+  json["prefetch"] = prefetch_json(stats.prefetched);
+  const LookaheadScores* scores = engine.lookahead_scores();
+  json["lookahead"] = scores != nullptr ? lookahead_json(*scores) : nullptr;
   json["experts_cpu"] = stats.experts.experts_cpu;
   json["experts_gpu"] = stats.experts.experts_gpu;
   json["experts_split"] = stats.experts.experts_split;

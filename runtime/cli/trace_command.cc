@@ -42,7 +42,7 @@ struct TraceOptions {
   bool json = false;
 };
 
-TraceHeader make_header(const Model& model) {
+TraceHeader make_header(const Model& model, const EngineSettings& settings) {
   const ModelShape shape = shape_of(model);
   TraceHeader header;
   header.model = printable(shape.name);
@@ -52,6 +52,7 @@ TraceHeader make_header(const Model& model) {
   header.top_k = shape.top_k;
   header.n_ranks = std::min(2 * shape.top_k, shape.n_experts);
   header.n_ahead = std::min(kDistances, shape.n_layers - 1);
+  if (settings.pregate) header.n_ahead = std::min(header.n_ahead, settings.pregate->n_distances);
   header.expert_bytes = shape.expert_bytes;
   const std::string fault = find_header_fault(header);
   if (!fault.empty()) throw FileError(model.file().name(), "cannot be traced: " + fault);
@@ -93,8 +94,8 @@ bool record(const TraceOptions& options, const Prompts& prompts, const Tokenizer
   return true;
 }
 
-void report(const TraceOptions& options, const Trace& trace, int64_t file_bytes,
-            const std::vector<EffectiveSetting>& effective) {
+void report(const TraceOptions& options, const std::string& lookahead, const Trace& trace,
+            int64_t file_bytes, const std::vector<EffectiveSetting>& effective) {
   const std::vector<double> recall = lookahead_recall(trace);
   const int32_t sequences = trace.steps.back().sequence + 1;
   if (options.json) {
@@ -104,6 +105,7 @@ void report(const TraceOptions& options, const Trace& trace, int64_t file_bytes,
                          {"sequences", sequences},
                          {"bytes", file_bytes},
                          {"model_hash", trace.header.model_hash},
+                         {"lookahead", lookahead},
                          {"recall", recall},
                          {"settings", settings_json(effective)}},
                         2) +
@@ -114,8 +116,8 @@ void report(const TraceOptions& options, const Trace& trace, int64_t file_bytes,
   std::string line = fmt::format("{} tokens, {} steps, sequences: {}, {}", trace.n_tokens(),
                                  trace.steps.size(), sequences, bytes_text(file_bytes));
   for (size_t i = 0; i < recall.size(); ++i) {
-    line +=
-        fmt::format("{} {:.3f} at {}", i == 0 ? "; recall of gate reuse" : ",", recall[i], i + 1);
+    line += i == 0 ? "; recall of " + printable(lookahead) : ",";
+    line += fmt::format(" {:.3f} at {}", recall[i], i + 1);
   }
   std::fprintf(stderr, "  wrote         %s: %s\n", printable(options.out).c_str(), line.c_str());
 }
@@ -126,9 +128,9 @@ int trace(const TraceOptions& options) {
   const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const Prompts prompts = read_prompts(options.prompts, tokenizer);
-  TraceRecorder recorder(make_header(model));
   EngineSettings settings = options.model.engine_settings();
   settings.recorded_distances = kDistances;
+  TraceRecorder recorder(make_header(model, settings));
   const MachineProfile machine = options.model.machine();
   Engine engine(model, machine, settings);
   check_prompts_fit(prompts, engine.n_ctx());
@@ -143,7 +145,8 @@ int trace(const TraceOptions& options) {
   }
   const Trace recorded = recorder.finish();
   const int64_t file_bytes = write_trace(recorded, options.out);
-  report(options, recorded, file_bytes, options.model.effective(engine, machine));
+  report(options, settings.pregate ? settings.pregate_from : "gate reuse", recorded, file_bytes,
+         options.model.effective(engine, machine));
   return guard.interrupted() ? kExitInterrupted : 0;
 }
 

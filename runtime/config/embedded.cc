@@ -29,6 +29,10 @@ std::span<const std::byte> embedded_model() {
   return std::as_bytes(std::span(tandem_demo_model_begin, tandem_demo_model_end));
 }
 
+std::span<const std::byte> embedded_pregate() {
+  return std::as_bytes(std::span(tandem_demo_pregate_begin, tandem_demo_pregate_end));
+}
+
 std::span<const EmbeddedFile> embedded_machines() {
   static const EmbeddedFile kMachines[] = {TANDEM_EMBEDDED_MACHINES};
   return kMachines;

@@ -11,6 +11,10 @@ namespace tandem {
 // demo/hearthside-q8_0.gguf
 std::span<const std::byte> embedded_model();
 inline constexpr std::string_view kEmbeddedModelName = "hearthside-q8_0.gguf (built in)";
+// demo/hearthside-q8_0.pregate.safetensors, its fitted lookahead
+std::span<const std::byte> embedded_pregate();
+inline constexpr std::string_view kEmbeddedPregateName =
+    "hearthside-q8_0.pregate.safetensors (built in)";
 
 struct EmbeddedFile {
   std::string_view name;  // without folder and ending: "rtx3060-ddr4"

@@ -19,7 +19,7 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
       device_(device),
       ops_(ops),
       shape_(shape),
-      weights_(model, device),
+      weights_(model, device, shape.lookahead),
       n_ranks_(policy_ranks(model.config().routing)) {
   const ModelConfig& c = config_;
   const KvShape kv = kv_shape(c, shape);
@@ -109,10 +109,7 @@ Timepoint DenseLayers::gate(int64_t index) {
   const DeviceProduct router{layer.router, {}, logits};
   ops_.normalize_products(layer.ffn_norm, residual_, n_, normed_, "router", {&router, 1});
   const int64_t gate_bytes = n_ * config_.routing.n_experts * kFloat;
-  if (ahead > 0) {
-    ops_.gate_reuse(weights_.layers(index + shape_.lookahead.first, ahead), residual_,
-                    logits + gate_bytes);
-  }
+  if (ahead > 0) look_ahead(index, ahead, logits + gate_bytes);
   if (ranked_) {
     const DeviceAddr scores = behind + n_ * n_ranks_ * kFloat;
     const DeviceAddr reused = scores + n_ * n_ranks_ * kFloat;
@@ -122,6 +119,24 @@ Timepoint DenseLayers::gate(int64_t index) {
     }
   }
   return device_.copy_to_host(Stream::kCompute, gate_host_.data(), normed_, gate_bytes_);
+}
+
+void DenseLayers::look_ahead(int64_t index, int32_t ahead, DeviceAddr logits) {
+  if (!shape_.lookahead.fitted) {
+    ops_.gate_reuse(weights_.layers(index + shape_.lookahead.first, ahead), residual_, logits);
+    return;
+  }
+  constexpr size_t kMostProducts = 3;  // of a call
+  const std::span<const DeviceGuess> guesses = weights_.guesses(index);
+  std::array<DeviceProduct, kMostProducts> products;
+  size_t n = 0;
+  for (size_t i = 0; i < static_cast<size_t>(ahead); ++i) {
+    products[n++] = {guesses[i].w, guesses[i].bias, logits};
+    logits = logits + n_ * config_.routing.n_experts * kFloat;
+    if (n < kMostProducts && i + 1 < static_cast<size_t>(ahead)) continue;
+    ops_.products("pregate", std::span(products).first(n), normed_, n_);
+    n = 0;
+  }
 }
 
 void DenseLayers::wait_for_gate() {

@@ -4,7 +4,8 @@
 //
 // Beside a layer's own gate, those of later layers can be applied to the same residual, each behind
 // its own layer's norm. What they say is a guess of what those layers will route, since the
-// residual changes slowly from layer to layer (arXiv 2312.17238 shows it for Mixtral).
+// residual changes slowly from layer to layer (arXiv 2312.17238 shows it for Mixtral). A fitted
+// lookahead (runtime/pregate) stands in their place where there is one.
 //
 // Called by the thread that runs the step loop. Nothing allocates after construction.
 #pragma once
@@ -72,6 +73,8 @@ class DenseLayers {
  private:
   void attention(int64_t layer);
   Timepoint gate(int64_t layer);
+  // Logits of the first `ahead` distances.
+  void look_ahead(int64_t layer, int32_t ahead, DeviceAddr logits);
   DeviceAddr floats(int64_t n, const char* tag);
   const float* behind_input() const { return expert_input() + n_ * config_.d_model; }
   // What is there is ids, as a kernel wrote them.

@@ -6,7 +6,8 @@
 
 namespace tandem {
 
-DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(device) {
+DeviceWeights::DeviceWeights(const Model& model, Device& device, const Lookahead& lookahead)
+    : device_(device) {
   const ModelWeights& w = model.weights();
   for (const LayerWeights& from : w.layers) {
     DeviceLayer to;
@@ -35,6 +36,7 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(devic
   }
   output_norm_ = upload(w.output_norm, "norms");
   output_ = upload(w.output, "output weights");
+  upload_guesses(lookahead);
   device_.host_wait(last_copy_);
   packed_ = {};
   if (device_.info().host_memory || device_.info().counts_only) return;
@@ -44,8 +46,21 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device) : device_(devic
   uploaded_ = {};
 }
 
+void DeviceWeights::upload_guesses(const Lookahead& lookahead) {
+  if (!lookahead.fitted) return;
+  const Pregate& fitted = *lookahead.fitted;
+  guesses_.resize(static_cast<size_t>(fitted.n_layers));
+  for (const PregateLink& link : fitted.links) {
+    if (link.distance > lookahead.count) continue;
+    const WeightView view{DType::kF16, fitted.n_experts, fitted.d_model,
+                          reinterpret_cast<const std::byte*>(link.weight.data())};
+    guesses_[static_cast<size_t>(link.source)].push_back(
+        {copied(view, "lookahead"), upload(link.bias, "lookahead")});
+  }
+}
+
 // Some groups at a time, with zeros for rows that the last one lacks.
-WeightView DeviceWeights::upload_packed(const WeightView& host, const char* tag) {
+WeightView DeviceWeights::copied_packed(const WeightView& host, const char* tag) {
   constexpr int64_t kChunk = int64_t{8} << 20;
   WeightView view = host.as_packed();
   const DeviceAddr at = device_.alloc(view.span_bytes(), tag);
@@ -64,18 +79,22 @@ WeightView DeviceWeights::upload_packed(const WeightView& host, const char* tag)
     device_.host_wait(
         device_.copy_to_device(Stream::kCopy, at + first * run, packed_.data(), n * run));
   }
-  uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));
   return view;
 }
 
 WeightView DeviceWeights::upload(const WeightView& host, const char* tag) {
   if (!host || device_.info().host_memory) return host;
+  uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));
+  return copied(host, tag);
+}
+
+WeightView DeviceWeights::copied(const WeightView& host, const char* tag) {
+  if (device_.info().host_memory) return host;
   if (device_.kernels() != nullptr && host.layout == Layout::kRows) {
-    return upload_packed(host, tag);
+    return copied_packed(host, tag);
   }
   const DeviceAddr at = device_.alloc(host.bytes(), tag);
   last_copy_ = device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes());
-  uploaded_.emplace_back(host.data, static_cast<size_t>(host.bytes()));
   WeightView view = host;
   view.data = at.at;
   return view;

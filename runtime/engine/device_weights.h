@@ -11,6 +11,7 @@
 
 #include "runtime/device/device.h"
 #include "runtime/device/host_array.h"
+#include "runtime/engine/engine_shape.h"
 #include "runtime/model/model.h"
 
 namespace tandem {
@@ -37,21 +38,35 @@ struct DeviceLayer {
   std::optional<SharedExpert> shared;
 };
 
+// A guess of a later layer's logits: w x + bias of what the layer's own router sees.
+struct DeviceGuess {
+  WeightView w;  // [n_experts, d]
+  DeviceVector bias;
+};
+
 class DeviceWeights {
  public:
-  // MemoryError when the device is too small. Waits for the copies.
-  DeviceWeights(const Model& model, Device& device);
+  // MemoryError when the device is too small. Waits for the copies. What the lookahead has that is
+  // fitted is among the weights.
+  DeviceWeights(const Model& model, Device& device, const Lookahead& lookahead);
 
   const DeviceLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
   std::span<const DeviceLayer> layers(int64_t first, int64_t count) const {
     return std::span(layers_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   }
+  // By distance, from 1 on; empty without a fitted lookahead.
+  std::span<const DeviceGuess> guesses(int64_t layer) const {
+    return guesses_.empty() ? std::span<const DeviceGuess>{} : guesses_[static_cast<size_t>(layer)];
+  }
   const DeviceVector& output_norm() const { return output_norm_; }
   const WeightView& output() const { return output_; }
 
  private:
+  void upload_guesses(const Lookahead& lookahead);
+  // Of the model's file, whose pages are not needed afterwards.
   WeightView upload(const WeightView& host, const char* tag);
-  WeightView upload_packed(const WeightView& host, const char* tag);
+  WeightView copied(const WeightView& host, const char* tag);
+  WeightView copied_packed(const WeightView& host, const char* tag);
   DeviceVector upload(const Vector& host, const char* tag);
 
   Device& device_;
@@ -59,6 +74,7 @@ class DeviceWeights {
   std::vector<std::span<const std::byte>> uploaded_;  // parts of the file, while uploading
   HostArray<std::byte> packed_;                       // likewise
   std::vector<DeviceLayer> layers_;
+  std::vector<std::vector<DeviceGuess>> guesses_;  // [n_layers] or empty
   DeviceVector output_norm_;
   WeightView output_;
 };

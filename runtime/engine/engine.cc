@@ -17,6 +17,7 @@
 #include "runtime/engine/host_vector.h"
 #include "runtime/engine/shape_choice.h"
 #include "runtime/error.h"
+#include "runtime/pregate/pregate_file.h"
 #include "runtime/words.h"
 #include "scheduler/first_contents.h"
 #include "scheduler/make_scheduling.h"
@@ -56,6 +57,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       pool_(make_pool(settings, &effective_)),
       records_ahead_(settings.recorded_distances > 0) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
+  if (shape_.lookahead.fitted) check_pregate_fits(*settings.pregate, model, settings.pregate_from);
   choose_products(machine);
   make_executor(settings);
   pin_experts();

@@ -78,6 +78,8 @@ class Engine {
   const Device& device() const { return *device_; }
   const std::vector<EffectiveSetting>& effective() const { return effective_; }
   EngineStats stats() const;
+  // How well later layers were guessed for tokens that were decoded; null where nobody guesses.
+  const LookaheadScores* lookahead_scores() const { return executor_->lookahead_scores(); }
 
  private:
   void make_executor(const EngineSettings& settings);

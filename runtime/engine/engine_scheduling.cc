@@ -67,6 +67,24 @@ std::string why_no_predictor(const SchedulingSettings& wanted) {
   return "the prefetcher none asks for no guesses";
 }
 
+// What guesses: a fitted lookahead takes the place of gates that are reused.
+void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
+                   const SchedulingSettings& used, Lines* lines) {
+  const bool reuses = used.predictor == "gate-reuse" && used.prefetcher != "none";
+  if (!settings.pregate) {
+    lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
+  } else if (reuses) {
+    lines->add("predictor", wanted.predictor, "pregate", settings.pregate_from);
+  } else {
+    const std::string why = why_no_predictor(wanted);
+    lines->add("predictor", wanted.predictor, used.predictor,
+               why.empty() ? settings.pregate_from +
+                                 " is not used: only gates that are reused "
+                                 "have a fitted lookahead in their place"
+                           : why);
+  }
+}
+
 // The cache starts empty, so a rule that fetches nothing needs a prefetcher to fill it.
 std::string why_planner(const SchedulingSettings& wanted) {
   const bool fetches = wanted.planner != "ktransformers" && wanted.planner != "cpu";
@@ -126,7 +144,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
             can.streams ? "" : "what is fetched stays: there is no buffer to pass through");
   lines.add("calibrate", yes_or_no(wanted.calibrate), yes_or_no(used.calibrate),
             wanted.calibrate ? "there is no clock but the machine profile's own" : "");
-  lines.add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
+  add_predictor(settings, wanted, used, &lines);
   lines.add("prefetcher", wanted.prefetcher, used.prefetcher, "");
   const std::string fills = std::to_string(wanted.prefetch.fills);
   const bool filling = used.prefetcher == "impact";

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "kernels/kv_cache.h"
 #include "runtime/model/model_config.h"
+#include "runtime/pregate/pregate.h"
 
 namespace tandem {
 
@@ -13,6 +15,9 @@ namespace tandem {
 struct Lookahead {
   int32_t first = 1;
   int32_t count = 0;
+  // In the place of later layers' gates: a fitted guess for each, where it has one. first is 1
+  // then, and count at most its distances.
+  std::shared_ptr<const Pregate> fitted{};
 };
 
 struct EngineShape {
@@ -21,7 +26,7 @@ struct EngineShape {
   int64_t max_logits = 1;  // most rows of logits of one step
   KvType kv_type_k = KvType::kF16;
   KvType kv_type_v = KvType::kF16;
-  Lookahead lookahead{};  // gates of later layers to apply beside each layer's own
+  Lookahead lookahead{};  // what is said of later layers beside each layer's own gate
 };
 
 inline KvShape kv_shape(const ModelConfig& config, const EngineShape& shape) {

@@ -80,13 +80,13 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       dense_(model, device, *ops_, shape),
       slots_(model, device, room_for_experts(model, device, wish)),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch),
-              policy_ranks(model.config().routing)) {
+              policy_ranks(model.config().routing)),
+      guesses_(model.config(), shape, device) {
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
   resize_host(&cpu_hidden_, pairs * c.expert_ff, device, "activations");
   cpu_out_ = {device, shape.n_batch * c.d_model, "activations"};
   resize_host(&rows_, pairs, device, "activations");
-  resize_host(&predicted_, pairs * shape.lookahead.count, device, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
   experts_.reserve(n_experts);
   by_id_.reserve(n_experts);
@@ -136,32 +136,13 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   for (size_t i = 0; i < routing_.tokens.size(); ++i) {
     rows_[i] = {routing_.tokens[i].token, routing_.tokens[i].weight};
   }
-  look_ahead(layer.value);
+  guesses_.look_ahead(dense_, layer.value, &router_, &routing_);
   if (routing_hook_) routing_hook_(routing_);
   if (tap_hook_ && !dense_.ranked()) {
-    tap_hook_({layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits()});
+    tap_hook_(
+        {layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits()});
   }
   return routing_;
-}
-
-// A guess that is not finite is none: if the weights are damaged, their own layer will say so.
-void HybridExecutor::look_ahead(int64_t layer) {
-  const size_t n = routing_.ids.size();
-  const int32_t reachable = dense_.reachable(layer);
-  routing_.n_ahead = dense_.distances();
-  const auto all = std::span(predicted_).first(n * static_cast<size_t>(routing_.n_ahead));
-  for (int32_t i = 0; i < routing_.n_ahead; ++i) {
-    const auto guess = all.subspan(static_cast<size_t>(i) * n, n);
-    if (i < reachable && dense_.ranked()) {
-      std::ranges::copy(dense_.reused_ids(i), guess.begin());
-      continue;
-    }
-    if (i < reachable && router_.select(dense_.reused_logits(i), routing_.n_tokens, guess)) {
-      continue;
-    }
-    std::fill(guess.begin(), guess.end(), ExpertId{});
-  }
-  routing_.predicted = all;
 }
 
 void HybridExecutor::name_damage(int64_t layer) const {

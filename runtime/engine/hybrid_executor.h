@@ -20,6 +20,7 @@
 #include "runtime/engine/dense_layers.h"
 #include "runtime/engine/device_ops.h"
 #include "runtime/engine/expert_slots.h"
+#include "runtime/engine/layer_guesses.h"
 #include "runtime/model/model.h"
 #include "runtime/model/shape_of_model.h"
 #include "scheduler/cost_model.h"
@@ -98,12 +99,13 @@ class HybridExecutor final : public Executor {
   // Why there are fewer slots than there seemed to be room for; empty: there are not.
   const std::string& refused_slots() const { return slots_.refusal(); }
   const ExecutorStats& stats() const { return stats_; }
+  // How well later layers were guessed; null where they are not.
+  const LookaheadScores* lookahead_scores() const { return guesses_.scores(); }
   bool graphs_refused() const { return ops_->graphs_refused(); }
 
  private:
   // FileError with the tensor that makes the layer's router give values that are not finite.
   [[noreturn]] void name_damage(int64_t layer) const;
-  void look_ahead(int64_t layer);
   // One launch: [first, first + count) of the layer's experts on the device.
   void launch_gpu(size_t first, size_t count);
   void take_experts(const LayerPlan& plan);
@@ -137,8 +139,8 @@ class HybridExecutor final : public Executor {
   ExpertSlots slots_;
   Router router_;
   RoutingDecision routing_;
-  std::vector<ExpertId> predicted_;  // [distances, n_batch, top_k]
-  Batch batch_;                      // of the current step
+  LayerGuesses guesses_;
+  Batch batch_;  // of the current step
   LayerHook layer_hook_;
   RoutingHook routing_hook_;
   TapHook tap_hook_;

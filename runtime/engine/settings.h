@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "kernels/attention.h"
 #include "runtime/device/sim_settings.h"
+#include "runtime/pregate/pregate.h"
 #include "scheduler/scheduling_settings.h"
 
 namespace tandem {
@@ -32,7 +34,9 @@ struct EngineSettings {
   SchedulingSettings scheduling{};             // what a policy file says
   std::optional<std::string> cache_policy{};   // instead of its eviction policy
   std::optional<int32_t> cache_inserts{};      // instead of its prefetch.fills
-  int32_t recorded_distances = 0;              // layers ahead whose gates are reused in any case
+  std::shared_ptr<const Pregate> pregate{};    // in the place of reused gates
+  std::string pregate_from{};                  // its file, for messages
+  int32_t recorded_distances = 0;              // layers ahead that are guessed in any case
   int64_t n_ctx = 0;                           // 0: the model's own, at most kDefaultContext
   int64_t n_batch = 512;
   int64_t max_logits = 1;

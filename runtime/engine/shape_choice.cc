@@ -13,6 +13,7 @@
 #include "runtime/error.h"
 #include "runtime/model/available_memory.h"
 #include "runtime/model/shape_of_model.h"
+#include "runtime/pregate/pregate_file.h"
 #include "runtime/words.h"
 #include "scheduler/make_scheduling.h"
 #include "scheduler/prompt_estimate.h"
@@ -39,6 +40,21 @@ void check_kv_type(const char* flag, KvType type, const char* what, int64_t widt
                   kv_type_name(type), what, block, width));
 }
 
+Lookahead wanted_lookahead(const ModelConfig& config, const EngineSettings& settings,
+                           const Device& device) {
+  // Where nothing can be fetched, nobody needs to guess.
+  const bool cached = !device.info().host_memory && settings.expert_slots != 0;
+  Lookahead lookahead;
+  lookahead.count = std::max(settings.recorded_distances,
+                             cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
+  if (settings.pregate && lookahead.count > 0) {
+    check_pregate_shape(*settings.pregate, config, settings.pregate_from);
+    lookahead.fitted = settings.pregate;
+    lookahead.count = std::min(lookahead.count, settings.pregate->n_distances);
+  }
+  return lookahead;
+}
+
 EngineShape wanted_shape(const ModelConfig& config, const EngineSettings& settings,
                          const Device& device) {
   if (settings.n_ctx < 0)
@@ -51,11 +67,7 @@ EngineShape wanted_shape(const ModelConfig& config, const EngineSettings& settin
   shape.kv_type_k = settings.kv_type_k;
   shape.kv_type_v = settings.kv_type_v;
   shape.max_logits = settings.max_logits;
-  // Where nothing can be fetched, nobody needs to guess.
-  const bool cached = !device.info().host_memory && settings.expert_slots != 0;
-  shape.lookahead.count =
-      std::max(settings.recorded_distances,
-               cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
+  shape.lookahead = wanted_lookahead(config, settings, device);
   return resized(shape, wanted_context(config, settings), settings.n_batch);
 }
 

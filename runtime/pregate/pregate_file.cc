@@ -187,8 +187,7 @@ std::string pregate_bytes(const Pregate& pregate) {
   return safetensors_bytes(content);
 }
 
-void check_pregate_fits(const Pregate& pregate, const Model& model, const std::string& where) {
-  const ModelConfig& c = model.config();
+void check_pregate_shape(const Pregate& pregate, const ModelConfig& c, const std::string& where) {
   const auto check = [&](const char* what, int64_t got, int64_t expected) {
     if (got == expected) return;
     throw FileError(where, fmt::format("it is for another model: {}: expected {}, got {}", what,
@@ -198,6 +197,10 @@ void check_pregate_fits(const Pregate& pregate, const Model& model, const std::s
   check("experts", pregate.n_experts, c.routing.n_experts);
   check("experts of a token", pregate.top_k, c.routing.top_k);
   check("width", pregate.d_model, c.d_model);
+}
+
+void check_pregate_fits(const Pregate& pregate, const Model& model, const std::string& where) {
+  check_pregate_shape(pregate, model.config(), where);
   const std::string hash = router_hash(model);
   if (hash == pregate.router_hash) return;
   throw FileError(where, fmt::format("it is for another model: SHA-256 of the routers: expected "

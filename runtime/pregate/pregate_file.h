@@ -19,7 +19,10 @@ Pregate parse_pregate(std::span<const std::byte> file, const std::string& where)
 // The bytes of the file.
 std::string pregate_bytes(const Pregate& pregate);
 
-// FileError, opened by `where`, unless it was fitted for this model: shape and routers.
+// FileError, opened by `where`, unless it was fitted for a model of this shape.
+void check_pregate_shape(const Pregate& pregate, const ModelConfig& config,
+                         const std::string& where);
+// The same, unless it was fitted for these very routers, which are read.
 void check_pregate_fits(const Pregate& pregate, const Model& model, const std::string& where);
 
 }  // namespace tandem

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <span>
 #include <utility>
@@ -130,15 +129,9 @@ void SourceFit::select(const float* logits, std::vector<ExpertId>* ids) {
   router_.select(logits, 1, *ids);
 }
 
-// Between the last logit that is selected and the next one.
 float SourceFit::middle(const float* logits) {
-  if (static_cast<int64_t>(top_k_) == n_experts_) {
-    return *std::min_element(logits, logits + n_experts_);
-  }
-  std::copy(logits, logits + n_experts_, sorted_.begin());
-  const auto next = sorted_.begin() + static_cast<std::ptrdiff_t>(top_k_);
-  std::nth_element(sorted_.begin(), next, sorted_.end(), std::greater<>());
-  return (*std::min_element(sorted_.begin(), next) + *next) / 2;
+  return selection_middle({logits, static_cast<size_t>(n_experts_)}, static_cast<int32_t>(top_k_),
+                          sorted_);
 }
 
 template <typename F>

@@ -136,4 +136,71 @@ TEST_CASE("a fit says in one line what is missing") {
   CHECK_FALSE(fs::exists(dir / "side.safetensors"));
 }
 
+namespace {
+
+nlohmann::json story(const Strings& more) {
+  Strings args{"run",      "-p",  "Once upon a time",   "-n", "80", "-s", "3", "--json",
+               "--device", "sim", "--moe-expert-cache", "48"};
+  args.insert(args.end(), more.begin(), more.end());
+  const Outcome run = tandem(args);
+  INFO(run.err);
+  REQUIRE(run.exit_code == 0);
+  return run.json();
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a run uses the lookahead of its model, writes the same text, and says how well it guesses") {
+  const ReferenceArithmetic exact;
+  const nlohmann::json fitted = story({});
+  CHECK(fitted["settings"]["predictor"]["effective"] == "pregate");
+  const nlohmann::json reused = story({"--pregate", "none"});
+  CHECK(reused["settings"]["predictor"]["effective"] == "gate-reuse");
+  CHECK(fitted["token_ids"] == reused["token_ids"]);
+  REQUIRE(fitted["lookahead"].size() == 3);
+  for (size_t d = 0; d < 3; ++d) {
+    const nlohmann::json& guess = fitted["lookahead"][d];
+    CHECK(guess["distance"] == d + 1);
+    CHECK(guess["tokens"] == 79 * (5 - static_cast<int>(d)));
+    CHECK(guess["recall"].get<double>() > reused["lookahead"][d]["recall"].get<double>());
+    CHECK(guess["recall_2k"].get<double>() > guess["recall"].get<double>());
+    CHECK(guess["exact"].get<double>() < guess["recall"].get<double>());
+    CHECK(guess["brier"].get<double>() < 0.1);
+    CHECK(guess["layers"].size() == 5 - d);
+    CHECK(reused["lookahead"][d]["brier"].is_null());
+  }
+  const nlohmann::json& sent = fitted["prefetch"];
+  CHECK(sent["started"].get<int>() > 0);
+  CHECK(sent["on_time"].get<int>() + sent["late"].get<int>() + sent["unused"].get<int>() <=
+        sent["started"].get<int>());
+  CHECK(sent["wasted_bytes"].get<int64_t>() <= sent["bytes"].get<int64_t>());
+  CHECK(sent["bytes"].get<int64_t>() <= fitted["bytes_h2d"].get<int64_t>());
+}
+
+TEST_CASE("a lookahead beside its model is found, and another one is taken by name or refused") {
+  const std::string model = source_file("demo/hearthside-q8_0.gguf");
+  const std::string beside = source_file("demo/hearthside-q8_0.pregate.safetensors");
+  const nlohmann::json found = story({"-m", model});
+  CHECK(found["settings"]["predictor"]["reason"] == beside);
+  CHECK(story({"--pregate", beside})["settings"]["predictor"]["reason"] == beside);
+  const auto refused = [](const Strings& args, const std::string& why) {
+    const Outcome run = tandem(args);
+    INFO(run.err);
+    CHECK(run.exit_code == 1);
+    CHECK(run.out.empty());
+    CHECK(line_count(run.err) == 1);
+    CHECK(contains(run.err, why));
+  };
+  const Strings run{"run", "-p", "x", "-n", "1", "--device", "sim", "--pregate"};
+  const auto with = [&](Strings more) {
+    Strings args = run;
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  };
+  refused(with({"/nowhere"}), "/nowhere: cannot open it");
+  refused(with({source_file("README.md")}), "README.md: the header");
+  refused(with({beside, "-m", family_model("qwen3moe-f32")}), "it is for another model: layers");
+}
+
 }  // namespace tandem::test

@@ -88,7 +88,8 @@ TEST_CASE("run takes a policy by name or from a file, and flags that override it
   const nlohmann::json standard = settings({});
   CHECK(standard["policy"]["effective"] == "tandem");
   CHECK(standard["cache policy"]["effective"] == "learned");
-  CHECK(standard["predictor"]["effective"] == "gate-reuse");
+  CHECK(standard["predictor"]["requested"] == "gate-reuse");
+  CHECK(standard["predictor"]["effective"] == "pregate");
   const nlohmann::json file = settings({"--policy", source_file("configs/policies/hybrimoe.toml")});
   CHECK(file["policy"]["effective"] == "hybrimoe");
   CHECK(file["pool"]["effective"] == "per-layer");

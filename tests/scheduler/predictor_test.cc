@@ -68,6 +68,26 @@ TEST_CASE("a lookahead that is always wrong is soon not believed, one that is ri
   CHECK(loads_of(*right, 1)[0] > 0.95F);
 }
 
+TEST_CASE("a calibrated lookahead is expected as it says, and not when it lies") {
+  const auto honest = make_predictor("gate-reuse", {4, 8, 1});
+  const auto liar = make_predictor("gate-reuse", {4, 8, 1});
+  // Half of the time it is 0 and 1 that are used, else 2 and 3.
+  const std::vector<float> fair{0.5F, 0.5F, 0.5F, 0.5F, 0, 0, 0, 0};
+  const std::vector<float> wrong{0, 0, 0, 0, 0.9F, 0.9F, 0.9F, 0.9F};
+  for (int i = 0; i < 600; ++i) {
+    const int first = (i * 7 / 3) % 2 == 0 ? 0 : 2;
+    Observed one(i % 4, {first, first + 1}, {0, 1});
+    one.decision.predicted_use = fair;
+    honest->observe(one.decision);
+    Observed other(i % 4, {first, first + 1}, {4, 5});
+    other.decision.predicted_use = wrong;
+    liar->observe(other.decision);
+  }
+  for (const size_t e : {0, 1, 2, 3}) CHECK(loads_of(*honest, 1)[e] == Approx(0.5).margin(0.08));
+  CHECK(loads_of(*honest, 1)[4] == 0);
+  CHECK(loads_of(*liar, 1)[4] < 0.05F);
+}
+
 TEST_CASE("the previous token's experts are expected again") {
   const auto predictor = make_predictor("previous-token", {2, 8, 2});
   predictor->observe(Observed(0, {0, 1}, {}).decision);

@@ -1,0 +1,91 @@
+#include "runtime/engine/layer_guesses.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/engine/host_vector.h"
+
+namespace tandem {
+
+LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape,
+                           Device& device) {
+  const Lookahead& lookahead = shape.lookahead;
+  const int64_t n = shape.n_batch * lookahead.count;
+  resize_host(&predicted_, n * config.routing.top_k, device, "activations");
+  if (lookahead.first > 0 && lookahead.count > 0) {
+    scores_.emplace(static_cast<int32_t>(config.n_layers), config.routing.n_experts,
+                    config.routing.top_k, lookahead.count);
+  }
+  if (!lookahead.fitted) return;
+  resize_host(&use_, n * config.routing.n_experts, device, "activations");
+  sorted_.resize(static_cast<size_t>(config.routing.n_experts));
+  for (int32_t layer = 0; layer < config.n_layers; ++layer) {
+    for (int32_t d = 1; d <= lookahead.count; ++d) {
+      links_.push_back(lookahead.fitted->link(layer, d));
+    }
+  }
+}
+
+void LayerGuesses::look_ahead(const DenseLayers& dense, int64_t layer, Router* router,
+                              RoutingDecision* routing) {
+  const int32_t reachable = dense.reachable(layer);
+  routing->n_ahead = dense.distances();
+  select(dense, reachable, router, routing);
+  routing->predicted_use = {};
+  if (!links_.empty() && !dense.ranked()) calibrate(dense, layer, reachable, routing);
+  if (scores_) scores_->observe(*routing);
+}
+
+// A guess that is not finite is none: if the weights are damaged, their own layer will say so.
+void LayerGuesses::select(const DenseLayers& dense, int32_t reachable, Router* router,
+                          RoutingDecision* routing) {
+  const size_t n = routing->ids.size();
+  const auto all = std::span(predicted_).first(n * static_cast<size_t>(routing->n_ahead));
+  for (int32_t i = 0; i < routing->n_ahead; ++i) {
+    const auto guess = all.subspan(static_cast<size_t>(i) * n, n);
+    if (i < reachable && dense.ranked()) {
+      std::ranges::copy(dense.reused_ids(i), guess.begin());
+      continue;
+    }
+    if (i < reachable && router->select(dense.reused_logits(i), routing->n_tokens, guess)) {
+      continue;
+    }
+    std::fill(guess.begin(), guess.end(), ExpertId{});
+  }
+  routing->predicted = all;
+}
+
+void LayerGuesses::calibrate(const DenseLayers& dense, int64_t layer, int32_t reachable,
+                             RoutingDecision* routing) {
+  const size_t n = routing->ids.size();
+  const auto n_ahead = static_cast<size_t>(routing->n_ahead);
+  const size_t uses = static_cast<size_t>(routing->n_tokens) * sorted_.size();
+  const auto all = std::span(use_).first(uses * n_ahead);
+  for (size_t i = 0; i < n_ahead; ++i) {
+    const auto use = all.subspan(i * uses, uses);
+    const bool guessed = static_cast<int32_t>(i) < reachable && routing->predicted[i * n].valid();
+    const PregateLink* link = links_[static_cast<size_t>(layer) * n_ahead + i];
+    if (guessed && link != nullptr) {
+      calibrate(*link, dense.reused_logits(static_cast<int32_t>(i)), routing->top_k, use);
+    } else {
+      std::fill(use.begin(), use.end(), 0.0F);
+    }
+  }
+  routing->predicted_use = all;
+}
+
+void LayerGuesses::calibrate(const PregateLink& link, const float* logits, int32_t top_k,
+                             std::span<float> use) {
+  constexpr float kNever = -6;  // P is below a four-hundredth: not worth an exponential
+  const size_t n_experts = sorted_.size();
+  for (size_t first = 0; first < use.size(); first += n_experts) {
+    const std::span<const float> of_token{logits + first, n_experts};
+    const float middle = selection_middle(of_token, top_k, sorted_);
+    for (size_t e = 0; e < n_experts; ++e) {
+      const float z = link.calib_scale * (of_token[e] - middle) + link.calib_offset;
+      use[first + e] = z > kNever ? 1 / (1 + std::exp(-z)) : 0;
+    }
+  }
+}
+
+}  // namespace tandem

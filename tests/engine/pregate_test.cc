@@ -1,0 +1,222 @@
+// A fitted lookahead in the engine: that it is computed right on every device, and that what it
+// says never changes a result.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <random>
+
+#include "kernels/quant.h"
+#include "runtime/engine/memory_plan.h"
+#include "runtime/engine/shape_choice.h"
+#include "runtime/model/router_hash.h"
+#include "scheduler/impact_prefetcher.h"
+#include "scheduler/make_scheduling.h"
+#include "tests/engine/engine_testing.h"
+#include "tests/engine/step_harness.h"
+#include "tests/support/catch.h"
+#include "tests/support/file_error.h"
+#include "tests/support/unrounded.h"
+
+namespace tandem::test {
+namespace {
+
+// Random numbers for a model: guesses that are wrong and sure of themselves.
+std::shared_ptr<Pregate> random_pregate(const Model& model, int32_t n_distances) {
+  const ModelConfig& c = model.config();
+  auto p = std::make_shared<Pregate>();
+  p->model.append("random");
+  p->router_hash = router_hash(model);
+  p->n_layers = static_cast<int32_t>(c.n_layers);
+  p->n_experts = c.routing.n_experts;
+  p->top_k = c.routing.top_k;
+  p->d_model = static_cast<int32_t>(c.d_model);
+  p->n_distances = n_distances;
+  std::mt19937 rng(11);
+  std::normal_distribution<float> normal(0, 0.5F);
+  for (int32_t s = 0; s < p->n_layers; ++s) {
+    for (int32_t d = 1; d <= n_distances && s + d < p->n_layers; ++d) {
+      PregateLink link;
+      link.source = s;
+      link.distance = d;
+      for (int64_t i = 0; i < c.routing.n_experts * c.d_model; ++i) {
+        link.weight.push_back(f32_to_f16(normal(rng)));
+      }
+      for (int64_t i = 0; i < c.routing.n_experts; ++i) link.bias.push_back(normal(rng));
+      link.calib_scale = 0.25F * static_cast<float>(d);
+      link.calib_offset = 0.5F;
+      p->links.push_back(link);
+    }
+  }
+  return p;
+}
+
+std::vector<double> guessed(const PregateLink& link, const float* x, size_t d) {
+  std::vector<double> logits;
+  for (size_t e = 0; e < link.bias.size(); ++e) {
+    double sum = static_cast<double>(link.bias[e]);
+    for (size_t i = 0; i < d; ++i) {
+      sum += static_cast<double>(f16_to_f32(link.weight[e * d + i])) * static_cast<double>(x[i]);
+    }
+    logits.push_back(sum);
+  }
+  return logits;
+}
+
+// Holds what a layer says of the next ones against float64, with what its router saw.
+struct Comparison {
+  const Pregate& pregate;
+  int64_t compared = 0;
+
+  void operator()(const RoutingDecision& routing, const RouterTap& tap) {
+    const auto k = static_cast<size_t>(routing.top_k);
+    const auto e = static_cast<size_t>(pregate.n_experts);
+    const auto d = static_cast<size_t>(pregate.d_model);
+    const auto n = static_cast<size_t>(routing.n_tokens);
+    for (size_t ahead = 1; ahead <= static_cast<size_t>(routing.n_ahead); ++ahead) {
+      const PregateLink* link = pregate.link(routing.layer.value, static_cast<int32_t>(ahead));
+      for (size_t t = 0; t < n; ++t) {
+        const ExpertId* ids = routing.predicted.data() + ((ahead - 1) * n + t) * k;
+        const float* use = routing.predicted_use.data() + ((ahead - 1) * n + t) * e;
+        if (link == nullptr) {
+          CHECK_FALSE(ids[0].valid());
+          CHECK(std::all_of(use, use + e, [](float p) { return p == 0; }));
+          continue;
+        }
+        const std::vector<double> logits = guessed(*link, tap.inputs + t * d, d);
+        std::vector<size_t> order(e);
+        std::iota(order.begin(), order.end(), size_t{0});
+        std::sort(order.begin(), order.end(),
+                  [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+        if (logits[order[k - 1]] - logits[order[k]] < 1e-3) continue;  // too near for f32
+        ++compared;
+        for (size_t r = 0; r < k; ++r) {
+          const auto at = std::find_if(
+              ids, ids + k, [&](ExpertId id) { return static_cast<size_t>(id.value) == order[r]; });
+          CHECK(at != ids + k);
+        }
+        const double middle = (logits[order[k - 1]] + logits[order[k]]) / 2;
+        for (size_t x = 0; x < e; ++x) {
+          const double z = static_cast<double>(link->calib_scale) * (logits[x] - middle) +
+                           static_cast<double>(link->calib_offset);
+          const double p = z > -5.99 ? 1 / (1 + std::exp(-z)) : 0;
+          CHECK(std::abs(static_cast<double>(use[x]) - p) < 3e-3);
+        }
+      }
+    }
+  }
+};
+
+std::unique_ptr<Device> device_of(SimKernels kernels) {
+  SimSettings sim;
+  sim.kernels = kernels;
+  return StepHarness::make_device(3, sim);
+}
+
+}  // namespace
+
+TEST_CASE("a fitted lookahead says on every device what float64 says") {
+  for (const std::string& path : {kFamilies + "qwen3moe-f32.gguf", kDemoModel}) {
+    const Model model = Model::load(GgufFile::open(path));
+    const auto pregate = random_pregate(model, 4);
+    for (const int device : {0, 1, 2}) {  // the CPU, a simulated GPU, one with CUDA kernels
+      INFO(path << ", device " << device);
+      StepHarness harness(model, device == 0 ? -1 : 3,
+                          device == 0   ? StepHarness::make_device(-1, {})
+                          : device == 1 ? device_of(SimKernels::kHost)
+                                        : device_of(SimKernels::kEmulated),
+                          64, {1, 4, pregate});
+      Comparison compare{*pregate};
+      RoutingDecision last;
+      harness.executor.set_routing_hook([&](const RoutingDecision& routing) { last = routing; });
+      harness.executor.set_tap_hook([&](const RouterTap& tap) { compare(last, tap); });
+      const std::vector<int32_t> tokens{1, 5, 9, 2, 3, 4, 6};
+      NoPrefetcher nothing;
+      run_step({std::span(tokens).first(6), 0, 1}, harness.executor, harness.planner, harness.cache,
+               nothing, harness.plan);
+      const int64_t of_many = compare.compared;
+      CHECK(of_many > 0);
+      run_step({std::span(tokens).last(1), 6, 1}, harness.executor, harness.planner, harness.cache,
+               nothing, harness.plan);
+      CHECK(compare.compared > of_many);
+    }
+  }
+}
+
+TEST_CASE("a fitted lookahead changes results by rounding at most, and no greedy token") {
+  const Unrounded unrounded;
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto wrong = random_pregate(model, 3);
+  const std::vector<int32_t> prompt{1, 5, 9, 13, 17, 200, 300, 400, 17, 9, 5, 1};
+  Engine cpu(model, test_machine(), cpu_settings());
+  const std::vector<int32_t> reference = greedy(cpu, prompt, 24);
+  const std::vector<float> expected = all_logits(model, cpu_settings(), prompt);
+  for (const int32_t slots : {5, 40, 190}) {
+    INFO("slots " << slots);
+    EngineSettings settings = sim_settings(slots);
+    settings.pregate = wrong;
+    Engine engine(model, test_machine(), settings);
+    CHECK(greedy(engine, prompt, 24) == reference);
+    CHECK(engine.stats().prefetched.started > 0);
+    CHECK(relative_error(all_logits(model, settings, prompt), expected) <= 1e-4);
+  }
+}
+
+TEST_CASE("a fitted lookahead takes the place of reused gates, and the settings say so") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  EngineSettings settings = sim_settings(20);
+  settings.pregate = random_pregate(model, 2);
+  settings.pregate_from.append("side.safetensors");
+  const auto predictor = [&] {
+    const Engine engine(model, test_machine(), settings);
+    for (const EffectiveSetting& line : engine.effective()) {
+      if (line.name == "predictor") return line;
+    }
+    return EffectiveSetting{};
+  };
+  EffectiveSetting line = predictor();
+  CHECK(line.requested == "gate-reuse");
+  CHECK(line.effective == "pregate");
+  CHECK(line.reason == "side.safetensors");
+  settings.scheduling.predictor = "hot-list";
+  line = predictor();
+  CHECK(line.effective == "hot-list");
+  CHECK_THAT(line.reason, contains("side.safetensors is not used"));
+}
+
+TEST_CASE("a fitted lookahead of other routers or of another shape is refused") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  EngineSettings settings = sim_settings(20);
+  settings.pregate_from.append("f");
+  const auto refusal = [&](const std::shared_ptr<Pregate>& pregate) {
+    settings.pregate = pregate;
+    return error_of([&] { const Engine engine(model, test_machine(), settings); });
+  };
+  const auto other = random_pregate(model, 3);
+  other->router_hash[0] = other->router_hash[0] == '0' ? '1' : '0';
+  CHECK_THAT(refusal(other), contains("f: it is for another model: SHA-256 of the routers"));
+  const auto narrow = random_pregate(model, 3);
+  narrow->d_model = 128;
+  CHECK_THAT(refusal(narrow), contains("width: expected 256, got 128"));
+}
+
+TEST_CASE("a plan counts a fitted lookahead among what the device holds") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const MachineProfile machine = test_machine();
+  const auto used = [&](const std::shared_ptr<const Pregate>& pregate) {
+    EngineSettings settings = sim_settings(20);
+    settings.pregate = pregate;
+    const Engine engine(model, machine, settings);
+    std::vector<EffectiveSetting> lines;
+    const OpenDevice empty = open_device(settings, machine);
+    const EngineShape shape = choose_shape(model, machine, settings, *empty.device, &lines);
+    const MemoryPlan plan = plan_memory(model, *empty.device, machine, shape, cache_wish(settings));
+    CHECK(plan.device_bytes == engine.device().used_bytes());
+    return plan.device_bytes;
+  };
+  const auto pregate = random_pregate(model, 3);
+  const int64_t links = 5 + 4 + 3;
+  CHECK(used(pregate) - used(nullptr) >= links * 32 * (256 * 2 + 4));
+}
+
+}  // namespace tandem::test
