@@ -1,0 +1,45 @@
+// libFuzzer target: whatever the bytes, the reader of fitted lookaheads ends in a FileError or in
+// one that comes back from its file. README.md says how to run it.
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kernels/check.h"
+#include "runtime/error.h"
+#include "runtime/pregate/pregate_file.h"
+
+namespace tandem {
+namespace {
+
+void check(const Pregate& pregate) {
+  const std::string image = pregate_bytes(pregate);
+  const Pregate again = parse_pregate(std::as_bytes(std::span(image)), "again");
+  TANDEM_CHECK(again.links.size() == pregate.links.size() && pregate_bytes(again) == image, "%s",
+               "another lookahead came back");
+}
+
+void probe(std::span<const std::byte> image) {
+  try {
+    check(parse_pregate(image, "fuzz"));
+  } catch (const FileError& error) {
+    const std::string_view message = error.what();
+    TANDEM_CHECK(message.find('\n') == std::string_view::npos, "%s", error.what());
+    TANDEM_CHECK(message.substr(0, 4) == "fuzz", "%s", error.what());
+  }
+}
+
+}  // namespace
+}  // namespace tandem
+
+// NOLINTNEXTLINE(readability-identifier-naming): the name is libFuzzer's.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  // A copy of exactly this size, so that the sanitizer sees a read past either end.
+  const auto copy = std::make_unique<std::byte[]>(size);
+  if (size > 0) std::memcpy(copy.get(), data, size);
+  tandem::probe({copy.get(), size});
+  return 0;
+}

@@ -1,0 +1,56 @@
+// Writes the seed corpus of pregate_fuzz, small fitted lookaheads, into the folder named by the
+// argument.
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "runtime/pregate/pregate_file.h"
+
+namespace tandem {
+namespace {
+
+Pregate made_up(int32_t n_layers, int32_t n_experts, int32_t width, int32_t n_distances) {
+  Pregate p;
+  p.model = "seed";
+  p.router_hash = "0123";
+  p.n_layers = n_layers;
+  p.n_experts = n_experts;
+  p.top_k = 1;
+  p.d_model = width;
+  p.n_distances = n_distances;
+  for (int32_t s = 0; s < n_layers; ++s) {
+    for (int32_t d = 1; d <= n_distances && s + d < n_layers; ++d) {
+      PregateLink link;
+      link.source = s;
+      link.distance = d;
+      link.weight.assign(static_cast<size_t>(n_experts) * static_cast<size_t>(width), 0x3C00);
+      link.bias.assign(static_cast<size_t>(n_experts), 0.5F);
+      p.links.push_back(link);
+    }
+  }
+  return p;
+}
+
+bool write(const std::filesystem::path& path, const Pregate& pregate) {
+  std::ofstream out(path, std::ios::binary);
+  out << pregate_bytes(pregate);
+  out.close();
+  return static_cast<bool>(out);
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+    return 2;
+  }
+  const std::filesystem::path dir = argv[1];
+  std::error_code ignored;
+  std::filesystem::create_directories(dir, ignored);
+  const bool written = tandem::write(dir / "one_link.safetensors", tandem::made_up(2, 2, 2, 1)) &&
+                       tandem::write(dir / "five_links.safetensors", tandem::made_up(4, 3, 1, 2));
+  if (!written) std::fprintf(stderr, "%s: cannot be written\n", argv[1]);
+  return written ? 0 : 1;
+}
