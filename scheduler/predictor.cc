@@ -55,8 +55,10 @@ void LookaheadPredictor::fill(const RoutingDecision& routing, int32_t ahead, Gue
     const size_t n = tokens * n_experts_;
     const auto use = routing.predicted_use.subspan(at * n, n);
     for (size_t i = 0; i < n; ++i) guess->loads[i % n_experts_] += use[i];
-    // Of a token's experts one of P(use) p comes true with p.
-    for (size_t i = 0; i < n; ++i) guess->promised += use[i] * (tokens == 1 ? use[i] : 1.0F);
+    // Of a token's experts one of P(use) p comes true with p. Of several tokens' the smaller of
+    // two sums does not say what came true.
+    for (size_t i = 0; i < n && tokens == 1; ++i) guess->promised += use[i] * use[i];
+    guess->valid = std::any_of(use.begin(), use.end(), [](float p) { return p > 0; });
   } else {
     const size_t n = tokens * static_cast<size_t>(routing.top_k);
     for (const ExpertId expert : routing.predicted.subspan(at * n, n)) {
@@ -64,8 +66,8 @@ void LookaheadPredictor::fill(const RoutingDecision& routing, int32_t ahead, Gue
       guess->loads[static_cast<size_t>(expert.value)] += 1;
       guess->promised += 1;
     }
+    guess->valid = guess->promised > 0;
   }
-  guess->valid = guess->promised > 0;
 }
 
 bool LookaheadPredictor::predict(int32_t ahead, std::span<float> loads) const {

@@ -263,6 +263,8 @@ MachineProfile ModelOptions::machine() const {
 std::string ModelOptions::pregate_path() const {
   if (pregate == "none") return "";
   if (pregate != "auto") return pregate;
+  // Nobody guesses where nothing can be copied early.
+  if (choose_device(device_kind(device)).kind == DeviceKind::kCpu || expert_slots == 0) return "";
   if (built_in()) return std::string(kEmbeddedPregateName);
   const std::string beside = pregate_beside(model_path);
   std::error_code error;

@@ -37,12 +37,23 @@ struct PlannedRun {
   std::string advice;  // where it does not fit
 };
 
-PlannedRun plan_run(const ModelOptions& options) {
+// Who names VRAM and no device asks what a GPU with it would hold.
+bool means_a_gpu(const ModelOptions& options) {
+  return options.device == "auto" && options.vram_mib >= 0;
+}
+
+PlannedRun plan_run(const ModelOptions& given) {
+  ModelOptions options = given;
+  if (means_a_gpu(given)) options.device = device_name(DeviceKind::kSim);
   const Model model = options.plan_model();
   const MachineProfile machine = options.machine();
   const EngineSettings settings = options.engine_settings();
   std::vector<EffectiveSetting> lines;
-  const OpenDevice open = open_device(settings, machine);
+  OpenDevice open = open_device(settings, machine);
+  if (means_a_gpu(given)) {
+    open.setting.requested = given.device;
+    open.setting.reason = "--vram is of a GPU; a run uses one if it is named by --device";
+  }
   const Device* const device = open.device.get();
   lines.push_back(open.setting);
   const EngineShape shape = choose_shape(model, machine, settings, *device, &lines);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "runtime/device/thread_count.h"
 #include "runtime/engine/generate.h"
 #include "runtime/error.h"
+#include "runtime/model/available_memory.h"
 #include "runtime/model/router_hash.h"
 #include "runtime/model/sha256.h"
 #include "runtime/model/shape_of_model.h"
@@ -62,17 +64,18 @@ std::string hash_of(const Prompts& prompts) {
   return hash.hex();
 }
 
-CollectionInfo info_of(const CollectOptions& options, const Model& model, const Prompts& prompts) {
-  const ModelConfig& c = model.config();
-  const SamplingSettings s = options.sampling.settings();
+CollectionInfo info_of(const CollectOptions& options, const SamplingSettings& sampling,
+                       const Engine& engine, const Prompts& prompts) {
+  const Model& model = engine.model();
   CollectionInfo info;
   info.model = printable(shape_of(model).name);
   info.router_hash = router_hash(model);
-  info.shape = {static_cast<int32_t>(c.n_layers), c.routing.n_experts,
-                static_cast<int32_t>(c.d_model)};
+  info.shape = tap_shape(model.config());
   info.n_prompts = static_cast<int64_t>(prompts.size());
-  info.made_with =
-      fmt::format("prompts {}, -n {}, {}", hash_of(prompts), options.max_tokens, sampling_text(s));
+  info.made_with = fmt::format(
+      "prompts {}, {} bytes of weights, {}, -n {}, -c {}, K {}, V {}, {}", hash_of(prompts),
+      model.file().file_bytes(), engine.device().info().name, options.max_tokens, engine.n_ctx(),
+      options.model.kv_type_k, options.model.kv_type_v, sampling_text(sampling));
   return info;
 }
 
@@ -96,37 +99,41 @@ struct Collected {
   bool interrupted = false;
 };
 
-Collected collect_all(const CollectOptions& options, const Prompts& prompts,
-                      const Tokenizer& tokenizer, const Collection& collection,
-                      const InterruptGuard& guard, Engine* engine) {
+Collected collect_all(const CollectOptions& options, const SamplingSettings& first,
+                      const Prompts& prompts, const Tokenizer& tokenizer,
+                      const Collection& collection, const InterruptGuard& guard, Engine* engine) {
   Progress progress;
   Collected done;
   TapBuffer taps(collection.info().shape);
   int64_t bytes = collection.bytes();
+  const int64_t most_bytes = options.most_mib << 20;
+  const auto full = [&] {
+    return bytes + taps.file_bytes() + TapBuffer::token_bytes(collection.info().shape) > most_bytes;
+  };
   for (size_t i = 0; i < prompts.size(); ++i) {
     const auto prompt = static_cast<int64_t>(i);
     if (collection.has(prompt)) continue;
     const std::string which = fmt::format("prompt {} of {}", i + 1, prompts.size());
     GenerationHooks hooks;
-    hooks.interrupted = [&] { return guard.interrupted(); };
+    taps.clear();
+    done.full = full();
+    if (done.full) return done;
+    hooks.interrupted = [&] { return guard.interrupted() || full(); };
     int64_t written = 0;
     hooks.on_text = [&](std::string_view) {
       progress.show_count(which + ", writing", written++, options.max_tokens);
     };
     engine->rewind(0);
-    taps.clear();
     tap_answer(engine, static_cast<int64_t>(prompts[i].size()), &taps);
-    SamplingSettings sampling = options.sampling.settings();
+    SamplingSettings sampling = first;
     sampling.seed += static_cast<uint32_t>(i);  // the same whether it was resumed or not
     Sampler sampler(sampling, engine->model().config().n_vocab, engine->n_ctx());
     const GenerationResult result =
         generate(*engine, tokenizer, sampler, {prompts[i], options.max_tokens, false}, hooks);
+    engine->set_tap_hook({});
     if (result.stop == StopReason::kInterrupted) {
-      done.interrupted = true;
-      return done;
-    }
-    if (bytes + taps.file_bytes() > options.most_mib << 20) {
-      done.full = true;
+      done.interrupted = guard.interrupted();
+      done.full = !done.interrupted;
       return done;
     }
     taps.write(collection.file(prompt).string());
@@ -170,13 +177,16 @@ int collect(const CollectOptions& options) {
   const MachineProfile machine = options.model.machine();
   Engine engine(model, machine, options.model.engine_settings());
   check_prompts_fit(prompts, engine.n_ctx());
-  const Collection collection = Collection::begin(options.out, info_of(options, model, prompts));
+  const SamplingSettings sampling = options.sampling.settings();
+  const Collection collection =
+      Collection::begin(options.out, info_of(options, sampling, engine, prompts));
   progress.clear();
   const InterruptGuard guard;
   if (!options.json) {
     std::fputs(settings_text(options.model.effective(engine, machine)).c_str(), stderr);
   }
-  const Collected done = collect_all(options, prompts, tokenizer, collection, guard, &engine);
+  const Collected done =
+      collect_all(options, sampling, prompts, tokenizer, collection, guard, &engine);
   report_collected(options, collection, done);
   return done.interrupted ? kExitInterrupted : 0;
 }
@@ -213,7 +223,14 @@ nlohmann::ordered_json ridge_json(double ridge) {
   return std::isinf(ridge) ? nlohmann::ordered_json("none") : nlohmann::ordered_json(ridge);
 }
 
-void report_fit(const FitOptions& options, const FitResult& result, int64_t file_bytes) {
+// A fit's threads, and the memory of each.
+struct FitMemory {
+  int threads = 0;
+  int64_t thread_bytes = 0;
+};
+
+void report_fit(const FitOptions& options, const FitResult& result, const FitMemory& memory,
+                int64_t file_bytes) {
   if (options.json) {
     auto links = nlohmann::ordered_json::array();
     for (const LinkScore& s : result.scores) {
@@ -228,6 +245,8 @@ void report_fit(const FitOptions& options, const FitResult& result, int64_t file
     }
     print_out(json_text({{"file", options.out},
                          {"bytes", file_bytes},
+                         {"threads", memory.threads},
+                         {"thread_bytes", memory.thread_bytes},
                          {"training_tokens", result.training_tokens},
                          {"validation_tokens", result.validation_tokens},
                          {"test_tokens", result.test_tokens},
@@ -236,7 +255,9 @@ void report_fit(const FitOptions& options, const FitResult& result, int64_t file
               "\n");
     return;
   }
-  std::string text = fmt::format(
+  std::string text = fmt::format("  threads       {}, {} each at most\n", memory.threads,
+                                 bytes_text(memory.thread_bytes));
+  text += fmt::format(
       "  tokens        {} fitted, {} to choose with, {} held back; recall on those:\n"
       "  distance      fitted  gate reuse  previous token  hot list   Brier\n",
       result.training_tokens, result.validation_tokens, result.test_tokens);
@@ -258,25 +279,26 @@ int fit(const FitOptions& options) {
   const Collection data = Collection::open(options.data);
   PregateFitSettings settings;
   settings.n_distances = options.distances;
+  const int64_t task_bytes = fit_task_bytes(model, data, settings);
   const ThreadCount threads =
       thread_count(options.model.n_threads, CpuTopology::of_this_machine(), cpu_quota());
-  ThreadPool pool(threads.n, nullptr);
+  const int64_t room = std::max<int64_t>(1, available_host_bytes() / task_bytes);
+  ThreadPool pool(static_cast<int>(std::min<int64_t>(threads.n, room)), nullptr);
   const InterruptGuard guard;
   const int64_t n_sources = model.config().n_layers - 1;
-  progress.show_count("fitting, layers", 0, n_sources);
-  const FitResult result = fit_pregate(model, data, settings, pool, [&](int64_t done) {
-    progress.show_count("fitting, layers", done, n_sources);
-    return !guard.interrupted();
-  });
+  const auto show = [&](int64_t done) { progress.show_count("fitting, layers", done, n_sources); };
+  show(0);
+  const std::optional<FitResult> result =
+      fit_pregate(model, data, settings, pool, {show, [&] { return guard.interrupted(); }});
   progress.clear();
-  if (result.scores.empty()) {
+  if (!result) {
     std::fprintf(stderr, "tandem pregate fit: interrupted; %s was not written\n",
                  printable(options.out).c_str());
     return kExitInterrupted;
   }
-  const std::string bytes = pregate_bytes(result.pregate);
+  const std::string bytes = pregate_bytes(result->pregate);
   write_file(options.out, bytes);
-  report_fit(options, result, static_cast<int64_t>(bytes.size()));
+  report_fit(options, *result, {pool.size(), task_bytes}, static_cast<int64_t>(bytes.size()));
   return 0;
 }
 
@@ -299,7 +321,7 @@ void add_collect(CLI::App* program, int* exit_code) {
   app->add_option("-n,--predict,--n-predict", options->max_tokens,
                   "most tokens to write after each prompt")
       ->type_name("N")
-      ->check(whole_number(1, int64_t{1} << 20))
+      ->check(whole_number(2, int64_t{1} << 20))  // the last one is not evaluated
       ->capture_default_str();
   app->add_option("--max-size", options->most_mib, "most MiB that the folder may take")
       ->type_name("MIB")

@@ -36,9 +36,10 @@ std::string cache_text(const CacheStats& cache) {
 std::string prefetch_text(const TransferStats& sent) {
   if (sent.started == 0) return "nothing was worth it";
   const double bytes = static_cast<double>(std::max<int64_t>(1, sent.bytes));
-  return fmt::format("{} experts begun, {} used on time, {} late, {} lost unused; {:.0f} % of {}",
-                     sent.started, sent.on_time, sent.late, sent.unused,
-                     100 * static_cast<double>(sent.wasted_bytes) / bytes, bytes_text(sent.bytes));
+  return fmt::format(
+      "{} experts begun, {} used on time, {} late, {} lost unused; {:.0f} % of {} wasted",
+      sent.started, sent.on_time, sent.late, sent.unused,
+      100 * static_cast<double>(sent.wasted_bytes) / bytes, bytes_text(sent.bytes));
 }
 
 std::string lookahead_text(const LookaheadScores& scores) {

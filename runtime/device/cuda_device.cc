@@ -104,7 +104,10 @@ DeviceAddr CudaDevice::alloc(int64_t bytes, const char* tag) {
   if (bytes > info_.vram_bytes - used_bytes_) fail("");
   void* at = nullptr;
   const int error = cuda_.alloc(&at, std::max<int64_t>(bytes, 1));
-  if (error != 0) fail(fmt::format(" (CUDA error {}, {})", error, cuda_.error_text(error)));
+  if (error == kOutOfMemory) {
+    fail(fmt::format(" (CUDA error {}, {})", error, cuda_.error_text(error)));
+  }
+  check(error, "allocating");
   blocks_[at] = bytes;
   used_bytes_ += bytes;
   return {static_cast<std::byte*>(at)};
@@ -122,10 +125,11 @@ void* CudaDevice::alloc_host(int64_t bytes, const char* tag) {
   check_lost("allocating");
   void* at = nullptr;
   const int error = cuda_.alloc_host(&at, std::max<int64_t>(bytes, 1));
-  if (error != 0) {
+  if (error == kOutOfMemory) {
     throw HostMemoryError(fmt::format("{}: cannot lock {} of host memory: CUDA error {}, {}", tag,
                                       bytes_text(bytes), error, cuda_.error_text(error)));
   }
+  check(error, "locking memory");
   return at;
 }
 

@@ -57,7 +57,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       pool_(make_pool(settings, &effective_)),
       records_ahead_(settings.recorded_distances > 0) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
-  if (shape_.lookahead.fitted) check_pregate_fits(*settings.pregate, model, settings.pregate_from);
+  if (settings.pregate) check_pregate_fits(*settings.pregate, model, settings.pregate_from);
   choose_products(machine);
   make_executor(settings);
   pin_experts();

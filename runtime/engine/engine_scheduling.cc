@@ -74,15 +74,25 @@ void add_predictor(const EngineSettings& settings, const SchedulingSettings& wan
   if (!settings.pregate) {
     lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
   } else if (reuses) {
-    lines->add("predictor", wanted.predictor, "pregate", settings.pregate_from);
+    const int32_t reach = settings.pregate->n_distances;
+    std::string from = settings.pregate_from;
+    if (reach < used.prefetch.ahead) {
+      from += fmt::format("; it reaches {} layers, the policy {}", reach, used.prefetch.ahead);
+    }
+    lines->add("predictor", wanted.predictor, "pregate", from);
   } else {
-    const std::string why = why_no_predictor(wanted);
-    lines->add("predictor", wanted.predictor, used.predictor,
-               why.empty() ? settings.pregate_from +
-                                 " is not used: only gates that are reused "
-                                 "have a fitted lookahead in their place"
-                           : why);
+    lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
   }
+}
+
+// Where it is there and nobody looks at it.
+void add_unused_pregate(const EngineSettings& settings, const SchedulingSettings& used, bool cached,
+                        std::vector<EffectiveSetting>* lines) {
+  const bool reuses = used.predictor == "gate-reuse" && used.prefetcher != "none";
+  if (!settings.pregate || (cached && reuses)) return;
+  lines->push_back({"pregate", settings.pregate_from, "not used",
+                    cached ? "it takes the place of gates that are reused, and none are"
+                           : "there are no expert slots"});
 }
 
 // The cache starts empty, so a rule that fetches nothing needs a prefetcher to fill it.
@@ -145,6 +155,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   lines.add("calibrate", yes_or_no(wanted.calibrate), yes_or_no(used.calibrate),
             wanted.calibrate ? "there is no clock but the machine profile's own" : "");
   add_predictor(settings, wanted, used, &lines);
+  add_unused_pregate(settings, used, can.cached, all);
   lines.add("prefetcher", wanted.prefetcher, used.prefetcher, "");
   const std::string fills = std::to_string(wanted.prefetch.fills);
   const bool filling = used.prefetcher == "impact";

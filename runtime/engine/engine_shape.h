@@ -18,6 +18,8 @@ struct Lookahead {
   // In the place of later layers' gates: a fitted guess for each, where it has one. first is 1
   // then, and count at most its distances.
   std::shared_ptr<const Pregate> fitted{};
+
+  bool reuses_gates() const { return count > 0 && !fitted; }
 };
 
 struct EngineShape {

@@ -90,7 +90,7 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   rope_ = step_ + kStepHeader;
   step_host_ = {device, step_bytes, kTag};
   scratch_ = device.alloc(scratch_bytes_, kTag);
-  if (shape.lookahead.count > 0) reuse_normed_ = device.alloc(n * c.d_model * kFloat, kTag);
+  if (shape.lookahead.reuses_gates()) reuse_normed_ = device.alloc(n * c.d_model * kFloat, kTag);
   if (c.shared_ff > 0) shared_scale_ = device.alloc(n * kFloat, kTag);
   q_ready_ = device.alloc(n * c.q_width() * kFloat, kTag);
   if (c.shared_ff > 0) shared_out_ = device.alloc(n * c.d_model * kFloat, kTag);

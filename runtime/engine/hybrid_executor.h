@@ -29,7 +29,7 @@
 
 namespace tandem {
 
-// What a layer's router saw and said, where the host has both: of few tokens.
+// What a layer's router saw and said, where the host has both: not where the device ranks experts.
 struct RouterTap {
   LayerId layer;
   int64_t first_pos = 0;  // in the sequence

@@ -93,16 +93,21 @@ Collection Collection::begin(const fs::path& folder, const CollectionInfo& info)
     }
     return {folder, info};
   }
+  const std::string file = info_file(folder).string();
+  const std::string part = file + ".part";
+  fs::remove(part, error);  // of one that was broken off
   if (fs::exists(folder, error) && !fs::is_empty(folder, error)) {
     throw FileError(folder.string(), "expected an empty folder or one with a collection");
   }
   fs::create_directories(folder, error);
-  const std::string file = info_file(folder).string();
-  std::ofstream out(file + ".part", std::ios::binary | std::ios::trunc);
+  if (error) throw FileError(folder.string(), "cannot be made: " + error.message());
+  std::ofstream out(part, std::ios::binary | std::ios::trunc);
   out << info_text(info);
   out.close();
-  if (out) fs::rename(file + ".part", file, error);
-  if (!out || error) throw FileError(file, "cannot be written");
+  const bool written = static_cast<bool>(out);
+  if (!written) error = std::error_code(errno, std::generic_category());
+  if (written) fs::rename(part, file, error);
+  if (error) throw FileError(file, "cannot be written: " + error.message());
   return {folder, info};
 }
 

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "kernels/parallel.h"
@@ -41,14 +41,20 @@ struct FitResult {
   int64_t test_tokens = 0;
 };
 
-// Of every five prompts three are for training, one chooses among fits, one tests what was chosen.
-// ConfigError when there are too few prompts; FileError as TapFile. parallel: a task a source
-// layer. progress: layers done; false stops, and the result is then empty.
-FitResult fit_pregate(const Model& model, const Collection& data,
-                      const PregateFitSettings& settings, ParallelFor parallel,
-                      const std::function<bool(int64_t done)>& progress);
+struct FitHooks {
+  std::function<void(int64_t done)> progress{};  // source layers; from any thread, one at a time
+  std::function<bool()> interrupted{};           // asked often, from any thread
+};
 
-// What a task of it takes at most, in bytes.
-int64_t fit_task_bytes(const TapShape& shape, const PregateFitSettings& settings);
+// Of every five answers three are for training, one chooses among fits, one tests what was chosen.
+// ConfigError when there are too few, or no layer behind the first; FileError as TapFile. parallel:
+// a task a source layer. nullopt when it was interrupted.
+std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
+                                     const PregateFitSettings& settings, ParallelFor parallel,
+                                     const FitHooks& hooks);
+
+// What a task of it takes at most, in bytes. Errors likewise.
+int64_t fit_task_bytes(const Model& model, const Collection& data,
+                       const PregateFitSettings& settings);
 
 }  // namespace tandem

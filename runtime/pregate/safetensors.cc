@@ -19,7 +19,8 @@ static_assert(std::endian::native == std::endian::little, "numbers are stored as
 
 using Json = nlohmann::json;
 
-constexpr uint64_t kMostHeaderBytes = 16 << 20;
+constexpr uint64_t kMostHeaderBytes = 4 << 20;
+constexpr int kMostDepth = 3;  // of the header: its keys, a tensor's, its shape
 constexpr const char* kMetadata = "__metadata__";
 
 // Of one element; 0: none that the format names.
@@ -64,7 +65,8 @@ class Parser {
   Json parse_header(std::string_view text) {
     std::vector<std::set<std::string>> keys;
     std::string twice;
-    const auto watch = [&](int, Json::parse_event_t event, const Json& value) {
+    const auto watch = [&](int depth, Json::parse_event_t event, const Json& value) {
+      if (depth > kMostDepth) in_.fail("the header: it is nested too deep");
       if (event == Json::parse_event_t::object_start) keys.emplace_back();
       if (event == Json::parse_event_t::object_end && !keys.empty()) keys.pop_back();
       if (event == Json::parse_event_t::key && !keys.empty() &&

@@ -25,7 +25,7 @@ struct SafeTensors {
 };
 
 // FileError, opened by `where`, for whatever is not the format: a header that is cut, too long
-// (more than 16 MiB) or no object of such entries, a key twice, a shape that does not fit its
+// (more than 4 MiB) or no object of such entries, a key twice, a shape that does not fit its
 // bytes, bytes that no tensor or two tensors own.
 SafeTensors parse_safetensors(std::span<const std::byte> file, const std::string& where);
 

@@ -44,7 +44,8 @@ Rows reused_gate(const LayerWeights& source, const LayerWeights& target) {
   for (int64_t c = 0; c < w.cols; ++c) {
     const float from = source.ffn_norm[static_cast<size_t>(c)];
     const float to = target.ffn_norm[static_cast<size_t>(c)];
-    gate.col(c) *= from != 0 ? to / from : 0;  // what has no gain is not seen
+    constexpr float kMost = 1e4F;  // what has hardly any gain is not seen
+    gate.col(c) *= std::abs(to) < kMost * std::abs(from) ? to / from : 0;
   }
   return gate;
 }
@@ -52,6 +53,12 @@ Rows reused_gate(const LayerWeights& source, const LayerWeights& target) {
 uint16_t to_half(float v) {
   constexpr float kLargest = 65504;
   return f32_to_f16(std::clamp(v, -kLargest, kLargest));
+}
+
+// As a file stores it.
+Rows rounded(Rows weight) {
+  for (float& w : weight.reshaped<Eigen::RowMajor>()) w = f16_to_f32(to_half(w));
+  return weight;
 }
 
 }  // namespace
@@ -116,17 +123,19 @@ SourceFit::SourceFit(const Model& model, const TapSplit& data, int32_t source, i
 
 SourceFit::~SourceFit() = default;
 
-int64_t SourceFit::bytes(const TapShape& shape, int32_t n_distances) {
+int64_t SourceFit::bytes(const TapShape& shape, int32_t n_distances, int64_t validation_tokens) {
   const int64_t d = shape.d_model;
   const int64_t all = int64_t{n_distances} * shape.n_experts;
   const int64_t squares = (2 * 8 + 4) * d * d;  // the sum and its factor, a chunk's
   const int64_t sides = (3 * 8 + 4 * (2 + std::ssize(kRidges))) * d * all;
-  return squares + sides + 4 * kChunk * (d + 3 * all);
+  // Squares are gone when margins are gathered.
+  const int64_t margins = validation_tokens * all * int64_t{sizeof(float) + sizeof(uint8_t)};
+  return std::max(squares, margins) + sides + 4 * kChunk * (d + 3 * all);
 }
 
 void SourceFit::select(const float* logits, std::vector<ExpertId>* ids) {
   ids->resize(top_k_);
-  router_.select(logits, 1, *ids);
+  if (!router_.select(logits, 1, *ids)) ids->clear();
 }
 
 float SourceFit::middle(const float* logits) {
@@ -211,7 +220,7 @@ bool SourceFit::accumulate(GoOn go_on) {
 }
 
 SourceFit::Guess SourceFit::reuse() const {
-  return {kNoCorrection, sums_->reuse, VectorXf::Zero(sums_->reuse.rows())};
+  return {kNoCorrection, rounded(sums_->reuse), VectorXf::Zero(sums_->reuse.rows())};
 }
 
 SourceFit::Guess SourceFit::solve(double ridge) const {
@@ -222,7 +231,7 @@ SourceFit::Guess SourceFit::solve(double ridge) const {
   if (factor.info() != Eigen::Success) return reuse();
   const MatrixXd correction = factor.solve(s.cross);  // [d, links * E]
   const VectorXd bias = (s.lacks - correction.transpose() * s.x) / static_cast<double>(s.n);
-  return {ridge, s.reuse + correction.transpose().cast<float>(), bias.cast<float>()};
+  return {ridge, rounded(s.reuse + correction.transpose().cast<float>()), bias.cast<float>()};
 }
 
 // Of gate reuse and its corrections the best on prompts that were not fitted, for each distance.
@@ -250,6 +259,8 @@ bool SourceFit::choose(GoOn go_on) {
       }
     }
   });
+  sums_->gram.resize(0, 0);  // not needed any more
+  sums_->cross.resize(0, 0);
   for (size_t i = 0; i < n_links; ++i) {
     size_t best = 0;
     for (size_t g = 1; g < guesses.size(); ++g) {
@@ -260,10 +271,7 @@ bool SourceFit::choose(GoOn go_on) {
     link.ridge = guesses[best].ridge;
     link.weight = guesses[best].weight.middleRows(at, n_experts_);
     link.bias = guesses[best].bias.segment(at, n_experts_);
-    for (float& w : link.weight.reshaped<Eigen::RowMajor>()) {
-      link.halves.push_back(to_half(w));
-      w = f16_to_f32(link.halves.back());
-    }
+    for (const float w : link.weight.reshaped<Eigen::RowMajor>()) link.halves.push_back(to_half(w));
     links_.push_back(std::move(link));
   }
   return done;
@@ -273,6 +281,12 @@ bool SourceFit::choose(GoOn go_on) {
 bool SourceFit::calibrate(GoOn go_on) {
   std::vector<std::vector<float>> margins(links_.size());
   std::vector<std::vector<uint8_t>> used(links_.size());
+  int64_t n = 0;
+  for (const auto& file : data_.validation) n += file->n_tokens() * n_experts_;
+  for (size_t i = 0; i < links_.size(); ++i) {
+    margins[i].reserve(static_cast<size_t>(n));
+    used[i].reserve(static_cast<size_t>(n));
+  }
   std::vector<ExpertId> truth;
   const auto gather = [&](size_t i, const float* guess, const float* real, int64_t, bool) {
     select(real, &truth);

@@ -40,7 +40,7 @@ class SourceFit {
   std::vector<FittedLink> run(GoOn go_on);
 
   // Memory that it takes at most.
-  static int64_t bytes(const TapShape& shape, int32_t n_distances);
+  static int64_t bytes(const TapShape& shape, int32_t n_distances, int64_t validation_tokens);
 
  private:
   struct Sums;   // of the training prompts
@@ -63,6 +63,7 @@ class SourceFit {
   // f(link, chosen guess's logits, the router's, token of the chunk, whether it begins a text)
   template <typename F>
   bool for_each_guess(const TapFiles& files, GoOn go_on, F f);
+  // Nobody where a logit is not finite.
   void select(const float* logits, std::vector<ExpertId>* ids);
   float middle(const float* logits);
 

@@ -36,6 +36,11 @@ void put(std::ofstream* out, const std::vector<T>& values, int64_t n) {
 
 }  // namespace
 
+TapShape tap_shape(const ModelConfig& config) {
+  return {static_cast<int32_t>(config.n_layers), config.routing.n_experts,
+          static_cast<int32_t>(config.d_model)};
+}
+
 TapBuffer::TapBuffer(const TapShape& shape)
     : shape_(shape),
       inputs_(static_cast<size_t>(shape.n_layers)),

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/model/file_image.h"
+#include "runtime/model/model_config.h"
 
 namespace tandem {
 
@@ -18,6 +19,8 @@ struct TapShape {
   int32_t d_model = 0;
   bool operator==(const TapShape&) const = default;
 };
+
+TapShape tap_shape(const ModelConfig& config);
 
 // Gathers the tokens of one text in memory: token_bytes() for each.
 class TapBuffer {

@@ -2,6 +2,8 @@
 // toolkit's stub, and a libcuda.so.1 of the tests' own (fake_driver.cc).
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <string>
 
 #include "tests/cli/cli_harness.h"
 #include "tests/support/catch.h"

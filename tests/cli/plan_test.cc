@@ -90,6 +90,15 @@ TEST_CASE("a plan for the CPU counts host memory only") {
   CHECK(planned["settings"]["fit"]["effective"] == "off");
 }
 
+TEST_CASE("a plan with VRAM and no device is one of a GPU with so much") {
+  const Outcome plan = tandem({"plan", "--vram", "12", "-c", "256", "--json"});
+  INFO(plan.err);
+  REQUIRE(plan.exit_code == 0);
+  CHECK(plan.json()["device"]["vram_bytes"] == 12 << 20);
+  CHECK(plan.json()["settings"]["device"]["requested"] == "auto");
+  CHECK(plan.json()["settings"]["device"]["effective"] == "sim");
+}
+
 TEST_CASE("a plan that does not fit is shown, with a line on what is missing and what to change") {
   const Outcome outcome = tandem({"plan", "--device", "sim", "--vram", "1"});
   INFO(outcome.err);

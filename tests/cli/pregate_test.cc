@@ -36,7 +36,8 @@ Outcome collect(const TempDir& dir, const Strings& more = {}, const std::string&
 }
 
 Outcome fit(const TempDir& dir, const Strings& more = {}) {
-  Strings args{"pregate", "fit", "--data", dir / "taps", "--out", dir / "side.safetensors"};
+  Strings args{"pregate", "fit", "--data", dir / "taps", "--out", dir / "side.safetensors",
+               "-t",      "4"};
   args.insert(args.end(), more.begin(), more.end());
   return tandem(args);
 }
@@ -111,11 +112,13 @@ TEST_CASE("collecting stops at its bound, and at Ctrl-C with what is whole") {
   how.errors_to_terminal = true;
   how.interrupt_at = "prompt 3 of";
   const Outcome stopped = tandem({"pregate", "collect", "-f", second / "prompts.txt", "--out",
-                                  second / "taps", "-n", "100", "-c", "128"},
+                                  second / "taps", "-n", "400", "-c", "512"},
                                  how);
   CHECK(stopped.exit_code == 130);
   CHECK(contains(stopped.err, "interrupted, the same command goes on"));
-  CHECK(contents(second / "taps").size() == 1 + 2);
+  const size_t written = contents(second / "taps").size() - 1;
+  CHECK(written >= 2);
+  CHECK(written < kPrompts);
 }
 
 TEST_CASE("a fit says in one line what is missing") {

@@ -151,6 +151,23 @@ TEST_CASE("memory that CUDA does not give is a MemoryError, and the device goes 
   device->free(device->alloc(1000, "KV cache"));
 }
 
+TEST_CASE("a GPU that fails while memory is asked for is lost, and not short of memory") {
+  for (const bool host : {false, true}) {
+    FakeCuda fake;
+    const auto device = open();
+    fake.fail_call = fake.calls;  // error 700
+    const auto ask = [&] {
+      if (host) {
+        device->alloc_host(1000, "x");
+      } else {
+        device->alloc(1000, "x");
+      }
+    };
+    CHECK_THROWS_AS(ask(), DeviceError);
+    CHECK_THROWS_AS(ask(), DeviceError);
+  }
+}
+
 TEST_CASE("a whole model on the CUDA device gives what the simulated GPU gives") {
   const Model model = small_model();
   SimSettings sim;
@@ -292,9 +309,12 @@ TEST_CASE("a call to CUDA that fails ends the run with an error and leaves nothi
   }
   REQUIRE(calls > 200);
   std::set<std::string> errors;
-  for (int64_t call = 0; call < calls; ++call) {
+  for (int64_t i = 0; i < 2 * calls; ++i) {
+    const int64_t call = i / 2;
     FakeCuda fake;
     fake.fail_call = call;
+    const bool no_memory = i % 2 == 1;
+    if (no_memory) fake.error = 2;
     std::string error;
     int64_t made = 0;
     try {
@@ -303,6 +323,7 @@ TEST_CASE("a call to CUDA that fails ends the run with an error and leaves nothi
       error = e.what();
     } catch (const MemoryError& e) {
       error = e.what();
+      CHECK(no_memory);
     }
     INFO("call " << call << " of " << calls << ": " << error);
     CHECK(fake.misuse.empty());

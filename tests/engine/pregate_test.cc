@@ -174,14 +174,54 @@ TEST_CASE("a fitted lookahead takes the place of reused gates, and the settings 
     }
     return EffectiveSetting{};
   };
-  EffectiveSetting line = predictor();
+  const EffectiveSetting line = predictor();
   CHECK(line.requested == "gate-reuse");
   CHECK(line.effective == "pregate");
-  CHECK(line.reason == "side.safetensors");
+  CHECK_THAT(line.reason, contains("side.safetensors"));
+  CHECK(predictor().reason == "side.safetensors; it reaches 2 layers, the policy 3");
   settings.scheduling.predictor = "hot-list";
-  line = predictor();
-  CHECK(line.effective == "hot-list");
-  CHECK_THAT(line.reason, contains("side.safetensors is not used"));
+  CHECK(predictor().effective == "hot-list");
+  const auto not_used = [&] {
+    const Engine engine(model, test_machine(), settings);
+    for (const EffectiveSetting& found : engine.effective()) {
+      if (found.name == "pregate") return found.requested + ": " + found.reason;
+    }
+    return std::string();
+  };
+  CHECK(not_used() ==
+        "side.safetensors: it takes the place of gates that are reused, and none are");
+  settings.device = DeviceKind::kCpu;
+  CHECK(not_used() == "side.safetensors: there are no expert slots");
+}
+
+TEST_CASE("many tokens are guessed by CUDA kernels as by the CPU's") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto pregate = random_pregate(model, 3);
+  std::vector<int32_t> tokens(40);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(31 * i + 7);
+  const auto guesses = [&](SimKernels kernels) {
+    StepHarness harness(model, 3, device_of(kernels), 64, {1, 3, pregate});
+    std::vector<std::vector<int32_t>> all;  // of a layer, distance and token, sorted
+    harness.executor.set_routing_hook([&](const RoutingDecision& routing) {
+      const auto k = static_cast<size_t>(routing.top_k);
+      for (size_t i = 0; i < routing.predicted.size(); i += k) {
+        auto& ids = all.emplace_back();
+        for (size_t r = 0; r < k; ++r) ids.push_back(routing.predicted[i + r].value);
+        std::sort(ids.begin(), ids.end());
+      }
+    });
+    NoPrefetcher nothing;
+    run_step({tokens, 0, 1}, harness.executor, harness.planner, harness.cache, nothing,
+             harness.plan);
+    return all;
+  };
+  const auto cpu = guesses(SimKernels::kHost);
+  const auto cuda = guesses(SimKernels::kEmulated);
+  REQUIRE(cpu.size() == 6 * 3 * tokens.size());
+  REQUIRE(cuda.size() == cpu.size());
+  int64_t same = 0;
+  for (size_t i = 0; i < cpu.size(); ++i) same += cpu[i] == cuda[i] ? 1 : 0;
+  CHECK(same >= static_cast<int64_t>(cpu.size()) * 97 / 100);  // near ties may end otherwise
 }
 
 TEST_CASE("a fitted lookahead of other routers or of another shape is refused") {
@@ -197,6 +237,8 @@ TEST_CASE("a fitted lookahead of other routers or of another shape is refused") 
   CHECK_THAT(refusal(other), contains("f: it is for another model: SHA-256 of the routers"));
   const auto narrow = random_pregate(model, 3);
   narrow->d_model = 128;
+  CHECK_THAT(refusal(narrow), contains("width: expected 256, got 128"));
+  settings.device = DeviceKind::kCpu;  // which guesses nothing
   CHECK_THAT(refusal(narrow), contains("width: expected 256, got 128"));
 }
 
@@ -214,9 +256,10 @@ TEST_CASE("a plan counts a fitted lookahead among what the device holds") {
     CHECK(plan.device_bytes == engine.device().used_bytes());
     return plan.device_bytes;
   };
-  const auto pregate = random_pregate(model, 3);
-  const int64_t links = 5 + 4 + 3;
-  CHECK(used(pregate) - used(nullptr) >= links * 32 * (256 * 2 + 4));
+  const int64_t links = 4 + 3;  // two and three layers ahead
+  CHECK(used(random_pregate(model, 3)) - used(random_pregate(model, 1)) >=
+        links * 32 * (256 * 2 + 4));
+  CHECK(used(nullptr) > 0);
 }
 
 }  // namespace tandem::test

@@ -1,7 +1,8 @@
 #!/bin/sh
 # check_budgets.sh LOGS BUDGETS: what ptxas says of the kernels (LOGS/*.ptxas) against the most
 # registers and bytes of shared memory that BUDGETS allows each, over all types of weights and
-# architectures. Every kernel has a line there, and every line a kernel; nothing spills.
+# architectures. Every kernel has a line there, and every line a kernel; nothing spills, and no
+# architecture is missing.
 set -eu
 logs=$1
 budgets=$2
@@ -21,6 +22,7 @@ cat "$logs"/*.ptxas | c++filt | awk -F, -v budgets="$budgets" '
     architecture = $0
     sub(/.* for ./, "", architecture)
     sub(/[^a-z0-9_].*/, "", architecture)
+    compiled[architecture] = 1
   }
   /bytes stack frame/ {
     if ($0 !~ /^ *0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads/) {
@@ -49,6 +51,8 @@ cat "$logs"/*.ptxas | c++filt | awk -F, -v budgets="$budgets" '
         bad = 1
       }
     }
+    split("sm_80 sm_86 sm_89 sm_90 sm_120", wanted, " ")
+    for (i in wanted) if (!(wanted[i] in compiled)) { print wanted[i] ": not compiled"; bad = 1 }
     for (name in registers) if (!(name in seen)) { print name ": a budget without a kernel"; bad = 1 }
     exit bad
   }'

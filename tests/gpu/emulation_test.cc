@@ -178,16 +178,16 @@ TEST_CASE("what no GPU could launch is a fault") {
   const auto nothing = [] {};
   CHECK_THROWS_AS(emulation.launch("threads", 1, 1025, 0, nothing), KernelFault);
   CHECK_THROWS_AS(emulation.launch("no block", dim3(1, 0), 1, 0, nothing), KernelFault);
-  CHECK_THROWS_AS(emulation.launch("shared", 1, 32, size_t{100} * 1024, nothing), KernelFault);
+  CHECK_THROWS_AS(emulation.launch("shared", 1, 32, size_t{48} * 1024 + 1, nothing), KernelFault);
   const Way way;
   CHECK(says(fault_of(
                  way,
                  [] {
-                   VGPU_SHARED(char, big, 60 * 1024);
+                   VGPU_SHARED(char, big, 30 * 1024);
                    (void)big;
                  },
-                 50 * 1024),
-             "more than the 101376 of a block"));
+                 20 * 1024),
+             "more than the 49152 of a block"));
 }
 
 TEST_CASE("a misaligned load or store is a fault") {

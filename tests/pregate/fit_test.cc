@@ -103,7 +103,7 @@ Collection texts(const Model& model, const World& world, const TempDir& dir, int
 }
 
 FitResult fit(const Model& model, const Collection& data) {
-  return fit_pregate(model, data, {1}, serial_for, {});
+  return fit_pregate(model, data, {1}, serial_for, {}).value();
 }
 
 // Predicted logits of a link, less their mean, which selects nobody.
@@ -167,6 +167,7 @@ TEST_CASE("where gate reuse is right nothing is corrected") {
   const FitResult result = fit(model, texts(model, make_world(model, 0, 0), dir, 5));
   for (const LinkScore& score : result.scores) {
     CHECK(score.gate_reuse > 0.999);
+    CHECK(std::isinf(score.ridge));
     CHECK(score.fitted > 0.99);
   }
 }
@@ -232,17 +233,45 @@ TEST_CASE("too few texts and taps of another model are refused, and a fit can be
   const World world = make_world(model, 0, 1);
   const TempDir dir;
   const Collection few = texts(model, world, dir, 4);
-  CHECK_THROWS_WITH(fit(model, few), contains("taps of 4 prompts; expected at least 5"));
+  CHECK_THROWS_WITH(fit(model, few), contains("taps of 4 answers; expected at least 5"));
   const TempDir other;
   const Collection strange =
       Collection::begin(other.path() / "taps", {"strange", "0", shape_of(model), 1, ""});
   CHECK_THROWS_WITH(fit(model, strange), contains("collected with another model, \"strange\""));
   const TempDir third;
   const Collection data = texts(model, world, third, 5);
-  const FitResult stopped =
-      fit_pregate(model, data, {1}, serial_for, [](int64_t) { return false; });
-  CHECK(stopped.scores.empty());
-  CHECK(stopped.pregate.links.empty());
+  CHECK_FALSE(fit_pregate(model, data, {1}, serial_for, {{}, [] { return true; }}).has_value());
+  // In the middle of the third layer.
+  int64_t done = 0;
+  int asked = 0;
+  const auto interrupted = [&] { return done == 2 && ++asked > 3; };
+  CHECK_FALSE(fit_pregate(model, data, {1}, serial_for, {[&](int64_t n) { done = n; }, interrupted})
+                  .has_value());
+  CHECK(done == 2);
+}
+
+TEST_CASE(
+    "answers without a token count for nothing, and a number that is none ends a fit by name") {
+  const Model model = demo();
+  const TempDir dir;
+  const Collection data = texts(model, make_world(model, 0.3, 0), dir, 9);
+  for (const int64_t empty : {0, 3, 4, 8}) {
+    TapBuffer(shape_of(model)).write(data.file(empty).string());
+  }
+  const FitResult result = fit(model, data);
+  CHECK(result.training_tokens == 3 * kTokens);
+  CHECK(result.validation_tokens == kTokens);
+  CHECK(result.test_tokens == kTokens);
+  TapBuffer(shape_of(model)).write(data.file(1).string());
+  CHECK_THROWS_WITH(fit(model, data), contains("taps of 4 answers"));
+  TapBuffer taps(shape_of(model));
+  std::vector<float> x(static_cast<size_t>(shape_of(model).d_model), 1.0F);
+  const std::vector<float> logits(static_cast<size_t>(shape_of(model).n_experts), 0.0F);
+  x[5] = 1e9F;  // infinite in half precision
+  for (int l = 0; l < shape_of(model).n_layers; ++l) taps.add(l, 1, x.data(), logits.data());
+  taps.write(data.file(1).string());
+  CHECK_THROWS_WITH(fit(model, data),
+                    contains("prompt-000001.taps: token 0, layer 0: an input is not finite"));
 }
 
 }  // namespace tandem::test

@@ -66,7 +66,9 @@ TEST_CASE("a hostile safetensors file is refused with what is wrong") {
   CHECK_THAT(error_of([&] { parse_safetensors(long_header, "f"); }), contains("expected at most"));
   CHECK_THAT(fault("[]", 0), contains("expected a JSON object"));
   CHECK_THAT(fault("{", 0), contains("expected a JSON object"));
-  CHECK_THAT(fault(std::string(100000, '['), 0), contains("expected a JSON object"));
+  CHECK_THAT(fault(std::string(100000, '['), 0), contains("nested too deep"));
+  CHECK_THAT(fault(R"({"x":{"dtype":{"a":{"b":1}},"shape":[1],"data_offsets":[0,1]}})", 1),
+             contains("nested too deep"));
   CHECK_THAT(fault(R"({"x":1})", 0), contains("expected dtype, shape and two data_offsets"));
   CHECK_THAT(fault(R"({"__metadata__":{"a":1}})", 0), contains("expected text"));
   const auto one = [](const std::string& dtype, const std::string& shape, const std::string& at) {
