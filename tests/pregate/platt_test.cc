@@ -26,7 +26,7 @@ TEST_CASE("a calibration finds the curve that outcomes were drawn from") {
 
 // Nelder-Mead would do as well: no step in any direction may lower the likelihood's negative.
 TEST_CASE("no curve nearby explains the outcomes better") {
-  const std::vector<float> margins{-3, -2, -1.5, -1, -0.5, 0.2, 0.4, 1, 2, 3};
+  const std::vector<float> margins{-3, -2, -1.5F, -1, -0.5F, 0.2F, 0.4F, 1, 2, 3};
   const std::vector<uint8_t> used{0, 0, 1, 0, 0, 1, 0, 1, 1, 1};
   const double high = 6.0 / 7;
   const double low = 1.0 / 7;
