@@ -71,18 +71,16 @@ std::string why_no_predictor(const SchedulingSettings& wanted) {
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
                    const SchedulingSettings& used, Lines* lines) {
   const bool reuses = used.predictor == "gate-reuse" && used.prefetcher != "none";
-  if (!settings.pregate) {
+  if (!settings.pregate || !reuses) {
     lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
-  } else if (reuses) {
-    const int32_t reach = settings.pregate->n_distances;
-    std::string from = settings.pregate_from;
-    if (reach < used.prefetch.ahead) {
-      from += fmt::format("; it reaches {} layers, the policy {}", reach, used.prefetch.ahead);
-    }
-    lines->add("predictor", wanted.predictor, "pregate", from);
-  } else {
-    lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
+    return;
   }
+  const int32_t reach = settings.pregate->n_distances;
+  std::string from = settings.pregate_from;
+  if (reach < used.prefetch.ahead) {
+    from += fmt::format("; it reaches {} layers, the policy {}", reach, used.prefetch.ahead);
+  }
+  lines->add("predictor", wanted.predictor, "pregate", from);
 }
 
 // Where it is there and nobody looks at it.

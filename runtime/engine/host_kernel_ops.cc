@@ -42,7 +42,8 @@ HostKernelOps::HostKernelOps(const ModelConfig& config, Device& device, ThreadPo
     shared_scale_ = device.alloc(n * kFloat, kTag);
     resize_host(&shared_rows_, n, device, kTag);
   }
-  if (shape.lookahead.reuses_gates()) reuse_normed_ = device.alloc(n * config.d_model * kFloat, kTag);
+  if (shape.lookahead.reuses_gates())
+    reuse_normed_ = device.alloc(n * config.d_model * kFloat, kTag);
   if (!device.info().host_memory) hidden_ = device.alloc(hidden_bytes_, kTag);
   const auto n_experts = static_cast<size_t>(config.routing.n_experts);
   calls_.reserve(n_experts);

@@ -7,8 +7,7 @@
 
 namespace tandem {
 
-LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape,
-                           Device& device) {
+LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape, Device& device) {
   const Lookahead& lookahead = shape.lookahead;
   const int64_t n = shape.n_batch * lookahead.count;
   resize_host(&predicted_, n * config.routing.top_k, device, "activations");

@@ -304,6 +304,7 @@ bool SourceFit::calibrate(GoOn go_on) {
 std::vector<ExpertId> SourceFit::hot_list(size_t link) const {
   const std::vector<int64_t>& uses = sums_->uses[link];
   std::vector<ExpertId> ids;
+  ids.reserve(uses.size());
   for (int32_t e = 0; e < n_experts_; ++e) ids.push_back(ExpertId{e});
   std::stable_sort(ids.begin(), ids.end(), [&](ExpertId a, ExpertId b) {
     return uses[static_cast<size_t>(a.value)] > uses[static_cast<size_t>(b.value)];

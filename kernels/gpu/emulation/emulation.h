@@ -26,7 +26,7 @@ enum class Order : uint8_t { kForward, kReverse, kRandom };
 struct EmulationOptions {
   Order order = Order::kForward;
   uint64_t seed = 1;
-  bool early_copies = false;                // cp.async lands when issued, not when waited for
+  bool early_copies = false;  // cp.async lands when issued, not when waited for
   // Of a block, static and dynamic: what every GPU gives where nobody asks for more, which would
   // take a call for each kernel.
   size_t shared_bytes = size_t{48} * 1024;
