@@ -192,31 +192,18 @@ int collect(const CollectOptions& options) {
 }
 
 // Means over source layers, by distance.
-struct DistanceScore {
-  double fitted = 0, gate_reuse = 0, previous_token = 0, hot_list = 0, brier = 0;
-  int64_t links = 0;
-};
-
-std::vector<DistanceScore> by_distance(const FitResult& result) {
-  std::vector<DistanceScore> all(static_cast<size_t>(result.pregate.n_distances));
+std::vector<LinkScore> by_distance(const FitResult& result) {
+  std::vector<LinkScore> means(static_cast<size_t>(result.pregate.n_distances));
   for (const LinkScore& s : result.scores) {
-    DistanceScore& d = all[static_cast<size_t>(s.distance - 1)];
-    d.fitted += s.fitted;
-    d.gate_reuse += s.gate_reuse;
-    d.previous_token += s.previous_token;
-    d.hot_list += s.hot_list;
-    d.brier += s.brier;
-    ++d.links;
+    LinkScore& mean = means[static_cast<size_t>(s.distance - 1)];
+    const double links = result.pregate.n_layers - s.distance;  // with a layer so far ahead
+    mean.fitted += s.fitted / links;
+    mean.gate_reuse += s.gate_reuse / links;
+    mean.previous_token += s.previous_token / links;
+    mean.hot_list += s.hot_list / links;
+    mean.brier += s.brier / links;
   }
-  for (DistanceScore& d : all) {
-    const auto n = static_cast<double>(d.links);
-    d.fitted /= n;
-    d.gate_reuse /= n;
-    d.previous_token /= n;
-    d.hot_list /= n;
-    d.brier /= n;
-  }
-  return all;
+  return means;
 }
 
 nlohmann::ordered_json ridge_json(double ridge) {
@@ -261,7 +248,7 @@ void report_fit(const FitOptions& options, const FitResult& result, const FitMem
       "  tokens        {} fitted, {} to choose with, {} held back; recall on those:\n"
       "  distance      fitted  gate reuse  previous token  hot list   Brier\n",
       result.training_tokens, result.validation_tokens, result.test_tokens);
-  const std::vector<DistanceScore> all = by_distance(result);
+  const std::vector<LinkScore> all = by_distance(result);
   for (size_t i = 0; i < all.size(); ++i) {
     text += fmt::format("  {:<13} {:>6.3f}  {:>10.3f}  {:>14.3f}  {:>8.3f}  {:>6.4f}\n", i + 1,
                         all[i].fitted, all[i].gate_reuse, all[i].previous_token, all[i].hot_list,

@@ -70,8 +70,7 @@ std::string why_no_predictor(const SchedulingSettings& wanted) {
 // What guesses: a fitted lookahead takes the place of gates that are reused.
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
                    const SchedulingSettings& used, Lines* lines) {
-  const bool reuses = used.predictor == "gate-reuse" && used.prefetcher != "none";
-  if (!settings.pregate || !reuses) {
+  if (!settings.pregate || gate_reuse_distance(used) == 0) {
     lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
     return;
   }
@@ -86,8 +85,7 @@ void add_predictor(const EngineSettings& settings, const SchedulingSettings& wan
 // Where it is there and nobody looks at it.
 void add_unused_pregate(const EngineSettings& settings, const SchedulingSettings& used, bool cached,
                         std::vector<EffectiveSetting>* lines) {
-  const bool reuses = used.predictor == "gate-reuse" && used.prefetcher != "none";
-  if (!settings.pregate || (cached && reuses)) return;
+  if (!settings.pregate || (cached && gate_reuse_distance(used) > 0)) return;
   lines->push_back({"pregate", settings.pregate_from, "not used",
                     cached ? "it takes the place of gates that are reused, and none are"
                            : "there are no expert slots"});

@@ -34,8 +34,8 @@ struct RouterTap {
   LayerId layer;
   int64_t first_pos = 0;  // in the sequence
   std::span<const int32_t> tokens;
-  const float* inputs =
-      nullptr;  // [n, d] f32: the residual behind attention, normalised, with gain
+  // [n, d] f32: the residual behind attention, normalised, with gain
+  const float* inputs = nullptr;
   const float* logits = nullptr;  // [n, n_experts] f32
 };
 

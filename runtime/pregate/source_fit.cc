@@ -130,7 +130,7 @@ int64_t SourceFit::bytes(const TapShape& shape, int32_t n_distances, int64_t val
   const int64_t sides = (3 * 8 + 4 * (2 + std::ssize(kRidges))) * d * all;
   // Squares are gone when margins are gathered.
   const int64_t margins = validation_tokens * all * int64_t{sizeof(float) + sizeof(uint8_t)};
-  return std::max(squares, margins) + sides + 4 * kChunk * (d + 3 * all);
+  return std::max(squares, margins) + sides + 4 * kChunk * (d + (4 + std::ssize(kRidges)) * all);
 }
 
 void SourceFit::select(const float* logits, std::vector<ExpertId>* ids) {
@@ -246,14 +246,18 @@ bool SourceFit::choose(GoOn go_on) {
   std::vector<ExpertId> truth;
   std::vector<ExpertId> guessed;
   const bool done = for_each_chunk(data_.validation, go_on, [&](int64_t) {
-    for (size_t g = 0; g < guesses.size(); ++g) {
-      Rows logits = chunk_->inputs * guesses[g].weight.transpose();
-      logits.rowwise() += guesses[g].bias.transpose();
-      for (int64_t t = 0; t < logits.rows(); ++t) {
-        for (size_t i = 0; i < n_links; ++i) {
-          const auto at = static_cast<int64_t>(i) * n_experts_;
-          select(chunk_->logits.row(t).data() + at, &truth);
-          select(logits.row(t).data() + at, &guessed);
+    std::vector<Rows> logits;
+    logits.reserve(guesses.size());
+    for (const Guess& guess : guesses) {
+      logits.emplace_back(chunk_->inputs * guess.weight.transpose());
+      logits.back().rowwise() += guess.bias.transpose();
+    }
+    for (int64_t t = 0; t < chunk_->logits.rows(); ++t) {
+      for (size_t i = 0; i < n_links; ++i) {
+        const auto at = static_cast<int64_t>(i) * n_experts_;
+        select(chunk_->logits.row(t).data() + at, &truth);
+        for (size_t g = 0; g < guesses.size(); ++g) {
+          select(logits[g].row(t).data() + at, &guessed);
           right[g][i] += in_common(truth, guessed);
         }
       }

@@ -1,3 +1,4 @@
+// One list of short checks, past 400 lines because they share the helpers above them.
 #include "runtime/selftest/device_checks.h"
 
 #include <fmt/format.h>
