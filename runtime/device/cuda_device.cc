@@ -47,11 +47,11 @@ CudaDevice::~CudaDevice() { close(); }
 
 // What fails here has nobody to tell, and CUDA tidies up when the process ends.
 void CudaDevice::close() noexcept {
-  if (stuck_) {  // all of this would wait for the GPU
+  if (waits_for_ever()) {  // all of this would, too
     if (hand_over_) hand_over_->abandon();
     return;
   }
-  if (!hand_over_ || !hand_over_->stuck()) static_cast<void>(cuda_.sync());
+  static_cast<void>(cuda_.sync());
   hand_over_.reset();
   for (const auto& [id, kept] : graphs_) static_cast<void>(cuda_.destroy_graph(kept.graph));
   for (Lane& lane : lanes_) {
@@ -118,7 +118,7 @@ void CudaDevice::free(DeviceAddr at) {
   TANDEM_CHECK(it != blocks_.end(), "%p was not allocated here", static_cast<void*>(at.at));
   used_bytes_ -= it->second;
   blocks_.erase(it);
-  if (!stuck_) check(cuda_.free(at.at), "freeing memory");
+  if (!waits_for_ever()) check(cuda_.free(at.at), "freeing memory");
 }
 
 void* CudaDevice::alloc_host(int64_t bytes, const char* tag) {
@@ -134,7 +134,7 @@ void* CudaDevice::alloc_host(int64_t bytes, const char* tag) {
 }
 
 void CudaDevice::free_host(void* at) noexcept {
-  if (!stuck_) static_cast<void>(cuda_.free_host(at));
+  if (!waits_for_ever()) static_cast<void>(cuda_.free_host(at));
 }
 
 std::string CudaDevice::pin_host(const void* at, int64_t bytes) {
@@ -246,7 +246,7 @@ void CudaDevice::cancel_graph() noexcept {
 
 void CudaDevice::free_graph(Graph graph) noexcept {
   const auto it = graphs_.find(graph.id);
-  if (it == graphs_.end() || stuck_) return;
+  if (it == graphs_.end() || waits_for_ever()) return;
   static_cast<void>(cuda_.destroy_graph(it->second.graph));
   graphs_.erase(it);
 }

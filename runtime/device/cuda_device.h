@@ -92,6 +92,8 @@ class CudaDevice final : public ModelledDevice {
   void* event_behind(Timepoint point);
   // DeviceError when it has failed, or has not come within the patience.
   void await(void* event);
+  // What frees memory waits for all streams first, and one of them never ends.
+  bool waits_for_ever() const { return stuck_ || (hand_over_ && hand_over_->stuck()); }
   void close() noexcept;
 
   const CudaRuntime& cuda_;
@@ -107,7 +109,7 @@ class CudaDevice final : public ModelledDevice {
   int64_t copied_bytes_ = 0;
   std::chrono::milliseconds patience_ = std::chrono::minutes(1);
   bool lost_ = false;
-  bool stuck_ = false;  // lost, and waits for ever: nothing more is asked of it
+  bool stuck_ = false;  // lost, and waits for ever
 };
 
 }  // namespace tandem

@@ -44,9 +44,9 @@ class HandOver {
   // Why others were not taken; empty: none was tried.
   const std::string& reason() const { return reason_; }
   // A trial left a stream that waits for ever: nobody may wait for the whole device.
+  bool stuck() const { return stuck_; }
   // Nothing is waited for or freed any more.
   void abandon() { stuck_ = true; }
-  bool stuck() const { return stuck_; }
 
   // Work of `stream` that is enqueued later starts when done(n) has been called. Not for
   // kHostWaits. Returns CUDA's error.

@@ -1,6 +1,7 @@
-// A CUDA runtime of the tests': device memory is host memory, streams are emulations in which
-// kernels have ended when they are launched, copies likewise. It keeps count of what exists, knows
-// what every event stands for, and fails where a test wants.
+// A CUDA runtime of the tests': device memory is host memory, streams are those of fake_streams.h.
+// As CUDA does it, copies from memory that is not page-locked read it when they are enqueued, and
+// copies to such memory are done when the call returns. It keeps count of what exists, knows what
+// every event stands for, and fails where a test wants.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/gpu/emulation/emulation.h"
 #include "runtime/device/cuda/cuda_plugin_api.h"
+#include "tests/engine/fake_streams.h"
 
 namespace tandem::test {
 
@@ -27,6 +28,8 @@ class FakeCuda {
   static void launch(void* stream);
 
   // Settings
+  // When work is done; default: when it is enqueued.
+  void set_schedule(SimSchedule schedule, uint64_t seed) { streams_.set_schedule(schedule, seed); }
   int64_t free_bytes = int64_t{1} << 30;
   int64_t fail_call = -1;  // the n-th call from 0 on …
   int error = 700;         // … returns this, and so do all later ones but those that free
@@ -63,23 +66,19 @@ class FakeCuda {
   struct Event {
     bool recorded = false;
     int stream = -1;
+    uint64_t taken = 0;  // works of that stream before it
     uint64_t n = 0;
-    bool stuck = false;
-  };
-  struct StreamState {
-    int index = 0;
-    uint64_t n = 0;
-    bool stuck = false;
   };
   int begin(const char* what);
+  // Whether memory of the host's is page-locked, all of it.
+  bool locked(const void* at, int64_t bytes) const;
 
-  std::map<void*, StreamState> streams_;
+  FakeStreams streams_;
   std::map<void*, Event> events_;
   std::map<void*, vgpu::Emulation::Captured> graphs_;
   std::set<void*> device_memory_;
-  std::set<void*> host_memory_;
-  std::set<const void*> pinned_;
-  int next_stream_ = 0;
+  std::map<const void*, int64_t> host_memory_;  // and its bytes
+  std::map<const void*, int64_t> pinned_;
   uintptr_t next_event_ = 1;
   uintptr_t next_graph_ = 1;
   bool failed_ = false;

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "runtime/device/cuda_device.h"
+#include "runtime/device/host_array.h"
 #include "runtime/engine/engine.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/fake_cuda.h"
@@ -50,10 +51,14 @@ TEST_CASE("the first way of waiting for the host that works is taken, and the ot
   }
 }
 
+// What frees memory waits for all streams, the stuck one too.
 TEST_CASE("a way of waiting that never ends is not taken, and nobody waits for it afterwards") {
   FakeCuda fake;
   fake.wait_value = FakeCuda::WaitValue::kNeverEnds;
   const auto device = open();
+  device->free(device->alloc(4, "x"));
+  device->free_host(device->alloc_host(4, "x"));
+  device->alloc(4, "left to the end");
   CHECK(device->hand_over().kind() == HandOverKind::kHostFunction);
   CHECK(device->hand_over().reason() == "memory operations: it waits for ever");
   CHECK(device->hand_over().stuck());
@@ -78,19 +83,19 @@ TEST_CASE("what is enqueued behind host work sees all of it, in every way of wai
     const auto device = open(kind);
     REQUIRE(device->hand_over().kind() == kind);
     const DeviceAddr at = device->alloc(4, "x");
+    HostArray<int32_t> written(*device, 1, "x");
+    HostArray<int32_t> got(*device, 1, "x");
     for (int i = 1; i <= 100; ++i) {
-      int32_t written = 0;
-      int32_t got = 0;
       const Timepoint done = device->begin_host_work("work", {}, 1);
       const std::jthread host([&] {
         if (i % 10 == 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
-        written = i;
+        written.data()[0] = i;
         device->end_host_work(done);
       });
       device->wait(Stream::kCompute, done);
-      device->copy_to_device(Stream::kCompute, at, &written, 4);
-      device->host_wait(device->copy_to_host(Stream::kCompute, &got, at, 4));
-      CHECK(got == i);
+      device->copy_to_device(Stream::kCompute, at, written.data(), 4);
+      device->host_wait(device->copy_to_host(Stream::kCompute, got.data(), at, 4));
+      CHECK(got.data()[0] == i);
     }
   }
 }
