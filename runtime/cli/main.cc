@@ -27,6 +27,7 @@ constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
 int report(const std::string& where, const std::string& what, int exit_code) {
+  tandem::end_out_line();
   std::fprintf(stderr, "%s: %s\n", where.c_str(), tandem::printable(what).c_str());
   return exit_code;
 }

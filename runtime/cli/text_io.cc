@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <system_error>
+#include <utility>
 
 #include "runtime/error.h"
 
@@ -17,6 +18,8 @@ namespace tandem {
 namespace {
 
 namespace fs = std::filesystem;
+
+bool line_is_open = false;  // of standard output: the last byte was no newline
 
 [[noreturn]] void fail_write(const std::string& path, const std::string& why) {
   throw FileError(path, "cannot be written: " + why);
@@ -108,6 +111,7 @@ void write_file(const std::string& path, std::string_view bytes) {
 }
 
 void print_out(std::string_view text) {
+  if (!text.empty()) line_is_open = text.back() != '\n';
   // Not stdio: Ctrl-C may interrupt a write that waits for a slow reader, and nothing must get
   // lost.
   while (!text.empty()) {
@@ -118,6 +122,10 @@ void print_out(std::string_view text) {
       throw Error(fmt::format("standard output: cannot be written: {}", std::strerror(errno)));
     }
   }
+}
+
+void end_out_line() noexcept {
+  if (std::exchange(line_is_open, false)) static_cast<void>(::write(STDOUT_FILENO, "\n", 1) == 1);
 }
 
 bool is_c1(std::string_view text) {

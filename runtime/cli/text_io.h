@@ -17,6 +17,8 @@ void check_writable(const std::string& path);
 
 // Writes to standard output at once. Error when it cannot take it (a full disk).
 void print_out(std::string_view text);
+// Before an error's line: where text was being written, that begins a line of its own.
+void end_out_line() noexcept;
 
 // Whether it begins with one of U+0080 to U+009F, two bytes that a terminal may obey like ESC.
 bool is_c1(std::string_view text);

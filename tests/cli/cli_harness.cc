@@ -91,7 +91,7 @@ Process::Process(const std::vector<std::string>& arguments, const Invocation& ho
   }
   Pipe err = how.errors_to_terminal ? make_terminal() : make_pipe();
 
-  std::vector<std::string> words{TANDEM_PROGRAM};
+  std::vector<std::string> words{how.program.empty() ? TANDEM_PROGRAM : how.program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);

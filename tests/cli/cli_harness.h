@@ -13,6 +13,7 @@
 namespace tandem::test {
 
 struct Invocation {
+  std::string program{};              // default: the one that was built
   std::optional<std::string> in;      // standard input; without it /dev/null
   std::string in_path;                // standard input comes from here
   std::string out_path;               // standard output goes to this file instead of a pipe
