@@ -182,7 +182,8 @@ void check_attention(const OpContext& c) {
   for (const Shape& shape : {grouped, Shape{kF32, kF32, 4, 4, 128, 128},
                              Shape{kF16, kF16, 10, 2, 80, 80}, Shape{kF16, kF32, 6, 2, 24, 40},
                              Shape{kF32, kF16, 20, 1, 13, 7}, Shape{kQ8, kQ8, 8, 2, 64, 64},
-                             Shape{kQ8, kF16, 3, 1, 96, 40}, Shape{kF32, kQ8, 10, 2, 80, 160}}) {
+                             Shape{kQ8, kF16, 3, 1, 96, 40}, Shape{kF32, kQ8, 10, 2, 80, 160},
+                             Shape{kF16, kQ8, 6, 2, 40, 96}, Shape{kQ8, kF32, 5, 5, 32, 24}}) {
     check_attention_of(c, shape, 0, 1);
     check_attention_of(c, shape, 70, 9);
   }

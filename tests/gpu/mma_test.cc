@@ -1,9 +1,11 @@
 // The fragments of tensor cores, element by element as NVIDIA's PTX ISA reference states them for
-// mma.m16n8k16 (bf16; s8) and mma.m16n8k32 (s8). Our kernels and the emulation speak of dwords;
-// here it is elements i of a thread's registers, so that neither can hide the other's mistake.
+// mma.m16n8k16 (bf16, f16; s8) and mma.m16n8k32 (s8). Our kernels and the emulation speak of
+// dwords; here it is elements i of a thread's registers, so that neither can hide the other's
+// mistake.
 #include "kernels/gpu/mma.h"
 
 #include <array>
+#include <type_traits>
 
 #include "tests/support/catch.h"
 
@@ -16,12 +18,12 @@ struct Element {
 };
 
 // groupID = lane >> 2, threadID_in_group = lane % 4
-Element a_bf16(int lane, int i) {
+Element a_half(int lane, int i) {
   const int group = lane >> 2;
   return {(i < 2 || (i >= 4 && i < 6)) ? group : group + 8,
           lane % 4 * 2 + (i & 1) + (i >= 4 ? 8 : 0)};
 }
-Element b_bf16(int lane, int i) { return {lane % 4 * 2 + (i & 1) + (i >= 2 ? 8 : 0), lane >> 2}; }
+Element b_half(int lane, int i) { return {lane % 4 * 2 + (i & 1) + (i >= 2 ? 8 : 0), lane >> 2}; }
 Element a_s8_k32(int lane, int i) {
   const int group = lane >> 2;
   return {(i < 4 || (i >= 8 && i < 12)) ? group : group + 8,
@@ -41,16 +43,15 @@ Element c_of(int lane, int i) {
 int value_a(int row, int k) { return (row * 5 + k * 3) % 11 - 5; }
 int value_b(int k, int col) { return (k * 7 + col * 2) % 13 - 6; }
 
+// Of a small integer.
+uint32_t int8_bits(int v) { return static_cast<uint32_t>(v) & 0xFFU; }
 uint32_t bf16_bits(int v) { return f32_to_bits(static_cast<float>(v)) >> 16; }
+uint32_t f16_bits(int v) { return f32_to_f16(static_cast<float>(v)); }
 
-// Element i of four-byte registers, kPer to a register.
-template <int kPer>
-uint32_t in_place(int v, int i) {
-  return kPer == 2 ? bf16_bits(v) << i % 2 * 16 : (static_cast<uint32_t>(v) & 0xFFU) << i % 4 * 8;
-}
-
-template <int kPer, int kDepth, typename C, typename ElementA, typename ElementB, typename Mma>
+template <auto kBits, int kDepth, typename C, typename ElementA, typename ElementB, typename Mma>
 void check(ElementA element_a, ElementB element_b, Mma mma) {
+  constexpr int kPer = std::is_same_v<C, int> ? 4 : 2;  // elements in four bytes
+  const auto in_place = [](int v, int i) { return kBits(v) << i % kPer * (32 / kPer); };
   std::array<std::array<C, 8>, 16> got{};
   vgpu::Emulation emulation;
   emulation.launch("mma", 1, 32, 0, [&] {
@@ -59,11 +60,11 @@ void check(ElementA element_a, ElementB element_b, Mma mma) {
     FragmentB b{};
     for (int i = 0; i < 16 * kDepth / 32; ++i) {
       const Element e = element_a(lane, i);
-      a.r[i / kPer] |= in_place<kPer>(value_a(e.row, e.col), i);
+      a.r[i / kPer] |= in_place(value_a(e.row, e.col), i);
     }
     for (int i = 0; i < 8 * kDepth / 32; ++i) {
       const Element e = element_b(lane, i);
-      b.r[i / kPer] |= in_place<kPer>(value_b(e.row, e.col), i);
+      b.r[i / kPer] |= in_place(value_b(e.row, e.col), i);
     }
     C c[4] = {1, 1, 1, 1};
     mma(c, a, b);
@@ -85,15 +86,19 @@ void check(ElementA element_a, ElementB element_b, Mma mma) {
 }  // namespace
 
 TEST_CASE("emulated tensor cores have the fragments of the PTX reference") {
-  check<2, 16, float>(a_bf16, b_bf16, [](float(&c)[4], const FragmentA& a, const FragmentB& b) {
-    mma_bf16_k16(c, a, b);
-  });
-  check<4, 32, int>(a_s8_k32, b_s8_k32, [](int(&c)[4], const FragmentA& a, const FragmentB& b) {
-    mma_s8_k32(c, a, b);
-  });
-  check<4, 16, int>(a_s8_k16, b_s8_k16, [](int(&c)[4], const FragmentA& a, const FragmentB& b) {
-    mma_s8_k16(c, a.r[0], a.r[1], b.r[0]);
-  });
+  check<&bf16_bits, 16, float>(
+      a_half, b_half,
+      [](float(&c)[4], const FragmentA& a, const FragmentB& b) { mma_bf16_k16(c, a, b); });
+  check<&f16_bits, 16, float>(
+      a_half, b_half,
+      [](float(&c)[4], const FragmentA& a, const FragmentB& b) { mma_f16_k16(c, a, b); });
+  check<&int8_bits, 32, int>(
+      a_s8_k32, b_s8_k32,
+      [](int(&c)[4], const FragmentA& a, const FragmentB& b) { mma_s8_k32(c, a, b); });
+  check<&int8_bits, 16, int>(a_s8_k16, b_s8_k16,
+                             [](int(&c)[4], const FragmentA& a, const FragmentB& b) {
+                               mma_s8_k16(c, a.r[0], a.r[1], b.r[0]);
+                             });
 }
 
 }  // namespace tandem::gpu::emulated

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -47,6 +48,13 @@ struct EmulationStats {
   uint64_t threads = 0;
 };
 
+struct Launch {
+  std::string name;  // of the kernel, with the template arguments of its source
+  Size3 grid;
+  Size3 block;
+  uint64_t dynamic_shared_bytes;
+};
+
 // What a kernel did that CUDA does not define.
 class KernelFault : public std::runtime_error {
  public:
@@ -69,6 +77,7 @@ class Emulation {
   void launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
               const F& body) {
     check_launch(name, grid, block, dynamic_shared_bytes);
+    if (log_ != nullptr) log_->push_back({name, grid, block, dynamic_shared_bytes});
     if (!capturing_) return run(name, grid, block, dynamic_shared_bytes, body);
     captured_.emplace_back([this, name, grid, block, dynamic_shared_bytes, body] {
       run(name, grid, block, dynamic_shared_bytes, body);
@@ -92,6 +101,8 @@ class Emulation {
   }
 
   const EmulationStats& stats() const { return stats_; }
+  // What is launched from now on is told there, too; nullptr: no longer.
+  void log_launches(std::vector<Launch>* to) { log_ = to; }
 
  private:
   void check_launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes) const;
@@ -102,6 +113,7 @@ class Emulation {
   EmulationStats stats_;
   bool capturing_ = false;
   Captured captured_;
+  std::vector<Launch>* log_ = nullptr;
   std::unique_ptr<BlockRunner> runner_;
 };
 
