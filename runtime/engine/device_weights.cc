@@ -1,10 +1,37 @@
 #include "runtime/engine/device_weights.h"
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/packed.h"
+#include "kernels/quant.h"
 
 namespace tandem {
+namespace {
+
+// In Q8_0, where rows are whole blocks: half of the bytes that every token reads of it, and what a
+// guess loses is less than what it lacks. `rounded` holds it.
+WeightView guess_weights(const Pregate& fitted, const PregateLink& link,
+                         std::vector<std::byte>* rounded) {
+  WeightView view{DType::kF16, fitted.n_experts, fitted.d_model,
+                  reinterpret_cast<const std::byte*>(link.weight.data())};
+  const DTypeInfo& to = dtype_info(DType::kQ8_0);
+  if (fitted.d_model % to.block_elems != 0) return view;
+  const size_t n_blocks = link.weight.size() / static_cast<size_t>(to.block_elems);
+  rounded->resize(n_blocks * static_cast<size_t>(to.block_bytes));
+  std::array<float, 32> block{};
+  for (size_t b = 0; b < n_blocks; ++b) {
+    for (size_t i = 0; i < block.size(); ++i) {
+      block[i] = f16_to_f32(link.weight[b * block.size() + i]);
+    }
+    quantize_q8_0(block.data(), rounded->data() + b * static_cast<size_t>(to.block_bytes));
+  }
+  view.type = DType::kQ8_0;
+  view.data = rounded->data();
+  return view;
+}
+
+}  // namespace
 
 DeviceWeights::DeviceWeights(const Model& model, Device& device, const Lookahead& lookahead)
     : device_(device) {
@@ -50,13 +77,24 @@ void DeviceWeights::upload_guesses(const Lookahead& lookahead) {
   if (!lookahead.fitted) return;
   const Pregate& fitted = *lookahead.fitted;
   guesses_.resize(static_cast<size_t>(fitted.n_layers));
+  std::vector<std::byte> rounded;
   for (const PregateLink& link : fitted.links) {
     if (link.distance > lookahead.count) continue;
-    const WeightView view{DType::kF16, fitted.n_experts, fitted.d_model,
-                          reinterpret_cast<const std::byte*>(link.weight.data())};
     guesses_[static_cast<size_t>(link.source)].push_back(
-        {copied(view, "lookahead"), upload(link.bias, "lookahead")});
+        {kept(guess_weights(fitted, link, &rounded), "lookahead"), upload(link.bias, "lookahead")});
   }
+}
+
+// On a CPU packed rows are whole groups.
+WeightView DeviceWeights::kept(const WeightView& host, const char* tag) {
+  if (device_.kernels() != nullptr || host.rows % kGroupRows == 0) return copied_packed(host, tag);
+  const DeviceAddr at = device_.alloc(host.bytes(), tag);
+  if (!device_.info().counts_only) {
+    device_.host_wait(device_.copy_to_device(Stream::kCopy, at, host.data, host.bytes()));
+  }
+  WeightView view = host;
+  view.data = at.at;
+  return view;
 }
 
 // Some groups at a time, with zeros for rows that the last one lacks.

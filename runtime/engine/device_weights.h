@@ -67,6 +67,8 @@ class DeviceWeights {
   WeightView upload(const WeightView& host, const char* tag);
   WeightView copied(const WeightView& host, const char* tag);
   WeightView copied_packed(const WeightView& host, const char* tag);
+  // A copy in any case: `host` is gone afterwards.
+  WeightView kept(const WeightView& host, const char* tag);
   DeviceVector upload(const Vector& host, const char* tag);
 
   Device& device_;

@@ -6,6 +6,7 @@
 #include "runtime/engine/engine_scheduling.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
+#include "tests/engine/random_pregate.h"
 #include "tests/support/catch.h"
 #include "tests/support/unrounded.h"
 
@@ -68,6 +69,26 @@ TEST_CASE("every policy changes logits by rounding at most, and no greedy token"
       CHECK(relative_error(all_logits(model, settings, kPrompt), logits) <= 1e-4);
     }
   }
+}
+
+TEST_CASE("no policy changes a greedy token for a lookahead that is wrong and sure of itself") {
+  const Unrounded unrounded;
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  Engine cpu(model, test_machine(), cpu_settings());
+  const std::vector<int32_t> answer = greedy(cpu, kPrompt, 16);
+  int64_t started = 0;
+  for (const SchedulingSettings& policy : causal_policies()) {
+    for (const int32_t slots : {-1, 7, 48}) {  // -1: the CPU alone
+      INFO(policy.name << ", slots " << slots);
+      EngineSettings settings = slots < 0 ? cpu_settings() : sim_settings(slots);
+      settings.scheduling = policy;
+      settings.pregate = random_pregate(model, 3);
+      Engine engine(model, test_machine(), settings);
+      CHECK(greedy(engine, kPrompt, 16) == answer);
+      started += engine.stats().prefetched.started;
+    }
+  }
+  CHECK(started > 0);
 }
 
 TEST_CASE("policies place experts differently") {
