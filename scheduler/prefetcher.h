@@ -11,6 +11,8 @@
 
 namespace tandem {
 
+class Predictor;
+
 // How speculative transfers ended; each is counted once.
 struct TransferStats {
   uint64_t started = 0;
@@ -20,6 +22,17 @@ struct TransferStats {
   uint64_t polluting = 0;  // of these: whom it had displaced was wanted first
   int64_t bytes = 0;       // sent, by the pieces
   int64_t wasted_bytes = 0;
+
+  // Adds what happened between two moments.
+  void add(const TransferStats& before, const TransferStats& after) {
+    started += after.started - before.started;
+    on_time += after.on_time - before.on_time;
+    late += after.late - before.late;
+    unused += after.unused - before.unused;
+    polluting += after.polluting - before.polluting;
+    bytes += after.bytes - before.bytes;
+    wasted_bytes += after.wasted_bytes - before.wasted_bytes;
+  }
 };
 
 class Prefetcher {
@@ -30,6 +43,8 @@ class Prefetcher {
   // The layer has been enqueued: fills the link until the next layer's routing is expected.
   virtual void prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) = 0;
   virtual TransferStats stats() const = 0;
+  // What guesses for it; null: nobody.
+  virtual const Predictor* predictor() const { return nullptr; }
 };
 
 // Predicts nothing and asks for nothing.

@@ -44,6 +44,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
   SimResult result;
   LayerPlan plan;
   bool measuring = false;
+  TransferStats transfers;  // before what is measured
   // What is measured in one piece; times of unmeasured steps in between are left out.
   const auto add = [&] {
     const SimTotals& t = exec.totals();
@@ -65,6 +66,7 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
     result.cache.misses += cache.stats().misses;
     result.cache.inserts += cache.stats().inserts;
     result.cache.evictions += cache.stats().evictions;
+    result.transfers.add(transfers, prefetcher->stats());
   };
   for (const SimStep& step : input.steps) {
     if (step.measured != measuring) {
@@ -73,13 +75,13 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
       measuring = step.measured;
       exec.reset_totals();
       cache.reset_stats();
+      transfers = prefetcher->stats();
     }
     const Batch batch{step.rows, step.first_pos, 1};
     run_step(batch, exec, planner, cache, *prefetcher, plan);
     if (measuring) result.tokens += static_cast<int64_t>(step.rows.size());
   }
   if (measuring) add();
-  result.transfers = prefetcher->stats();
   if (input.end != nullptr) *input.end = hot_set_of(cache);
   return result;
 }

@@ -144,6 +144,18 @@ TEST_CASE("every transfer comes to one end, or has not come to one yet") {
   CHECK(t.wasted_bytes <= t.bytes);
 }
 
+// Unmeasured steps come first, and prompts in between.
+TEST_CASE("transfers are counted where bytes are: in what is measured") {
+  Fixture f;
+  f.input.lookahead.recall = 0.3;
+  const SimResult result = simulate(f.input, f.ours);
+  CHECK(result.transfers.started > 0);
+  CHECK(result.transfers.bytes == result.totals.bytes_prefetched);
+  CHECK(result.transfers.wasted_bytes > 0);
+  CHECK(result.transfers.wasted_bytes <=
+        result.totals.bytes_prefetched + result.totals.bytes_demand);
+}
+
 TEST_CASE("a resource is busy for no longer than the run") {
   const Fixture f;
   for (const SchedulingSettings& settings : {f.ours, f.without_prefetch(), f.clairvoyant()}) {
