@@ -24,6 +24,7 @@ class HybriMoePrefetcher final : public Prefetcher {
   void observe(const RoutingDecision& routing, ExpertCache& cache) override;
   void prefetch(const LayerPlan& plan, ExpertCache& cache, Executor& exec) override;
   TransferStats stats() const override { return filler_.stats(); }
+  const Predictor* predictor() const override { return predictor_.get(); }
 
  private:
   struct Choice {

@@ -26,7 +26,8 @@ bool needs_future(const SchedulingSettings& settings) {
 
 int32_t gate_reuse_distance(const SchedulingSettings& settings) {
   const bool looks = settings.prefetcher == "impact" || settings.prefetcher == "hybrimoe";
-  return looks && settings.predictor == "gate-reuse" ? settings.prefetch.ahead : 0;
+  const bool reuses = settings.predictor == "gate-reuse" || settings.predictor == "ladder";
+  return looks && reuses ? settings.prefetch.ahead : 0;
 }
 
 std::unique_ptr<EvictionPolicy> make_policy(const SchedulingSettings& settings,

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 
+#include "scheduler/ladder_predictor.h"
+
 namespace tandem {
 namespace {
 
-constexpr std::array<std::string_view, 4> kNames = {"none", "previous-token", "hot-list",
-                                                    "gate-reuse"};
+constexpr std::array<std::string_view, 5> kNames = {"none", "previous-token", "hot-list",
+                                                    "gate-reuse", "ladder"};
 // Before anything is known: the recall of gate reuse that HOBBIT reports for one layer ahead is
 // 0.96, ProMoE's for Qwen2-57B 0.67 (arXiv 2411.01433, 2410.22134).
 constexpr double kFirstPrecision = 0.8;
@@ -144,6 +146,7 @@ std::unique_ptr<Predictor> make_predictor(std::string_view name, const Predictor
   if (name == "gate-reuse") {
     return std::make_unique<LookaheadPredictor>(shape.n_layers, shape.n_experts, shape.max_ahead);
   }
+  if (name == "ladder") return std::make_unique<LadderPredictor>(shape);
   return nullptr;
 }
 

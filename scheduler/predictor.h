@@ -15,6 +15,14 @@
 
 namespace tandem {
 
+// One of several predictors that another chooses among; see ladder_predictor.h.
+struct PredictorRung {
+  std::string_view name;
+  double score;            // moving average of how well it guesses
+  int64_t layers_trusted;  // layers of decoded tokens for which it was believed
+  bool believed;           // now
+};
+
 class Predictor {
  public:
   virtual ~Predictor() = default;
@@ -24,6 +32,8 @@ class Predictor {
   // the one observed last; the layer after the last is the first one of the next token.
   // loads: [n_experts]. False, and nothing written, when there is no guess.
   virtual bool predict(int32_t ahead, std::span<float> loads) const = 0;
+  // At a distance, from 1 on, the first choice first; empty where there is no choice.
+  virtual std::vector<PredictorRung> rungs(int32_t /*ahead*/) const { return {}; }
 };
 
 // How often guesses come true, by distance: a moving average that starts at `start`.
@@ -109,8 +119,9 @@ struct PredictorShape {
   int32_t max_ahead = 3;
 };
 
-// "none", "previous-token", "hot-list", "gate-reuse" (the lookahead that comes with the routing).
-// nullptr for an unknown name and for "none".
+// "none", "previous-token", "hot-list", "gate-reuse" (the lookahead that comes with the routing),
+// "ladder" (that, the previous token or nobody: ladder_predictor.h). nullptr for an unknown name
+// and for "none".
 std::unique_ptr<Predictor> make_predictor(std::string_view name, const PredictorShape& shape);
 std::span<const std::string_view> predictor_names();
 

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
+#include <vector>
 
 #include "runtime/cli/sampling_options.h"
 #include "runtime/cli/text_io.h"
 #include "runtime/words.h"
+#include "scheduler/predictor.h"
 
 namespace tandem {
 namespace {
@@ -42,6 +45,32 @@ std::string prefetch_text(const TransferStats& sent) {
       100 * static_cast<double>(sent.wasted_bytes) / bytes, bytes_text(sent.bytes));
 }
 
+// Where others than the lookahead were believed: which, and how often.
+std::string believed_text(const Predictor* predictor, int32_t n_distances) {
+  std::string text;
+  for (int32_t d = 1; predictor != nullptr && d <= n_distances; ++d) {
+    const std::vector<PredictorRung> rungs = predictor->rungs(d);
+    int64_t layers = 0;
+    for (const PredictorRung& rung : rungs) layers += rung.layers_trusted;
+    for (const PredictorRung& rung : std::span(rungs).subspan(std::min<size_t>(1, rungs.size()))) {
+      if (rung.layers_trusted == 0) continue;
+      text +=
+          fmt::format("; {} believed at {} for {:.0f} % of layers", rung.name, d,
+                      100 * static_cast<double>(rung.layers_trusted) / static_cast<double>(layers));
+    }
+  }
+  return text;
+}
+
+nlohmann::ordered_json believed_json(const Predictor* predictor, int32_t distance) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  if (predictor == nullptr) return json;
+  for (const PredictorRung& rung : predictor->rungs(distance)) {
+    json[rung.name] = {{"score", rung.score}, {"layers", rung.layers_trusted}};
+  }
+  return json;
+}
+
 std::string lookahead_text(const LookaheadScores& scores) {
   std::string text;
   for (int32_t d = 1; d <= scores.n_distances(); ++d) {
@@ -62,11 +91,12 @@ nlohmann::ordered_json score_json(const LookaheadScore& score) {
 }
 
 // By distance, over all layers and by the layer that is guessed.
-nlohmann::ordered_json lookahead_json(const LookaheadScores& scores) {
+nlohmann::ordered_json lookahead_json(const LookaheadScores& scores, const Predictor* predictor) {
   auto distances = nlohmann::ordered_json::array();
   for (int32_t d = 1; d <= scores.n_distances(); ++d) {
     nlohmann::ordered_json json = {{"distance", d}};
     json.update(score_json(scores.of(d)));
+    json["believed"] = believed_json(predictor, d);
     json["layers"] = nlohmann::ordered_json::array();
     for (int32_t layer = d; layer < scores.n_layers(); ++layer) {
       nlohmann::ordered_json of_layer = {{"layer", layer}};
@@ -158,7 +188,10 @@ std::string summary_text(const RunReport& report) {
     text += line("cache", cache_text(stats.cache));
     text += line("prefetch", prefetch_text(stats.prefetched));
     const LookaheadScores* scores = engine.lookahead_scores();
-    if (scores != nullptr) text += line("lookahead", lookahead_text(*scores));
+    if (scores != nullptr) {
+      text += line("lookahead", lookahead_text(*scores) +
+                                    believed_text(engine.predictor(), scores->n_distances()));
+    }
   }
   text += line("experts", fmt::format("{} computed on the GPU, {} on the CPU, {} on both",
                                       stats.experts.experts_gpu, stats.experts.experts_cpu,
@@ -204,7 +237,7 @@ nlohmann::ordered_json summary_json(const RunReport& report) {
   json["cache_evictions"] = stats.cache.evictions;
   json["prefetch"] = prefetch_json(stats.prefetched);
   const LookaheadScores* scores = engine.lookahead_scores();
-  json["lookahead"] = scores != nullptr ? lookahead_json(*scores) : nullptr;
+  json["lookahead"] = scores != nullptr ? lookahead_json(*scores, engine.predictor()) : nullptr;
   json["experts_cpu"] = stats.experts.experts_cpu;
   json["experts_gpu"] = stats.experts.experts_gpu;
   json["experts_split"] = stats.experts.experts_split;

@@ -80,6 +80,8 @@ class Engine {
   EngineStats stats() const;
   // How well later layers were guessed for tokens that were decoded; null where nobody guesses.
   const LookaheadScores* lookahead_scores() const { return executor_->lookahead_scores(); }
+  // What guesses for the prefetcher; null: nobody.
+  const Predictor* predictor() const { return prefetcher_->predictor(); }
 
  private:
   void make_executor(const EngineSettings& settings);

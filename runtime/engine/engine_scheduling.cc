@@ -70,16 +70,23 @@ std::string why_no_predictor(const SchedulingSettings& wanted) {
 // What guesses: a fitted lookahead takes the place of gates that are reused.
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
                    const SchedulingSettings& used, Lines* lines) {
-  if (!settings.pregate || gate_reuse_distance(used) == 0) {
+  if (gate_reuse_distance(used) == 0) {
     lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
     return;
   }
-  const int32_t reach = settings.pregate->n_distances;
-  std::string from = settings.pregate_from;
-  if (reach < used.prefetch.ahead) {
-    from += fmt::format("; it reaches {} layers, the policy {}", reach, used.prefetch.ahead);
+  std::string reason;
+  if (settings.pregate) {
+    reason = settings.pregate_from;
+    const int32_t reach = settings.pregate->n_distances;
+    if (reach < used.prefetch.ahead) {
+      reason += fmt::format("; it reaches {} layers, the policy {}", reach, used.prefetch.ahead);
+    }
   }
-  lines->add("predictor", wanted.predictor, "pregate", from);
+  if (used.predictor == "ladder") {
+    reason += reason.empty() ? "" : "; ";
+    reason += "where it guesses badly, the previous token or nobody";
+  }
+  lines->add("predictor", wanted.predictor, settings.pregate ? "pregate" : "gate-reuse", reason);
 }
 
 // Where it is there and nobody looks at it.
