@@ -59,6 +59,12 @@ int run(int argc, char** argv) {
   parts->add_option("--prefill", options.prefill, "prompts of so many tokens instead of decoding");
   parts->add_option("--policy", options.ours, "ours: a policy's name or file");
   parts->add_option("--csv", csv, "file for the raw rows");
+  CLI::App* lookahead = app.add_subcommand("lookahead", "what looking ahead is worth, by recall");
+  std::vector<double> recalls{0, 0.1, 0.25, 0.5, 0.67, 0.85, 0.95, 1};
+  add_grid(lookahead, &options.grid);
+  lookahead->add_option("--recalls", recalls, "one layer ahead")->delimiter(',');
+  lookahead->add_option("--policy", options.ours, "ours: a policy's name or file");
+  lookahead->add_option("--csv", csv, "file for the raw rows");
   CLI::App* handover = app.add_subcommand("handover", "what a prompt leaves for decoding");
   add_grid(handover, &options.grid);
   handover->add_option("--policy", options.ours, "ours: a policy's name or file");
@@ -98,6 +104,7 @@ int run(int argc, char** argv) {
   if (options.csv != nullptr) fmt::print(options.csv, "# {}\n", command(argc, argv));
   if (speed->parsed()) speed_study(options);
   if (parts->parsed()) parts_study(options);
+  if (lookahead->parsed()) lookahead_study(options, recalls);
   if (handover->parsed()) handover_study(options);
   if (paper->parsed()) {
     options.grid.seeds = paper_seeds;

@@ -23,6 +23,8 @@ struct StudyOptions {
 void speed_study(const StudyOptions& options);
 // What each part of ours is worth alone, on every machine.
 void parts_study(const StudyOptions& options);
+// What looking ahead is worth, for each of these recalls one layer ahead.
+void lookahead_study(const StudyOptions& options, const std::vector<double>& recalls);
 // What a prompt leaves for decoding: hit rates of the first tokens after it.
 void handover_study(const StudyOptions& options);
 // HybriMoE's Table III and its average over three models, beside what the paper publishes.
