@@ -43,7 +43,7 @@ struct SimResult {
   int64_t tokens = 0;  // measured
   SimTotals totals;
   CacheStats cache;
-  CacheStats cold;  // of the steps before the first measured one
+  CacheStats cold;          // of the steps before the first measured one
   TransferStats transfers;  // where an end is measured, its beginning may not be
   double tokens_per_second() const {
     return totals.seconds > 0 ? static_cast<double>(tokens) / totals.seconds : 0;

@@ -153,6 +153,31 @@ nlohmann::json story(const Strings& more) {
 
 }  // namespace
 
+TEST_CASE("a policy with a ladder says who was believed, and writes the same text") {
+  const ReferenceArithmetic exact;
+  const TempDir dir;
+  std::string policy = read_file(source_file("configs/policies/tandem.toml"));
+  const std::string standard = "predictor = \"gate-reuse\"";
+  REQUIRE(contains(policy, standard));
+  policy.replace(policy.find(standard), standard.size(), "predictor = \"ladder\"");
+  write_file(dir / "ladder.toml", policy);
+  const nlohmann::json ladder = story({"--policy", dir / "ladder.toml"});
+  CHECK(ladder["token_ids"] == story({})["token_ids"]);
+  const nlohmann::json& predictor = ladder["settings"]["predictor"];
+  CHECK(predictor["requested"] == "ladder");
+  CHECK(predictor["effective"] == "pregate");
+  CHECK(contains(predictor["reason"].get<std::string>(), "the previous token or nobody"));
+  for (const nlohmann::json& guess : ladder["lookahead"]) {
+    const nlohmann::json& believed = guess["believed"];
+    REQUIRE(believed.size() == 3);
+    CHECK(believed["lookahead"]["layers"] == guess["tokens"]);  // the fitted one is good
+    CHECK(believed["lookahead"]["score"].get<double>() >
+          believed["previous-token"]["score"].get<double>());
+    CHECK(believed["none"]["layers"] == 0);
+  }
+  CHECK(story({})["lookahead"][0]["believed"].empty());
+}
+
 TEST_CASE(
     "a run uses the lookahead of its model, writes the same text, and says how well it guesses") {
   const ReferenceArithmetic exact;
