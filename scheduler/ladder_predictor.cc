@@ -38,12 +38,13 @@ LadderPredictor::LadderPredictor(const PredictorShape& shape)
 }
 
 void LadderPredictor::observe(const RoutingDecision& routing) {
+  now_ = routing.layer.value;
   if (routing.n_tokens == 1) score(routing);
   for (const auto& predictor : predictors_) predictor->observe(routing);
   for (int32_t ahead = 1; ahead <= max_ahead_; ++ahead) {
-    const int32_t layer = (routing.layer.value + ahead) % n_layers_;
+    const int32_t layer = (now_ + ahead) % n_layers_;
     for (size_t rung = 0; rung < kPredictors; ++rung) {
-      Shadow& s = shadow(layer, ahead, rung);
+      Shadow& s = shadows_[index(layer, ahead, rung)];
       s.guessed = predictors_[rung]->predict(ahead, s.loads);
     }
   }
@@ -52,11 +53,11 @@ void LadderPredictor::observe(const RoutingDecision& routing) {
 // Where the lookahead reaches no further, nobody is judged.
 void LadderPredictor::score(const RoutingDecision& routing) {
   for (int32_t ahead = 1; ahead <= max_ahead_; ++ahead) {
-    if (!shadow(routing.layer.value, ahead, 0).guessed) continue;
+    if (!shadows_[index(now_, ahead, 0)].guessed) continue;
     Standing& standing = standings_[static_cast<size_t>(ahead - 1)];
     ++standing.trusted[standing.rung];
     for (size_t rung = 0; rung < kPredictors; ++rung) {
-      const Shadow& s = shadow(routing.layer.value, ahead, rung);
+      const Shadow& s = shadows_[index(now_, ahead, rung)];
       const double now = s.guessed ? shadow_score(s.loads, routing.loads) : 0;
       standing.score[rung] += kRate * (now - standing.score[rung]);
     }
@@ -70,7 +71,10 @@ void LadderPredictor::score(const RoutingDecision& routing) {
 bool LadderPredictor::predict(int32_t ahead, std::span<float> loads) const {
   if (ahead < 1 || ahead > max_ahead_) return false;
   const size_t rung = standings_[static_cast<size_t>(ahead - 1)].rung;
-  return rung < kPredictors && predictors_[rung]->predict(ahead, loads);
+  if (rung == kPredictors) return false;
+  const Shadow& s = shadows_[index((now_ + ahead) % n_layers_, ahead, rung)];
+  if (s.guessed) std::copy(s.loads.begin(), s.loads.end(), loads.begin());
+  return s.guessed;
 }
 
 std::vector<PredictorRung> LadderPredictor::rungs(int32_t ahead) const {

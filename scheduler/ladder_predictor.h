@@ -35,13 +35,14 @@ class LadderPredictor final : public Predictor {
     std::array<int64_t, kPredictors + 1> trusted{};
     size_t rung = 0;
   };
-  Shadow& shadow(int32_t layer, int32_t ahead, size_t rung) {
-    return shadows_[static_cast<size_t>(layer * max_ahead_ + ahead - 1) * kPredictors + rung];
+  size_t index(int32_t layer, int32_t ahead, size_t rung) const {
+    return static_cast<size_t>(layer * max_ahead_ + ahead - 1) * kPredictors + rung;
   }
   void score(const RoutingDecision& routing);
 
   int32_t n_layers_;
   int32_t max_ahead_;
+  int32_t now_ = 0;
   std::array<std::unique_ptr<Predictor>, kPredictors> predictors_;
   std::vector<Shadow> shadows_;  // [n_layers, max_ahead, predictors]: of this layer, made before it
   std::vector<Standing> standings_;  // [max_ahead]

@@ -1,6 +1,5 @@
 // A GPU plug-in of the tests' own (tandem_cuda.so of tests/cli/with_gpu): a GPU that does what
 // tests/engine/fake_cuda.h does, with emulated kernels. Memory is what a process has.
-#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
@@ -26,7 +25,6 @@ void look(tandem::CudaFacts* facts) {
   kFake->set_schedule(schedule(), 1);
   kFake->free_bytes = number("FAKE_GPU_FREE", int64_t{1} << 30);
   kFake->fail_call = number("FAKE_GPU_FAIL_CALL", -1);
-  kFake->error = static_cast<int>(number("FAKE_GPU_ERROR", 700));
   *facts = {};
   facts->driver_version = 13000;
   facts->runtime_version = 13000;
