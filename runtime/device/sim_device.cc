@@ -146,14 +146,16 @@ double SimDevice::copy_latency_us(Stream stream) const {
 }
 
 template <typename F>
-void SimDevice::enqueue(Stream stream, bool fails, const F& work) {
+Timepoint SimDevice::enqueue(Stream stream, double us, bool fails, const F& work) {
+  const Timepoint end = clock_.run(stream, us);
   if (settings_.schedule == SimSchedule::kAtOnce) {
     if (!fails) work();
-    return;
+    return end;
   }
-  queue_.enqueue(stream, [fails, work] {
+  queue_.enqueue(stream, clock_.end_us(stream), [fails, work] {
     if (!fails) work();
   });
+  return end;
 }
 
 Timepoint SimDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from, int64_t bytes) {
@@ -173,7 +175,10 @@ Timepoint SimDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const voi
     accesses.push_back({row.at, copy.row_bytes, true});
   }
   if (checker_) checker_->enqueued(stream, "a copy to the device", accesses);
-  enqueue(stream, fails, [this, to, host, copy] {
+  const int64_t bytes = copy.rows * copy.row_bytes;
+  copied_bytes_ += bytes;
+  const double us = copy_latency_us(stream) + model_.h2d_us(bytes);
+  return enqueue(stream, us, fails, [this, to, host, copy] {
     for (int64_t r = 0; r < copy.rows; ++r) {
       std::byte* row = backing(to + r * copy.to_stride, copy.row_bytes);
       open_range(row, copy.row_bytes);
@@ -181,9 +186,6 @@ Timepoint SimDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const voi
       close_range(row, copy.row_bytes);
     }
   });
-  const int64_t bytes = copy.rows * copy.row_bytes;
-  copied_bytes_ += bytes;
-  return clock_.run(stream, copy_latency_us(stream) + model_.h2d_us(bytes));
 }
 
 Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
@@ -198,13 +200,13 @@ Timepoint SimDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int6
                        std::array{HazardChecker::Access{from.at, bytes, false},
                                   HazardChecker::Access{to, bytes, true}});
   }
-  enqueue(stream, fails, [this, to, from, bytes] {
+  const double us = copy_latency_us(stream) + model_.d2h_us(bytes);
+  return enqueue(stream, us, fails, [this, to, from, bytes] {
     const std::byte* memory = backing(from, bytes);
     open_range(memory, bytes);
     std::memcpy(to, memory, static_cast<size_t>(bytes));
     close_range(memory, bytes);
   });
-  return clock_.run(stream, copy_latency_us(stream) + model_.d2h_us(bytes));
 }
 
 Timepoint SimDevice::launch(Stream stream, const KernelCall& call) {
@@ -236,14 +238,14 @@ Timepoint SimDevice::enqueue_launch(Stream stream, const char* name, std::span<c
     if (checker_) accesses.push_back({touch.at.at, touch.bytes, touch.write});
   }
   if (checker_) checker_->enqueued(stream, name, accesses);
+  const double us = model_.gpu_us(bytes, flops);
   if (settings_.schedule == SimSchedule::kAtOnce) {
-    if (!fails) run_kernel(run, touches);
-  } else {
-    enqueue(stream, fails, [this, run, all = std::vector<Touch>(touches.begin(), touches.end())] {
-      run_kernel(run, all);
-    });
+    return enqueue(stream, us, fails, [&] { run_kernel(run, touches); });
   }
-  return clock_.run(stream, model_.gpu_us(bytes, flops));
+  return enqueue(stream, us, fails,
+                 [this, run, all = std::vector<Touch>(touches.begin(), touches.end())] {
+                   run_kernel(run, all);
+                 });
 }
 
 void SimDevice::run_kernel(FunctionRef<void()> run, std::span<const Touch> touches) {

@@ -70,9 +70,10 @@ class SimDevice final : public ModelledDevice {
   // What every call begins with: DeviceError or MemoryError where it is to fail. True where its
   // work will not be done.
   bool begin_call(const char* what);
-  // Does the work now or leaves it to the queue, unless it is not to be done.
+  // Work of so many microseconds of the modelled time: done now or left to the queue, unless it is
+  // not to be done.
   template <typename F>
-  void enqueue(Stream stream, bool fails, const F& work);
+  Timepoint enqueue(Stream stream, double us, bool fails, const F& work);
   // What is common to a launch that is new and one that was kept. run: may touch `touches`.
   template <typename F>
   Timepoint enqueue_launch(Stream stream, const char* name, std::span<const Touch> touches,

@@ -14,6 +14,7 @@ enum class SimKernels : uint8_t {
 enum class SimSchedule : uint8_t {
   kAtOnce,  // when it is enqueued
   kLate,    // when the host waits for it, or for what waits for it
+  kTimed,   // when the host waits: all that ends sooner by the modelled times, in their order
   kRandom,  // in between
 };
 

@@ -1,14 +1,15 @@
 #include "runtime/device/work_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/check.h"
 
 namespace tandem {
 
-void WorkQueue::enqueue(Stream stream, std::function<void()> work) {
+void WorkQueue::enqueue(Stream stream, double end_us, std::function<void()> work) {
   Lane& to = lane(stream);
-  to.pending.push_back({std::move(work), std::move(to.after)});
+  to.pending.push_back({std::move(work), end_us, std::move(to.after)});
   to.after.clear();
   if (schedule_ != SimSchedule::kRandom) return;
   // Zero to three works of any stream; on average more than are enqueued, so that queues end.
@@ -47,7 +48,12 @@ bool WorkQueue::run_any() {
     if (ready(lane)) some[n++] = &lane;
   }
   if (n == 0) return false;
-  run_next(some[random_() % n]);
+  const auto sooner = [](const Lane* a, const Lane* b) {
+    return a->pending.front().end_us < b->pending.front().end_us;
+  };
+  run_next(schedule_ == SimSchedule::kTimed
+               ? *std::min_element(some.begin(), some.begin() + n, sooner)
+               : some[random_() % n]);
   return true;
 }
 
@@ -55,7 +61,7 @@ void WorkQueue::finish(Timepoint point) {
   if (point.stream == Stream::kHost) return await_host_(point);
   Lane& of = lane(point.stream);
   while (of.done < point.n) {
-    if (schedule_ == SimSchedule::kRandom) {
+    if (schedule_ != SimSchedule::kLate) {
       TANDEM_CHECK(run_any(), "operation %llu was never enqueued",
                    static_cast<unsigned long long>(point.n));
       continue;

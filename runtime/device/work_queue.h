@@ -21,8 +21,9 @@ class WorkQueue {
   WorkQueue(SimSchedule schedule, uint64_t seed, std::function<void(Timepoint)> await_host)
       : schedule_(schedule), random_(seed), await_host_(std::move(await_host)) {}
 
-  // The n-th work of its stream. What it throws comes out of this or a later call.
-  void enqueue(Stream stream, std::function<void()> work);
+  // The n-th work of its stream, which ends at end_us of the modelled time. What it throws comes
+  // out of this or a later call.
+  void enqueue(Stream stream, double end_us, std::function<void()> work);
   // What is enqueued on `stream` later is done after `point`.
   void wait(Stream stream, Timepoint point);
   // Does at least what is needed for `point` to have ended.
@@ -34,6 +35,7 @@ class WorkQueue {
  private:
   struct Work {
     std::function<void()> run;
+    double end_us;
     std::vector<Timepoint> after;
   };
   struct Lane {
@@ -46,7 +48,8 @@ class WorkQueue {
   // time, however fast the host is.
   bool ready(const Lane& lane) const;
   void run_next(Lane* lane);
-  // Does one of the works that are ready, by chance; false when there is none.
+  // Does one of the works that are ready, by chance or the one that ends first; false when there is
+  // none.
   bool run_any();
 
   SimSchedule schedule_;

@@ -199,5 +199,29 @@ TEST_CASE("a kernel that waits for a copy starts when the copy has landed") {
   CHECK(device.stream_now_us(Stream::kCompute) == Approx(15 + 20));
 }
 
+#ifdef __x86_64__  // where kernels are emulated
+TEST_CASE("with modelled times, all that ends before what the host waits for is done, no more") {
+  SimSettings settings;
+  settings.kernels = SimKernels::kEmulated;
+  settings.schedule = SimSchedule::kTimed;
+  SimDevice device(round_machine(), kVram, settings);
+  std::vector<std::string> done;
+  const auto kernel = [&](Stream stream, const char* name, int64_t us) {
+    return device.launch(stream,
+                         {name, {}, (us - 4) * 400'000, 0, [&done, name](const KernelScope&) {
+                            done.push_back(name);
+                          }});
+  };
+  kernel(Stream::kCompute, "soon", 10);
+  const Timepoint middle = kernel(Stream::kCopy, "middle", 20);
+  const Timepoint late = kernel(Stream::kCompute, "late", 30);
+  CHECK(done.empty());
+  device.host_wait(middle);
+  CHECK(done == std::vector<std::string>{"soon", "middle"});
+  device.host_wait(late);
+  CHECK(done == std::vector<std::string>{"soon", "middle", "late"});
+}
+#endif
+
 }  // namespace
 }  // namespace tandem::test

@@ -3,6 +3,8 @@
 #include <thread>
 #include <utility>
 
+#include "kernels/check.h"
+
 namespace tandem::test {
 
 FakeStreams::~FakeStreams() {
@@ -58,6 +60,8 @@ void FakeStreams::advance() {
       break;
     case SimSchedule::kLate:
       break;
+    case SimSchedule::kTimed:
+      TANDEM_CHECK(false, "nothing here has a modelled time");
     case SimSchedule::kRandom:  // calls are many to a work, so that queues are never long
       if (random_() % 4 == 0) run_any();
       break;

@@ -55,6 +55,7 @@ TEST_CASE("the demo model's golden tokens do not depend on when work takes effec
     CHECK(greedy(engine, prompt, static_cast<int>(tokens.size())) == tokens);
   };
   check(scheduled(40, SimSchedule::kLate, 1));
+  for (const int32_t slots : {3, 20, 80}) check(scheduled(slots, SimSchedule::kTimed, 1));
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     INFO("seed " << seed);
     // Packed on the way to the GPU, then in host memory.

@@ -106,7 +106,8 @@ TEST_CASE("all checks of devices pass on the CPU, on a simulated GPU and on an e
 }
 
 TEST_CASE("the checks of devices wait for all that they must wait for") {
-  for (const SimSchedule schedule : {SimSchedule::kLate, SimSchedule::kRandom}) {
+  for (const SimSchedule schedule :
+       {SimSchedule::kLate, SimSchedule::kTimed, SimSchedule::kRandom}) {
     SimSettings settings = emulated();
     settings.schedule = schedule;
     settings.check_hazards = true;
