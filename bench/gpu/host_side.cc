@@ -1,7 +1,7 @@
 // What a decode token costs the thread that feeds a GPU: routing, planning, tables, launches,
-// waits, bookkeeping. The CUDA runtime and the kernels are stand-ins that do nothing, so what is
-// measured is ours alone; a real runtime adds its own time to every call, and how many there are is
-// printed.
+// waits, bookkeeping. The CUDA runtime and the kernels are stand-ins that do nothing, and so are the
+// products of experts on the CPU, so what is measured is ours alone; a real runtime adds its own
+// time to every call, and how many there are is printed.
 #include <fmt/format.h>
 #include <sys/mman.h>
 
@@ -13,8 +13,9 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/kv_cache.h"
+#include "bench/gpu/fewest_bytes.h"
 #include "kernels/parallel.h"
+#include "kernels/simd.h"
 #include "runtime/config/embedded.h"
 #include "runtime/config/machine_profile.h"
 #include "runtime/config/scheduling_policy.h"
@@ -159,33 +160,26 @@ double percentile(std::vector<double> sorted, double p) {
   return sorted[static_cast<size_t>(p * static_cast<double>(sorted.size() - 1))];
 }
 
-// What a token must read in device memory and write there, with all experts in VRAM: each weight
-// that it uses once, keys and values of what came before, its own. Activations, which could stay in
-// caches, are none of it. Mean of tokens at positions 0 to tokens - 1.
-int64_t fewest_bytes(const Model& model, const EngineSettings& settings, int64_t tokens) {
-  const ModelConfig& c = model.config();
-  const ModelWeights& w = model.weights();
-  int64_t bytes = w.output.bytes();
-  for (const LayerWeights& layer : w.layers) {
-    for (const WeightView& m : {layer.wq, layer.wk, layer.wv, layer.wo, layer.router}) {
-      bytes += m.bytes();
-    }
-    bytes += c.routing.top_k * layer.experts.front().bytes();
-    if (layer.shared) bytes += layer.shared->ffn.bytes() + layer.shared->gate_in.bytes();
-  }
-  const KvShape kv{settings.kv_type_k, settings.kv_type_v, c.n_kv_heads, c.head_dim, c.v_head_dim};
-  const int64_t position = (kv.k_tile_bytes() + kv.v_tile_bytes()) * c.n_kv_heads / kKvTile;
-  // Read are 1 to `tokens` positions, written one.
-  return bytes + c.n_layers * position * ((tokens + 1) / 2 + 1);
+// The CPU's experts without their products; what is left is handing them over.
+SimdOps no_products() {
+  SimdOps ops = simd();
+  ops.dot = [](auto...) {};
+  ops.dot_packed = [](auto...) {};
+  ops.dot_int8 = [](auto...) {};
+  ops.pack_x = [](auto...) {};
+  ops.silu_mul = [](auto...) {};
+  return ops;
 }
 
-void measure(const std::string& path, int tokens, int rounds, int slots) {
+void measure(const std::string& path, int tokens, int rounds, int slots, bool cpu) {
   Model model = Model::load(path.empty() ? GgufFile::from_memory(embedded_model(), "demo")
                                          : GgufFile::open(path));
   model.pack(PackScope::kExperts, serial_for, [](int64_t) {});
-  // A CPU that no plan wants: its experts' time is not the host side's. So misses are fetched.
+  const SimdOps nothing = no_products();
+  override_simd(&nothing);
   MachineProfile machine = load_machine_profile(std::string(kDefaultMachine));
-  machine.cpu = {0.01, 0.01, 1000, 0};
+  // Or a CPU that no plan wants, so that misses are fetched.
+  if (!cpu) machine.cpu = {0.01, 0.01, 1000, 0};
   EngineSettings settings;
   settings.scheduling = load_scheduling_policy(std::string(kDefaultPolicy));
   settings.n_threads = 1;
@@ -247,10 +241,12 @@ int main(int argc, char** argv) {
   app.add_option("--slots", slots, "expert slots; 0: all experts have one")
       ->check(CLI::Range(0, 1000000));
   app.add_option("-r,--rounds", rounds, "rounds")->check(CLI::Range(1, 1000));
+  bool cpu = false;
+  app.add_flag("--cpu", cpu, "a CPU that plans give experts to");
   CLI11_PARSE(app, argc, argv);
   fmt::print(
       "model,round,us_median,us_p90,us_p99,cuda_calls,experts_on_cpu,device_bytes,fewest_bytes,"
       "ratio\n");
-  tandem::measure(path, tokens, rounds, slots);
+  tandem::measure(path, tokens, rounds, slots, cpu);
   return 0;
 }

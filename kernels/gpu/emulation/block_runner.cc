@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/gpu/emulation/sanitizers.h"
+#include "kernels/gpu/emulation/traffic.h"
 
 namespace tandem::vgpu {
 
@@ -44,6 +45,7 @@ void BlockRunner::run_grid(const char* name, Size3 grid, Size3 block, size_t dyn
   block_ = block;
   dynamic_bytes_ = dynamic_shared_bytes;
   body_ = &body;
+  launch_begins(name);
   const uint64_t blocks = grid.count();
   const auto n = static_cast<size_t>(block.count());
   waiting_.resize((n + kWarp - 1) / kWarp);
@@ -73,6 +75,7 @@ void BlockRunner::run(uint64_t index) {
 
 void BlockRunner::start_threads(Index3 block) {
   const auto n = static_cast<unsigned>(block_.count());
+  block_begins();
   if (kTsan) set_ = 1 - set_;
   std::vector<std::unique_ptr<Thread>>& set = sets_[set_];
   while (set.size() < n) set.push_back(std::make_unique<Thread>());
@@ -295,6 +298,7 @@ void BlockRunner::land(const AsyncCopy& copy) const {
   if (poisoned(copy.to, copy.size) != nullptr) {
     fault("cp.async writes outside of an array: %p", copy.to);
   }
+  accessed(copy.from, copy.bytes, false);
   // TSan watches both calls.
   std::memcpy(copy.to, copy.from, copy.bytes);
   std::memset(static_cast<std::byte*>(copy.to) + copy.bytes, 0, copy.size - copy.bytes);
