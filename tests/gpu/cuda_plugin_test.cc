@@ -113,6 +113,19 @@ TEST_CASE("the plug-in describes GPUs as the runtime does") {
   CHECK(facts.n_devices == 0);
 }
 
+// The driver reads it once, at its first call. By default it loads a kernel when it is launched for
+// the first time, and may then wait for what the GPU does: forever, if that waits for the host.
+TEST_CASE("all kernels are loaded before the first of them waits for the host") {
+  for (const char* before : {"", "LAZY"}) {
+    setenv("CUDA_MODULE_LOADING", before, 1);
+    CudaFacts facts{};
+    calls();
+    tandem_cuda_plugin()->look(&facts);
+    CHECK(calls().front() == "cudaDriverGetVersion");
+    CHECK(fake_cudart().module_loading == "EAGER");
+  }
+}
+
 // The numbers are those of driver_types.h: 1 to the device, 2 to the host; streams that do not
 // block, events without times, a capture of this thread's.
 TEST_CASE("each function of the plug-in calls CUDA's with its arguments in their order") {

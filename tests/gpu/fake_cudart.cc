@@ -142,6 +142,8 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return call("cudaGetLastError"); }
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
+  const char* loading = std::getenv("CUDA_MODULE_LOADING");
+  fake_cudart().module_loading = loading != nullptr ? loading : "";
   return call("cudaDriverGetVersion");
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {

@@ -23,6 +23,7 @@ struct FakeCudart {
   std::vector<std::string> calls;  // "cudaMalloc 256", pointers as p1, p2, … of known()
   int error = 0;                   // what all calls return
   int64_t registered_kernels = 0;
+  std::string module_loading;  // CUDA_MODULE_LOADING when the driver's version was asked for
 
   // How `calls` names what a test passes.
   static void* pointer(int n) { return reinterpret_cast<void*>(uintptr_t{0x1000} * unsigned(n)); }
