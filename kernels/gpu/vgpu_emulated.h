@@ -24,9 +24,13 @@
       &name##_key, sizeof(T) * (n), alignof(T) > 16 ? alignof(T) : 16))
 #define VGPU_DYNAMIC_SHARED(T, name) \
   T* const name = static_cast<T*>(::tandem::vgpu::runner->dynamic_shared())
-#define VGPU_LAUNCH(kernel, grid, block, dynamic_shared_bytes, stream, ...) \
-  static_cast<::tandem::vgpu::Emulation*>(stream)->launch(                  \
-      #kernel, (grid), (block), (dynamic_shared_bytes), [=] { kernel(__VA_ARGS__); })
+#define VGPU_LAUNCH(kernel, grid, block, dynamic_shared_bytes, stream, ...)    \
+  do {                                                                         \
+    auto* const vgpu_stream = static_cast<::tandem::vgpu::Emulation*>(stream); \
+    vgpu_stream->launch(#kernel, (grid), (block), (dynamic_shared_bytes),      \
+                        [=] { kernel(__VA_ARGS__); });                         \
+    vgpu_stream->log_arguments(&kernel, __VA_ARGS__);                          \
+  } while (false)
 
 #define threadIdx (::tandem::vgpu::self->thread)
 #define blockIdx (::tandem::vgpu::self->block)

@@ -22,6 +22,7 @@ using Strings = std::vector<std::string>;
 
 std::vector<vgpu::Launch> emulated_launches;
 int64_t n_pairs = 0;
+int64_t n_arguments = 0;
 
 // Of "scale<8>" and "(scale<8, 1>)".
 std::string base_name(std::string name) {
@@ -34,7 +35,34 @@ CudaLaunch as_cuda(const vgpu::Launch& launch, void* stream) {
           {launch.grid.x, launch.grid.y, launch.grid.z},
           {launch.block.x, launch.block.y, launch.block.z},
           launch.dynamic_shared_bytes,
-          stream};
+          stream,
+          {}};
+}
+
+// What is not padding is the same.
+bool same(const vgpu::Argument& expected, const std::vector<uint8_t>& bytes) {
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (((expected.bytes[i] ^ bytes[i]) & expected.meant[i]) != 0) return false;
+  }
+  return bytes.size() == expected.bytes.size();
+}
+
+// The sizes are those of the emulated twin, so a kernel with fewer arguments is not noticed here:
+// it is the same source.
+void check_arguments(const std::vector<vgpu::Launch>& expected, std::vector<CudaLaunch>* launches) {
+  REQUIRE(expected.size() == launches->size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const std::vector<vgpu::Argument>& arguments = expected[i].arguments;
+    INFO(expected[i].name);
+    REQUIRE_FALSE(arguments.empty());
+    REQUIRE((*launches)[i].arguments.size() == arguments.size());
+    for (size_t a = 0; a < arguments.size(); ++a) {
+      INFO("argument " << a);
+      CHECK(same(arguments[a], (*launches)[i].arguments[a]));
+      ++n_arguments;
+    }
+    (*launches)[i].arguments.clear();
+  }
 }
 
 // kMember of the emulated table and then of CUDA's, with the same arguments.
@@ -49,7 +77,13 @@ struct Pair<kMember> {
     emulation->log_launches(&emulated_launches);
     (gpu::kEmulatedOps.*kMember)(stream, arguments...);
     emulation->log_launches(nullptr);
+    fake_cudart().argument_bytes.clear();
+    for (const vgpu::Launch& launch : emulated_launches) {
+      std::vector<size_t>& sizes = fake_cudart().argument_bytes.emplace_back();
+      for (const vgpu::Argument& a : launch.arguments) sizes.push_back(a.bytes.size());
+    }
     (tandem_cuda_plugin()->ops->*kMember)(stream, arguments...);
+    check_arguments(emulated_launches, &fake_cudart().launches);
     std::vector<CudaLaunch> expected;
     for (const vgpu::Launch& launch : emulated_launches) {
       expected.push_back(as_cuda(launch, stream));
@@ -93,6 +127,7 @@ TEST_CASE("nvcc's stubs launch each kernel as the emulation does, with every typ
   run_kernel_checks(device, kPairs, {}, &run);
   CHECK(results.failed() == Strings{});
   CHECK(n_pairs > 200);
+  CHECK(n_arguments > 600);
 }
 
 TEST_CASE("the plug-in describes GPUs as the runtime does") {

@@ -122,12 +122,24 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
   *kernel = static_cast<cudaKernel_t>(const_cast<void*>(stub));
   return cudaSuccess;
 }
-cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** /*arguments*/,
+cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** arguments,
                              size_t shared, cudaStream_t stream) {
   const auto it = kernels().find(stub);
   if (it == kernels().end()) return cudaErrorInvalidDeviceFunction;
-  fake_cudart().launches.push_back(
-      {it->second, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared, stream});
+  FakeCudart& fake = fake_cudart();
+  std::vector<std::vector<uint8_t>> kept;
+  if (fake.launches.size() < fake.argument_bytes.size()) {
+    for (const size_t bytes : fake.argument_bytes[fake.launches.size()]) {
+      const auto* at = static_cast<const uint8_t*>(arguments[kept.size()]);
+      kept.emplace_back(at, at + bytes);
+    }
+  }
+  fake.launches.push_back({it->second,
+                           {grid.x, grid.y, grid.z},
+                           {block.x, block.y, block.z},
+                           shared,
+                           stream,
+                           std::move(kept)});
   return cudaSuccess;
 }
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments,

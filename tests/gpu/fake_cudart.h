@@ -14,6 +14,7 @@ struct CudaLaunch {
   uint64_t block[3];
   uint64_t dynamic_shared_bytes;
   void* stream;
+  std::vector<std::vector<uint8_t>> arguments;
 
   bool operator==(const CudaLaunch&) const = default;
 };
@@ -23,6 +24,8 @@ struct FakeCudart {
   std::vector<std::string> calls;  // "cudaMalloc 256", pointers as p1, p2, … of known()
   int error = 0;                   // what all calls return
   int64_t registered_kernels = 0;
+  // Sizes of the arguments of launches to come, as many as are kept of each.
+  std::vector<std::vector<size_t>> argument_bytes;
   std::string module_loading;  // CUDA_MODULE_LOADING when the driver's version was asked for
 
   // How `calls` names what a test passes.

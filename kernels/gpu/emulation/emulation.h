@@ -10,10 +10,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -48,11 +50,18 @@ struct EmulationStats {
   uint64_t threads = 0;
 };
 
+// A kernel's argument as it gets it. What `meant` has no bits for is padding.
+struct Argument {
+  std::vector<uint8_t> bytes;
+  std::vector<uint8_t> meant;
+};
+
 struct Launch {
   std::string name;  // of the kernel, with the template arguments of its source
   Size3 grid;
   Size3 block;
   uint64_t dynamic_shared_bytes;
+  std::vector<Argument> arguments;
 };
 
 // What a kernel did that CUDA does not define.
@@ -77,7 +86,7 @@ class Emulation {
   void launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
               const F& body) {
     check_launch(name, grid, block, dynamic_shared_bytes);
-    if (log_ != nullptr) log_->push_back({name, grid, block, dynamic_shared_bytes});
+    if (log_ != nullptr) log_->push_back({name, grid, block, dynamic_shared_bytes, {}});
     if (!capturing_) return run(name, grid, block, dynamic_shared_bytes, body);
     captured_.emplace_back([this, name, grid, block, dynamic_shared_bytes, body] {
       run(name, grid, block, dynamic_shared_bytes, body);
@@ -103,8 +112,27 @@ class Emulation {
   const EmulationStats& stats() const { return stats_; }
   // What is launched from now on is told there, too; nullptr: no longer.
   void log_launches(std::vector<Launch>* to) { log_ = to; }
+  // The arguments of the launch that was told last.
+  template <typename... Parameters, typename... Arguments>
+  void log_arguments(void (* /*kernel*/)(Parameters...), const Arguments&... arguments) {
+    if (log_ != nullptr) (log_argument<Parameters>(arguments), ...);
+  }
 
  private:
+  template <typename T>
+  void log_argument(const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    constexpr size_t kBytes = sizeof(T);
+    Argument logged{std::vector<uint8_t>(kBytes), std::vector<uint8_t>(kBytes, 0xFF)};
+    std::memcpy(logged.bytes.data(), &value, kBytes);
+#if __has_builtin(__builtin_clear_padding)
+    alignas(T) unsigned char meant[kBytes];
+    std::memset(meant, 0xFF, kBytes);
+    __builtin_clear_padding(reinterpret_cast<T*>(meant));
+    std::memcpy(logged.meant.data(), meant, kBytes);
+#endif
+    log_->back().arguments.push_back(std::move(logged));
+  }
   void check_launch(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes) const;
   void run(const char* name, Size3 grid, Size3 block, size_t dynamic_shared_bytes,
            FunctionRef<void()> body);
