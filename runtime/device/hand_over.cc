@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "runtime/device/short_wait.h"
 
 namespace tandem {
 namespace {
@@ -98,8 +99,7 @@ int HandOver::enqueue_wait(void* stream, uint64_t n) {
 void HandOver::done(uint64_t n) noexcept {
   if (counter_ == nullptr) return;
   std::atomic_ref counter(*counter_);
-  counter.store(first_ + static_cast<uint32_t>(n), std::memory_order_release);
-  counter.notify_all();
+  store_and_wake(counter, first_ + static_cast<uint32_t>(n));
 }
 
 std::string HandOver::trial(HandOverKind kind) {

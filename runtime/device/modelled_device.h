@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/device/device.h"
+#include "runtime/device/short_wait.h"
 #include "runtime/device/virtual_clock.h"
 #include "scheduler/cost_model.h"
 
@@ -22,8 +23,7 @@ class ModelledDevice : public Device {
     return clock_.run(Stream::kHost, us);
   }
   void end_host_work(Timepoint point) noexcept override {
-    host_work_done_.store(point.n, std::memory_order_release);
-    host_work_done_.notify_all();
+    store_and_wake(host_work_done_, point.n);
   }
   double host_now_us() const final { return clock_.host_us(); }
   int64_t kernel_bytes() const final { return kernel_bytes_; }

@@ -27,8 +27,7 @@ SideThread::~SideThread() {
     // Nobody is left to be told.
   }
   stop_.store(true, std::memory_order_relaxed);
-  begun_.fetch_add(1, std::memory_order_release);
-  begun_.notify_one();
+  store_and_wake(begun_, started_ + 1);
   thread_.join();
 }
 
@@ -36,8 +35,7 @@ void SideThread::start(std::function<void()> job) {
   TANDEM_CHECK(!busy(), "job %u has not been waited for", started_);
   job_ = std::move(job);
   ++started_;
-  begun_.store(started_, std::memory_order_release);
-  begun_.notify_one();
+  store_and_wake(begun_, started_);
 }
 
 void SideThread::wait() {
@@ -62,8 +60,7 @@ void SideThread::work() {
     } catch (...) {
       error_ = std::current_exception();
     }
-    ended_.store(done, std::memory_order_release);
-    ended_.notify_one();
+    store_and_wake(ended_, done);
   }
 }
 

@@ -37,7 +37,7 @@ ThreadPool::~ThreadPool() { join(); }
 
 void ThreadPool::join() {
   stop_.store(true, std::memory_order_relaxed);
-  region_.fetch_add(1, std::memory_order_release);
+  region_.fetch_add(1, std::memory_order_seq_cst);
   region_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
@@ -55,7 +55,7 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
     share.end = n_tasks * (i + 1) / n_shares;
   }
   inside_.store(0, std::memory_order_release);
-  region_.fetch_add(1, std::memory_order_release);
+  region_.fetch_add(1, std::memory_order_seq_cst);  // as in store_and_wake()
   region_.notify_all();
   drain(task, 0);
   uint32_t inside = inside_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
@@ -78,7 +78,7 @@ bool ThreadPool::enter() {
 }
 
 void ThreadPool::leave() {
-  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) inside_.notify_one();
+  if (inside_.fetch_sub(1, std::memory_order_seq_cst) == (kClosed | 1)) inside_.notify_one();
 }
 
 // A node's own share, then what others have left of theirs.
