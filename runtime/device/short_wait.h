@@ -39,4 +39,25 @@ void store_and_wake(Atomic& value, T now) {
   value.notify_all();
 }
 
+// One thread's waits for its next work. It looks for it for some 20 us before it sleeps, and for
+// ten times as long after a sleep that was no longer than that: then work comes once a layer, with
+// a GPU's part of the layer between, and waking the thread each time would cost more than looking.
+class WorkWait {
+ public:
+  // Returns once `value` is not `old`.
+  void wait(const std::atomic<uint32_t>& value, uint32_t old) {
+    if (look_while(value, old, true, looks_) != old) return;
+    const auto start = std::chrono::steady_clock::now();
+    while (value.load(std::memory_order_acquire) == old) {
+      value.wait(old, std::memory_order_acquire);
+    }
+    looks_ = std::chrono::steady_clock::now() - start < kSoon ? kSoonFactor * kLooks : kLooks;
+  }
+
+ private:
+  static constexpr int kSoonFactor = 10;
+  static constexpr auto kSoon = std::chrono::microseconds(20 * kSoonFactor);
+  int looks_ = kLooks;
+};
+
 }  // namespace tandem

@@ -50,9 +50,9 @@ void SideThread::wait() {
 
 void SideThread::work() {
   uint32_t done = 0;
+  WorkWait next;
   while (true) {
-    if (look_while(begun_, done, true) == done) begun_.wait(done, std::memory_order_acquire);
-    if (begun_.load(std::memory_order_acquire) == done) continue;
+    next.wait(begun_, done);
     if (stop_.load(std::memory_order_relaxed)) return;
     ++done;
     try {

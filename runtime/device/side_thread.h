@@ -1,7 +1,8 @@
 // A thread that does one job at a time beside its owner: it computes the CPU's experts, with the
 // pool's threads, while the owner feeds the device.
 //
-// start() and wait() are the owner's. Both ends look for some 20 us before they sleep.
+// start() and wait() are the owner's. Both ends look for some 20 us before they
+// sleep, the thread for longer where jobs come once a layer (short_wait.h).
 #pragma once
 
 #include <atomic>

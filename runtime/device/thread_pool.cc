@@ -103,8 +103,9 @@ void ThreadPool::drain_share(Task task, Share* share) {
 
 void ThreadPool::work(size_t home) {
   uint32_t seen = 0;
+  WorkWait next;
   while (true) {
-    if (look_while(region_, seen, true) == seen) region_.wait(seen, std::memory_order_acquire);
+    next.wait(region_, seen);
     seen = region_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!enter()) continue;

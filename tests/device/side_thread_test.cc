@@ -42,6 +42,27 @@ TEST_CASE("what wakes a thread is stored before the look for threads that sleep"
   CHECK(recorder.notified);
 }
 
+TEST_CASE("a thread that waits for work finds it, soon or late") {
+  std::atomic<uint32_t> value{0};
+  std::atomic<uint32_t> seen{0};
+  constexpr uint32_t kWorks = 300;
+  std::thread waiter([&] {
+    WorkWait next;
+    for (uint32_t i = 0; i < kWorks; ++i) {
+      next.wait(value, i);
+      store_and_wake(seen, i + 1);
+    }
+  });
+  for (uint32_t i = 0; i < kWorks; ++i) {
+    // Before it looks, while it looks for as long as at first, for longer, and after it sleeps.
+    std::this_thread::sleep_for(std::chrono::microseconds(i % 5 == 4 ? 1000 : i % 5 * 30));
+    store_and_wake(value, i + 1);
+    while (seen.load() != i + 1) seen.wait(i);
+  }
+  waiter.join();
+  CHECK(seen == kWorks);
+}
+
 TEST_CASE("a side thread works beside its owner") {
   SideThread side;
   std::atomic<int> turn{0};
