@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <numeric>
 
 #include "kernels/check.h"
@@ -353,7 +354,13 @@ void HybridExecutor::add_cpu() {
 void HybridExecutor::finish_cpu() {
   if (!cpu_started_) return;
   cpu_started_ = false;
-  if (cpu_) cpu_->wait();
+  if (cpu_) {
+    const auto start = std::chrono::steady_clock::now();
+    cpu_->wait();
+    const std::chrono::duration<double, std::micro> waited =
+        std::chrono::steady_clock::now() - start;
+    stats_.cpu_wait_us += waited.count();
+  }
   drop_copied();
 }
 

@@ -43,6 +43,7 @@ struct ExecutorStats {
   uint64_t experts_cpu = 0;  // expert computations, one per layer, expert and step
   uint64_t experts_gpu = 0;
   uint64_t experts_split = 0;  // of each a part on either side
+  double cpu_wait_us = 0;      // that the thread of the step loop waited for the CPU's experts
 };
 
 // Cost of one expert of each layer, for planner and executor.
