@@ -59,8 +59,9 @@ std::vector<Argument> readable(const CLI::App& program, const std::vector<std::s
       continue;
     }
     arguments.push_back({argument, is_value ? argument : long_form(argument)});
-    for (const CLI::App* each : program.get_subcommands({})) {
-      if (command == nullptr && each->get_name() == argument) command = each;
+    const CLI::App& outer = command == nullptr ? program : *command;
+    for (const CLI::App* each : outer.get_subcommands({})) {
+      if (!is_value && each->get_name() == argument) command = each;
     }
     after_flag = !is_value;
     is_value = !is_value && takes_value(command, arguments.back().readable);
@@ -81,9 +82,11 @@ std::string first_unknown(const CLI::App& program, const std::vector<std::string
 std::string usage_text(const CLI::App& program, const CLI::App* command,
                        const CLI::ParseError& error, const std::vector<std::string>& typed) {
   const std::string unknown = first_unknown(program, typed);
-  if (command == nullptr) {
+  const std::vector<const CLI::App*> choices =
+      (command == nullptr ? program : *command).get_subcommands({});
+  if (!choices.empty()) {
     std::vector<std::string> names;
-    for (const CLI::App* each : program.get_subcommands({})) names.push_back(each->get_name());
+    for (const CLI::App* each : choices) names.push_back(each->get_name());
     return (unknown.empty() ? "no command" : "\"" + unknown + "\" is not a command") +
            "; expected one of " + tandem::list_text(names);
   }
@@ -134,9 +137,13 @@ int run(const std::vector<std::string>& typed) {
   } catch (const CLI::CallForVersion& version) {
     tandem::print_out(std::string(version.what()) + "\n");
   } catch (const CLI::ParseError& error) {
-    const std::vector<CLI::App*> commands = program.get_subcommands();
-    const CLI::App* command = commands.empty() ? nullptr : commands.front();
-    const std::string where = command == nullptr ? "tandem" : "tandem " + command->get_name();
+    const CLI::App* command = nullptr;  // the innermost
+    std::string where = "tandem";
+    for (auto commands = program.get_subcommands(); !commands.empty();
+         commands = command->get_subcommands()) {
+      command = commands.front();
+      where += " " + command->get_name();
+    }
     return report(where, usage_text(program, command, error, typed) + "; see " + where + " --help",
                   kExitUsage);
   }

@@ -131,7 +131,10 @@ TEST_CASE("a fit says in one line what is missing") {
   };
   refused(fit(dir), "collection.json", 1);
   refused(tandem({"pregate", "fit"}), "--data");
-  refused(tandem({"pregate"}), "subcommand");
+  refused(tandem({"pregate", "fit", "--dat"}), "--dat; see tandem pregate fit --help");
+  refused(tandem({"pregate"}), "no command; expected one of collect");
+  refused(tandem({"pregate", "fits"}), "\"fits\" is not a command; expected one of collect");
+  refused(tandem({"pregate", "fit", "--data", "--distances"}), "--out is required");  // a folder
   REQUIRE(collect(dir, {"--max-size", "1"}, "100").exit_code == 0);
   refused(fit(dir), "expected at least 5");
   refused(fit(dir, {"--distances", "9"}), "--distances");
