@@ -1,0 +1,65 @@
+// Writes the seed corpus of taps_fuzz, a small collection with one prompt, into the folder named by
+// the argument.
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "runtime/pregate/collection.h"
+
+namespace tandem {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string text_of(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+bool write_seed(const fs::path& to, int32_t n_layers, int32_t n_experts, int32_t width,
+                int tokens) {
+  const fs::path folder = to.string() + ".taps";
+  fs::remove_all(folder);
+  CollectionInfo info;
+  info.model = "seed";
+  info.router_hash = "0123";
+  info.shape = {n_layers, n_experts, width};
+  info.n_prompts = 1;
+  info.made_with = "nothing";
+  const Collection collection = Collection::begin(folder, info);
+  TapBuffer taps(info.shape);
+  const std::vector<float> input(static_cast<size_t>(width), 0.5F);
+  const std::vector<float> logits(static_cast<size_t>(n_experts), -1.0F);
+  for (int t = 0; t < tokens; ++t) {
+    for (int32_t l = 0; l < n_layers; ++l) taps.add(l, t, input.data(), logits.data());
+  }
+  taps.write(collection.file(0).string());
+  const std::string json = text_of(folder / "collection.json");
+  std::ofstream out(to, std::ios::binary);
+  out << static_cast<char>(json.size() % 256) << static_cast<char>(json.size() / 256) << json
+      << text_of(collection.file(0));
+  out.close();
+  fs::remove_all(folder);
+  return static_cast<bool>(out);
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+    return 2;
+  }
+  const std::filesystem::path dir = argv[1];
+  std::error_code ignored;
+  std::filesystem::create_directories(dir, ignored);
+  const bool written = tandem::write_seed(dir / "one_token", 1, 1, 1, 1) &&
+                       tandem::write_seed(dir / "three_tokens", 2, 4, 3, 3) &&
+                       tandem::write_seed(dir / "no_token", 2, 2, 2, 0);
+  if (!written) std::fprintf(stderr, "%s: cannot be written\n", argv[1]);
+  return written ? 0 : 1;
+}
