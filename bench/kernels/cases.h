@@ -58,7 +58,8 @@ inline constexpr const char* kOnednnTile = "onednn-tile";  // rows, dequantised 
 inline constexpr const char* kExpertFfn = "expert_ffn";
 inline constexpr const char* kMoeLayer = "moe_layer";
 inline constexpr const char* kAttention = "attention";
-inline constexpr const char* kU8S8 = "u8s8";  // a type: bytes without scales
+inline constexpr const char* kLookahead = "lookahead";  // beside a router, one token
+inline constexpr const char* kU8S8 = "u8s8";            // a type: bytes without scales
 
 Peak peak_of(DType type);
 
@@ -78,6 +79,12 @@ struct Experts {
 // On the last of the pools.
 std::unique_ptr<Bench> ffn_bench(std::mt19937& rng, const std::string& type, const Experts& experts,
                                  const Pools& pools, const Wanted& wanted);
+
+// A layer's router in f32, and with three distances of a fitted lookahead; `type`: its weights. On
+// the last of the pools; of experts.top_k and ff nothing is used.
+std::unique_ptr<Bench> lookahead_bench(std::mt19937& rng, const std::string& type,
+                                       const Experts& shape, const Pools& pools,
+                                       const Wanted& wanted);
 
 // One layer's attention of tokens behind `depth` others, each head of n_kv read by n / n_kv heads.
 // Rows are heads and columns the depth; tokens are at most as many. On the last of the pools.

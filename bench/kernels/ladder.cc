@@ -109,6 +109,7 @@ class Ladder {
       }
       if (wanted_.has(kExpertFfn)) climb_experts({kExpertFfn, 8, 8, s.ff, s.d});
       if (wanted_.has(kMoeLayer)) climb_experts({kMoeLayer, s.n_experts, s.top_k, s.ff, s.d});
+      if (wanted_.has(kLookahead)) climb_lookahead({kLookahead, s.n_experts, s.top_k, s.ff, s.d});
       if (wanted_.has(kAttention)) {
         for (const int64_t depth : options_.depths) {
           climb_attention({s.n_heads, s.n_kv_heads, kHeadDim, depth});
@@ -129,6 +130,15 @@ class Ladder {
       std::vector<std::unique_ptr<Bench>> experts;
       experts.push_back(ffn_bench(rng_, type, shape, pools_, wanted_));
       climb(experts);
+    }
+  }
+
+  void climb_lookahead(const Experts& shape) {
+    for (const std::string& type : options_.types) {
+      if (type != "q8_0" && type != "f16") continue;  // what devices hold, and what files do
+      std::vector<std::unique_ptr<Bench>> one;
+      one.push_back(lookahead_bench(rng_, type, shape, pools_, wanted_));
+      climb(one);
     }
   }
 
@@ -216,10 +226,10 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 1024));
   list("--kernels", &options.kernels, "which to measure")
       ->check(CLI::IsMember(
-          {kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn, kMoeLayer, kAttention}));
+          {kMatmul, kScalar, kOnednn, kOnednnTile, kExpertFfn, kMoeLayer, kAttention, kLookahead}));
   list("--depths", &options.depths, "tokens before those of attention")
       ->check(CLI::Range(1, 65536));
-  list("--experts", &options.experts, "shapes for expert_ffn, moe_layer and attention")
+  list("--experts", &options.experts, "shapes for expert_ffn, moe_layer, attention and lookahead")
       ->check(CLI::IsMember({"olmoe", "qwen3", "mixtral"}));
   app.add_option("--rows", options.rows, "of the matrix, a multiple of 16")->capture_default_str();
   app.add_option("--cols", options.cols, "of the matrix, a multiple of 256")->capture_default_str();
