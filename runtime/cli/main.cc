@@ -86,6 +86,7 @@ std::string usage_text(const CLI::App& program, const CLI::App* command,
       (command == nullptr ? program : *command).get_subcommands({});
   if (!choices.empty()) {
     std::vector<std::string> names;
+    names.reserve(choices.size());
     for (const CLI::App* each : choices) names.push_back(each->get_name());
     return (unknown.empty() ? "no command" : "\"" + unknown + "\" is not a command") +
            "; expected one of " + tandem::list_text(names);

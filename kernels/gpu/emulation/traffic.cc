@@ -77,7 +77,7 @@ void accessed(const void* at, size_t bytes, bool write) {
 }  // namespace tandem::vgpu
 
 // What the compiler calls for -fsanitize=thread; TSan itself is not linked.
-// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl*): the names are the compiler's
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl*,readability-identifier-naming): they are GCC's
 extern "C" {
 using tandem::vgpu::accessed;
 void __tsan_init() {}
@@ -103,4 +103,4 @@ uint32_t __tsan_atomic32_load(const volatile uint32_t* p, int /*order*/) {
   return __atomic_load_n(p, __ATOMIC_SEQ_CST);  // a flag of the host's
 }
 }
-// NOLINTEND(bugprone-reserved-identifier,cert-dcl*)
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl*,readability-identifier-naming)
