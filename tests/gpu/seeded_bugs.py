@@ -198,9 +198,10 @@ def run(command, **more):
 
 
 def compile_command(build, unit):
-    """The command that compiles a unit for the CPU, from CMake's database."""
+    """The command that compiles a unit for the CPU and the tests, from CMake's database."""
     for entry in json.loads((build / "compile_commands.json").read_text()):
-        if entry["file"].endswith(unit) and "tandem_gpu_cuda" not in entry["command"]:
+        others = ("tandem_gpu_cuda", "tandem_gpu_counted")
+        if entry["file"].endswith(unit) and not any(o in entry["command"] for o in others):
             return shlex.split(entry["command"]), entry["directory"]
     sys.exit(f"{build}: no command compiles {unit}; expected a configured build with tests")
 
