@@ -1,9 +1,8 @@
 // Writes the seed corpus of gguf_fuzz: small valid files, into the folder named by the argument.
-#include <cstdio>
-#include <exception>
 #include <filesystem>
 #include <string>
 
+#include "tests/fuzz/seeds.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/tiny_model.h"
 
@@ -49,7 +48,6 @@ TinyModel qwen2moe() {
 }
 
 void write_all(const std::filesystem::path& dir) {
-  std::filesystem::create_directories(dir);
   GgufBuilder().write_file(dir / "empty.gguf");
   all_values().write_file(dir / "values.gguf");
   all_arrays().write_file(dir / "arrays.gguf");
@@ -68,15 +66,5 @@ void write_all(const std::filesystem::path& dir) {
 }  // namespace tandem::test
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
-    return 2;
-  }
-  try {
-    tandem::test::write_all(argv[1]);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
-  return 0;
+  return tandem::fuzz::write_seeds(argc, argv, tandem::test::write_all);
 }

@@ -1,10 +1,9 @@
 // Writes the seed corpus of pregate_fuzz, small fitted lookaheads, into the folder named by the
 // argument.
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 #include "runtime/pregate/pregate_file.h"
+#include "tests/fuzz/seeds.h"
 
 namespace tandem {
 namespace {
@@ -31,26 +30,12 @@ Pregate made_up(int32_t n_layers, int32_t n_experts, int32_t width, int32_t n_di
   return p;
 }
 
-bool write(const std::filesystem::path& path, const Pregate& pregate) {
-  std::ofstream out(path, std::ios::binary);
-  out << pregate_bytes(pregate);
-  out.close();
-  return static_cast<bool>(out);
+void write_all(const std::filesystem::path& dir) {
+  fuzz::write_seed(dir / "one_link.safetensors", pregate_bytes(made_up(2, 2, 2, 1)));
+  fuzz::write_seed(dir / "five_links.safetensors", pregate_bytes(made_up(4, 3, 1, 2)));
 }
 
 }  // namespace
 }  // namespace tandem
 
-int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
-    return 2;
-  }
-  const std::filesystem::path dir = argv[1];
-  std::error_code ignored;
-  std::filesystem::create_directories(dir, ignored);
-  const bool written = tandem::write(dir / "one_link.safetensors", tandem::made_up(2, 2, 2, 1)) &&
-                       tandem::write(dir / "five_links.safetensors", tandem::made_up(4, 3, 1, 2));
-  if (!written) std::fprintf(stderr, "%s: cannot be written\n", argv[1]);
-  return written ? 0 : 1;
-}
+int main(int argc, char** argv) { return tandem::fuzz::write_seeds(argc, argv, tandem::write_all); }

@@ -1,6 +1,5 @@
 // Writes the seed corpus of taps_fuzz, a small collection with one prompt, into the folder named by
 // the argument.
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "runtime/pregate/collection.h"
+#include "tests/fuzz/seeds.h"
 
 namespace tandem {
 namespace {
@@ -19,8 +19,8 @@ std::string text_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-bool write_seed(const fs::path& to, int32_t n_layers, int32_t n_experts, int32_t width,
-                int tokens) {
+void write_collection(const fs::path& to, int32_t n_layers, int32_t n_experts, int32_t width,
+                      int tokens) {
   const fs::path folder = to.string() + ".taps";
   fs::remove_all(folder);
   CollectionInfo info;
@@ -38,28 +38,19 @@ bool write_seed(const fs::path& to, int32_t n_layers, int32_t n_experts, int32_t
   }
   taps.write(collection.file(0).string());
   const std::string json = text_of(folder / "collection.json");
-  std::ofstream out(to, std::ios::binary);
-  out << static_cast<char>(json.size() % 256) << static_cast<char>(json.size() / 256) << json
-      << text_of(collection.file(0));
-  out.close();
+  const std::string sizes{static_cast<char>(json.size() % 256),
+                          static_cast<char>(json.size() / 256)};
+  fuzz::write_seed(to, sizes + json + text_of(collection.file(0)));
   fs::remove_all(folder);
-  return static_cast<bool>(out);
+}
+
+void write_all(const fs::path& dir) {
+  write_collection(dir / "one_token", 1, 1, 1, 1);
+  write_collection(dir / "three_tokens", 2, 4, 3, 3);
+  write_collection(dir / "no_token", 2, 2, 2, 0);
 }
 
 }  // namespace
 }  // namespace tandem
 
-int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
-    return 2;
-  }
-  const std::filesystem::path dir = argv[1];
-  std::error_code ignored;
-  std::filesystem::create_directories(dir, ignored);
-  const bool written = tandem::write_seed(dir / "one_token", 1, 1, 1, 1) &&
-                       tandem::write_seed(dir / "three_tokens", 2, 4, 3, 3) &&
-                       tandem::write_seed(dir / "no_token", 2, 2, 2, 0);
-  if (!written) std::fprintf(stderr, "%s: cannot be written\n", argv[1]);
-  return written ? 0 : 1;
-}
+int main(int argc, char** argv) { return tandem::fuzz::write_seeds(argc, argv, tandem::write_all); }

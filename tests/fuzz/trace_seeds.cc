@@ -1,12 +1,11 @@
 // Writes the seed corpus of trace_fuzz in our own format: small valid traces, into the folder
 // named by the argument. Seeds of the text formats lie in tests/fixtures/trace.
-#include <cstdio>
-#include <exception>
 #include <filesystem>
 #include <string>
 
 #include "runtime/trace/trace_file.h"
 #include "scheduler/synthetic_trace.h"
+#include "tests/fuzz/seeds.h"
 
 namespace tandem {
 namespace {
@@ -24,7 +23,6 @@ SyntheticTraceSettings settings(int32_t n_experts, int32_t n_ahead) {
 }
 
 void write_all(const std::filesystem::path& dir) {
-  std::filesystem::create_directories(dir);
   write_trace(make_synthetic_trace(settings(6, 0)), dir / "one_byte.trace");
   write_trace(make_synthetic_trace(settings(300, 0)), dir / "two_bytes.trace");
   Trace trace = make_synthetic_trace(settings(6, 2));
@@ -36,16 +34,4 @@ void write_all(const std::filesystem::path& dir) {
 }  // namespace
 }  // namespace tandem
 
-int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
-    return 2;
-  }
-  try {
-    tandem::write_all(argv[1]);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
-  return 0;
-}
+int main(int argc, char** argv) { return tandem::fuzz::write_seeds(argc, argv, tandem::write_all); }
