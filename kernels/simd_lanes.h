@@ -81,6 +81,11 @@ struct Block {
   template <int G, int kBytes, int kParts, int64_t kFar, bool kToL2>
   [[gnu::always_inline]] void fetch_part(int part, int k) const {
     constexpr int kLines = (kBytes + kLineBytes - 1) / kLineBytes;
+    if constexpr (kLines % kParts == 0) {  // known for each k: no branch a line
+      constexpr int kEach = kLines / kParts;
+      if (k < kEach) fetch_ahead<G, kFar, kToL2>(part * kEach + k);
+      return;
+    }
     const int line = part * kLines / kParts + k;
     if (line < (part + 1) * kLines / kParts) fetch_ahead<G, kFar, kToL2>(line);
   }
