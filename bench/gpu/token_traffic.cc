@@ -29,6 +29,7 @@ TokenTraffic token_traffic(const Model& model, int32_t tokens) {
   const int32_t token = 1;
   engine.start_with(engine.hot_set());
   engine.eval({&token, 1});  // captures graphs
+  engine.rewind(0);
   vgpu::take_traffic();
   const int64_t before = gpu.kernel_bytes();
   for (int32_t i = 0; i < tokens; ++i) engine.eval({&token, 1});

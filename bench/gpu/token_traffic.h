@@ -17,8 +17,8 @@ struct TokenTraffic {
   std::map<std::string, vgpu::Traffic> by_kernel;  // of all tokens
 };
 
-// All experts are in VRAM; counted are `tokens` behind the first, which captures graphs. Errors as
-// Engine's.
+// All experts are in VRAM, and graphs have been captured; counted are the first `tokens` of a
+// context. Errors as Engine's.
 TokenTraffic token_traffic(const Model& model, int32_t tokens);
 
 }  // namespace tandem

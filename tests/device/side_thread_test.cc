@@ -24,7 +24,7 @@ TEST_CASE("a side thread does jobs in order, and what they did is seen after the
 
 // With a weaker order one of some million jobs was never waited for to its end: a stress of jobs
 // that take as long as the owner looks before it sleeps, and end with 60 stores to cold memory, got
-// stuck in two of seven runs of 160,000 to 340,000 jobs. That is too seldom for a test.
+// stuck in two of eight runs of 160,000 to 340,000 jobs. That is too seldom for a test.
 TEST_CASE("what wakes a thread is stored before the look for threads that sleep") {
   struct Recorder {
     int value = 0;

@@ -64,7 +64,8 @@ void block_begins() { ++block_number; }
 
 void accessed(const void* at, size_t bytes, bool write) {
   const auto offset = static_cast<size_t>(static_cast<const std::byte*>(at) - counted_memory);
-  if (self == nullptr || offset >= counted_bytes) return;  // the host, a stack, shared memory
+  // The host, a stack, shared memory; an asynchronous copy of nothing.
+  if (self == nullptr || offset >= counted_bytes || bytes == 0) return;
   for (size_t s = offset / kSectorBytes; s <= (offset + bytes - 1) / kSectorBytes; ++s) {
     if (write) {
       touch(&sectors[s].written, &now->written_once, &now->written_by_blocks);

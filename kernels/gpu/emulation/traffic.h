@@ -26,8 +26,7 @@ struct Traffic {
 
 #ifdef TANDEM_VGPU_COUNTED
 
-// From now on, what kernels do in this memory, by kernel. Memory begins
-// with a sector. std::bad_alloc.
+// From now on, what kernels do in this memory, by kernel. It begins with a sector. std::bad_alloc.
 void count_traffic(const void* memory, size_t bytes);
 // What was counted since the last call.
 std::map<std::string, Traffic> take_traffic();
