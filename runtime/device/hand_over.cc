@@ -2,7 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
+#include <atomic>
+#include <future>
 #include <thread>
 
 #include "kernels/check.h"
@@ -11,10 +12,11 @@
 namespace tandem {
 namespace {
 
-constexpr auto kTrial = std::chrono::milliseconds(1);  // that a wait must last
-constexpr auto kPatience = std::chrono::seconds(2);    // that it may last
-constexpr int64_t kCounterBytes = 64;                  // a cache line of its own
-constexpr int kNotReady = 600;                         // cudaErrorNotReady
+constexpr std::chrono::milliseconds kTrial{1};        // that a wait must last
+constexpr std::chrono::milliseconds kHeldUp{100};     // that the host may need for its calls
+constexpr std::chrono::milliseconds kPatience{2000};  // that a wait may last
+constexpr int64_t kCounterBytes = 64;                 // a cache line of its own
+constexpr int kNotReady = 600;                        // cudaErrorNotReady
 
 // As the GPU compares: numbers go round.
 bool reached(uint32_t counter, uint32_t value) {
@@ -114,35 +116,37 @@ std::string HandOver::trial(HandOverKind kind) {
     return failed(error);
   }
   const uint32_t value = first_ + 1;
-  std::atomic<bool> raised{false};
   // By another thread, as in earnest; and a runtime may work at once, where it is a test's.
+  std::promise<void> looked;
+  std::atomic<bool> raised{false};
   std::thread host([&] {
-    std::this_thread::sleep_for(kTrial);
+    static_cast<void>(looked.get_future().wait_for(kHeldUp));
     raised.store(true);
     done(1);
   });
-  int error = enqueue(kind, stream, value);
-  if (error == 0) error = cuda_.record(event, stream);
-  std::string problem = error != 0 ? failed(error) : outcome(event, raised);
+  int state = enqueue(kind, stream, value);
+  if (state == 0) state = cuda_.record(event, stream);
+  if (state == 0) state = last_state(event, kTrial);
+  const bool early = state == 0 && !raised.load();
+  looked.set_value();
+  if (state == kNotReady) state = last_state(event, kPatience);
   host.join();
   first_ = value;
+  if (state == kNotReady) stuck_ = true;
   if (!stuck_) {
     static_cast<void>(cuda_.destroy_event(event));
     static_cast<void>(cuda_.destroy_stream(stream));
   }
-  return problem;
+  if (state == kNotReady) return "it waits for ever";
+  if (early) return "it does not wait";
+  return state == 0 ? "" : failed(state);
 }
 
-std::string HandOver::outcome(void* event, const std::atomic<bool>& raised) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
+int HandOver::last_state(void* event, std::chrono::milliseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
   while (true) {
     const int state = cuda_.event_query(event);
-    if (state == 0) return raised.load() ? "" : "it does not wait";
-    if (state != kNotReady) return fmt::format("CUDA error {}, {}", state, cuda_.error_text(state));
-    if (std::chrono::steady_clock::now() > end) {
-      stuck_ = true;
-      return "it waits for ever";
-    }
+    if (state != kNotReady || std::chrono::steady_clock::now() > end) return state;
     std::this_thread::sleep_for(std::chrono::microseconds(20));
   }
 }

@@ -15,7 +15,7 @@
 #pragma once
 
 #include <array>
-#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -65,8 +65,8 @@ class HandOver {
   int enqueue(HandOverKind kind, void* stream, uint32_t value);
   // Why this kind does not do; empty: it does. Raises the counter.
   std::string trial(HandOverKind kind);
-  // CUDA's words for it, or what else went wrong; waits for `event`, which is behind a wait.
-  std::string outcome(void* event, const std::atomic<bool>& raised);
+  // What CUDA says of `event` when it no longer says "not ready", or after so long.
+  int last_state(void* event, std::chrono::milliseconds patience);
 
   const CudaRuntime& cuda_;
   const gpu::GpuOps& kernels_;

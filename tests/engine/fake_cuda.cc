@@ -212,6 +212,7 @@ struct FakeCalls {
     Stream* s = stream(on, "wait value");
     if (s == nullptr) return 1;
     constexpr int kNotSupported = 801;
+    std::this_thread::sleep_for(fake->slow_wait_value);
     switch (fake->wait_value) {
       case FakeCuda::WaitValue::kMissing:
         return kNotSupported;

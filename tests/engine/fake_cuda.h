@@ -4,6 +4,7 @@
 // every event stands for, and fails where a test wants.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -38,6 +39,7 @@ class FakeCuda {
   // How memory operations behave.
   enum class WaitValue { kWaits, kMissing, kDoesNotWait, kNeverEnds };
   WaitValue wait_value = WaitValue::kWaits;
+  std::chrono::milliseconds slow_wait_value{0};  // the call takes so long
   bool host_functions = true;
   int64_t most_graphs = -1;  // so many are captured, then there is no memory for more; -1: all
 

@@ -51,6 +51,16 @@ TEST_CASE("the first way of waiting for the host that works is taken, and the ot
   }
 }
 
+// As on a machine whose cores are busy: the host is held up between its calls.
+TEST_CASE("a way that does not wait is not taken by a host that is slow to look") {
+  FakeCuda fake;
+  fake.wait_value = FakeCuda::WaitValue::kDoesNotWait;
+  fake.slow_wait_value = std::chrono::milliseconds(10);
+  const auto device = open();
+  CHECK(device->hand_over().kind() == HandOverKind::kHostFunction);
+  CHECK(device->hand_over().reason() == "memory operations: it does not wait");
+}
+
 // What frees memory waits for all streams, the stuck one too.
 TEST_CASE("a way of waiting that never ends is not taken, and nobody waits for it afterwards") {
   FakeCuda fake;
