@@ -56,6 +56,9 @@ class FutureUses {
   virtual ~FutureUses() = default;
   // Layer visits from the current one until the expert is used, at least 1; infinity for never.
   virtual double next_use(ExpertKey key) const = 0;
+  // Layers whose experts' order of next uses has changed by what became known, and not only because
+  // a visit went by.
+  virtual std::span<const LayerId> reordered() const { return {}; }
 };
 
 struct PolicyShape {

@@ -51,6 +51,7 @@ void LookaheadPredictor::observe(const RoutingDecision& routing) {
 void LookaheadPredictor::fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const {
   std::fill(guess->loads.begin(), guess->loads.end(), 0.0F);
   guess->promised = 0;
+  guess->exact = routing.exact_ahead;
   const auto tokens = static_cast<size_t>(routing.n_tokens);
   const auto at = static_cast<size_t>(ahead - 1);
   if (!routing.predicted_use.empty()) {
@@ -76,7 +77,8 @@ bool LookaheadPredictor::predict(int32_t ahead, std::span<float> loads) const {
   if (ahead < 1 || ahead > max_ahead_) return false;
   const Guess& made = guess((now_ + ahead) % n_layers_, ahead);
   if (!made.valid) return false;
-  const auto p = static_cast<float>(precision_[static_cast<size_t>(ahead - 1)].value());
+  const double precise = precision_[static_cast<size_t>(ahead - 1)].value();
+  const auto p = static_cast<float>(made.exact ? 1 : precise);
   for (size_t e = 0; e < loads.size(); ++e) loads[e] = made.loads[e] * p;
   return true;
 }

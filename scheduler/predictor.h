@@ -65,6 +65,7 @@ class LookaheadPredictor final : public Predictor {
     bool valid = false;
     std::vector<float> loads;  // [n_experts]
     float promised = 0;        // of these, to come true; 0: not to be held against it
+    bool exact = false;        // known: believed whatever came true
   };
   void fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const;
   Guess& guess(int32_t layer, int32_t ahead) {

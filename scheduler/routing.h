@@ -56,6 +56,7 @@ struct RoutingDecision {
   // P(use) of each expert, where the lookahead is calibrated; else empty. [n_ahead, n_tokens,
   // n_experts], 0 where there is no guess.
   std::span<const float> predicted_use{};
+  bool exact_ahead = false;  // what is predicted is known: the experts are chosen already
 };
 
 // Without branches, so that it takes no time beside what made the values.

@@ -14,6 +14,7 @@ class Belady final : public EvictionPolicy {
   Belady(const PolicyShape& shape, std::span<const double>) : future_(*shape.future) {}
   void on_use(const LayerUse&) override {}
   double value(ExpertKey key) const override { return -future_.next_use(key); }
+  std::span<const LayerId> reordered() const override { return future_.reordered(); }
 
  private:
   const FutureUses& future_;
@@ -32,6 +33,7 @@ class WindowedBelady final : public EvictionPolicy {
     const double next = future_.next_use(key);
     return next <= window_ ? 2 + 1 / (1 + next) : rate_.value(key);
   }
+  std::span<const LayerId> reordered() const override { return future_.reordered(); }
 
  private:
   const FutureUses& future_;

@@ -7,6 +7,15 @@
 #include "kernels/dense.h"
 
 namespace tandem {
+namespace {
+
+EngineShape shape_of_layers(EngineShape shape) {
+  if (shape.router) shape.lookahead = {};
+  return shape;
+}
+
+}  // namespace
+
 int64_t kv_cache_bytes(const ModelConfig& config, const EngineShape& shape) {
   const KvShape kv = kv_shape(config, shape);
   return config.n_layers * (kv.k_bytes(shape.n_ctx) + kv.v_bytes(shape.n_ctx));
@@ -18,8 +27,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
       config_(model.config()),
       device_(device),
       ops_(ops),
-      shape_(shape),
-      weights_(model, device, shape.lookahead),
+      shape_(shape_of_layers(shape)),
+      weights_(model, device, shape_.lookahead),
       n_ranks_(policy_ranks(model.config().routing)) {
   const ModelConfig& c = config_;
   const KvShape kv = kv_shape(c, shape);
@@ -30,8 +39,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
   const int64_t n = shape.n_batch;
   const char* tag = "activations";
   residual_ = floats(n * c.d_model, tag);
-  const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
-  const int64_t ranks = rank_words(n, shape.lookahead.count);
+  const int64_t gates = n * c.routing.n_experts * (1 + shape_.lookahead.count);
+  const int64_t ranks = rank_words(n, shape_.lookahead.count);
   normed_ = floats(n * c.d_model + ranks + gates, tag);
   moe_ = floats(n * c.d_model, tag);
   projected_ = floats(n * c.d_model, tag);
@@ -89,9 +98,9 @@ void DenseLayers::attention(int64_t index) {
 
 void DenseLayers::attention_and_gate(int64_t index) {
   const int32_t ahead = reachable(index);
-  ranked_ = ops_.ranks(n_);
-  const int64_t words =
-      ranked_ ? rank_words(n_, ahead) : n_ * config_.routing.n_experts * (1 + ahead);
+  ranked_ = !shape_.router && ops_.ranks(n_);
+  int64_t words = ranked_ ? rank_words(n_, ahead) : n_ * config_.routing.n_experts * (1 + ahead);
+  if (shape_.router) words = 0;
   gate_bytes_ = (n_ * config_.d_model + words) * kFloat;
   // With a lookahead and without are different calls.
   const int64_t part = looks_ahead_ ? index : config_.n_layers + index;
@@ -106,6 +115,10 @@ Timepoint DenseLayers::gate(int64_t index) {
   const int32_t ahead = reachable(index);
   const DeviceAddr behind = normed_ + n_ * config_.d_model * kFloat;
   const DeviceAddr logits = behind + (ranked_ ? rank_words(n_, ahead) * kFloat : 0);
+  if (shape_.router) {
+    ops_.normalize(layer.ffn_norm, residual_, n_, normed_);
+    return device_.copy_to_host(Stream::kCompute, gate_host_.data(), normed_, gate_bytes_);
+  }
   const DeviceProduct router{layer.router, {}, logits};
   ops_.normalize_products(layer.ffn_norm, residual_, n_, normed_, "router", {&router, 1});
   const int64_t gate_bytes = n_ * config_.routing.n_experts * kFloat;

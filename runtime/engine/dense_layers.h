@@ -36,7 +36,7 @@ class DenseLayers {
   // Attention, and then the gate: normalises the residual for the experts and computes the router's
   // logits, and what later layers' routers say of the residual. All are on their way to
   // gate_logits(), reused_logits() and expert_input() when this returns; they are there after
-  // wait_for_gate().
+  // wait_for_gate(). Where layers have no router there is expert_input() only.
   void attention_and_gate(int64_t layer);
   void wait_for_gate();
   void shared_expert(int64_t layer);
@@ -55,6 +55,7 @@ class DenseLayers {
   int32_t distances() const { return shape_.lookahead.count; }
   // From now on no layer is reachable.
   void stop_looking_ahead() { looks_ahead_ = false; }
+  bool looks_ahead() const { return looks_ahead_; }
   int32_t reachable(int64_t layer) const;
   // Of the i-th distance of the lookahead, i < reachable(layer): ids of the selection, [n, top_k],
   // or logits, [n, n_experts].
@@ -93,7 +94,7 @@ class DenseLayers {
   const ModelConfig& config_;
   Device& device_;
   DeviceOps& ops_;
-  EngineShape shape_;
+  EngineShape shape_;  // without a lookahead, where that is the router's
   DeviceWeights weights_;
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step

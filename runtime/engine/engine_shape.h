@@ -6,6 +6,7 @@
 
 #include "kernels/kv_cache.h"
 #include "runtime/model/model_config.h"
+#include "runtime/pregate/decoupled_router.h"
 #include "runtime/pregate/pregate.h"
 
 namespace tandem {
@@ -29,6 +30,9 @@ struct EngineShape {
   KvType kv_type_k = KvType::kF16;
   KvType kv_type_v = KvType::kF16;
   Lookahead lookahead{};  // what is said of later layers beside each layer's own gate
+  // Chooses the experts of a model whose layers have no gates; null: they have. The lookahead is
+  // then its, and exact.
+  std::shared_ptr<const DecoupledRouter> router{};
 };
 
 inline KvShape kv_shape(const ModelConfig& config, const EngineShape& shape) {

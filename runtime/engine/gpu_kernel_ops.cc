@@ -29,7 +29,8 @@ void each_matrix(const Model& model, const F& f) {
   const ModelWeights& w = model.weights();
   f(w.output);
   for (const LayerWeights& layer : w.layers) {
-    for (const WeightView& m : {layer.wq, layer.wk, layer.wv, layer.wo, layer.router}) f(m);
+    for (const WeightView& m : {layer.wq, layer.wk, layer.wv, layer.wo}) f(m);
+    if (layer.router) f(layer.router);
     const ExpertWeights& expert = layer.experts.front();
     for (const WeightView& m : {expert.gate, expert.up, expert.down}) f(m);
     if (!layer.shared) continue;

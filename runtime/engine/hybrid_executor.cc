@@ -86,6 +86,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
   resize_host(&cpu_hidden_, pairs * c.expert_ff, device, "activations");
+  if (shape.router) decoupled_ = std::make_unique<DecoupledRoutes>(c, shape);
   cpu_out_ = {device, shape.n_batch * c.d_model, "activations"};
   resize_host(&rows_, pairs, device, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);
@@ -129,21 +130,27 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   dense_.shared_expert(layer.value);
   finish_cpu();  // sleeps, while waiting for a device may keep a core busy
   dense_.wait_for_gate();
-  const auto n = static_cast<int32_t>(dense_.n_tokens());
-  const bool routed = dense_.ranked() ? router_.arrange(layer, dense_.ranked_ids(),
-                                                        dense_.ranked_scores(), n, &routing_)
-                                      : router_.route(layer, dense_.gate_logits(), n, &routing_);
-  if (!routed) name_damage(layer.value);
+  if (!choose_experts(layer)) name_damage(layer.value);
   for (size_t i = 0; i < routing_.tokens.size(); ++i) {
     rows_[i] = {routing_.tokens[i].token, routing_.tokens[i].weight};
   }
   guesses_.look_ahead(dense_, layer.value, &router_, &routing_);
   if (routing_hook_) routing_hook_(routing_);
-  if (tap_hook_ && !dense_.ranked()) {
+  if (tap_hook_ && !dense_.ranked() && !decoupled_) {
     tap_hook_(
         {layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits()});
   }
   return routing_;
+}
+
+bool HybridExecutor::choose_experts(LayerId layer) {
+  const auto n = static_cast<int32_t>(dense_.n_tokens());
+  if (decoupled_) {
+    decoupled_->visit(batch_, layer);
+    return router_.route(layer, decoupled_->logits(batch_), n, &routing_);
+  }
+  if (!dense_.ranked()) return router_.route(layer, dense_.gate_logits(), n, &routing_);
+  return router_.arrange(layer, dense_.ranked_ids(), dense_.ranked_scores(), n, &routing_);
 }
 
 void HybridExecutor::name_damage(int64_t layer) const {

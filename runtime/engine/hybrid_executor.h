@@ -17,6 +17,7 @@
 #include "runtime/device/device.h"
 #include "runtime/device/side_thread.h"
 #include "runtime/device/thread_pool.h"
+#include "runtime/engine/decoupled_routes.h"
 #include "runtime/engine/dense_layers.h"
 #include "runtime/engine/device_ops.h"
 #include "runtime/engine/expert_slots.h"
@@ -86,6 +87,8 @@ class HybridExecutor final : public Executor {
   void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) override;
   std::span<const float> end_step() override;
 
+  // Null where layers have routers of their own. know() before a step of these tokens.
+  DecoupledRoutes* decoupled() { return decoupled_.get(); }
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   // For good: later layers' routing is not guessed any more.
   void stop_looking_ahead() { dense_.stop_looking_ahead(); }
@@ -105,6 +108,8 @@ class HybridExecutor final : public Executor {
   bool graphs_refused() const { return ops_->graphs_refused(); }
 
  private:
+  // False when a logit is not finite.
+  bool choose_experts(LayerId layer);
   // FileError with the tensor that makes the layer's router give values that are not finite.
   [[noreturn]] void name_damage(int64_t layer) const;
   // One launch: [first, first + count) of the layer's experts on the device.
@@ -140,6 +145,7 @@ class HybridExecutor final : public Executor {
   ExpertSlots slots_;
   Router router_;
   RoutingDecision routing_;
+  std::unique_ptr<DecoupledRoutes> decoupled_;
   LayerGuesses guesses_;
   Batch batch_;  // of the current step
   LayerHook layer_hook_;

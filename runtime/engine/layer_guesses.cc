@@ -7,7 +7,8 @@
 
 namespace tandem {
 
-LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape, Device& device) {
+LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape, Device& device)
+    : n_layers_(config.n_layers), n_exact_(shape.router ? shape.lookahead.count : 0) {
   const Lookahead& lookahead = shape.lookahead;
   const int64_t n = shape.n_batch * lookahead.count;
   resize_host(&predicted_, n * config.routing.top_k, device, "activations");
@@ -27,12 +28,33 @@ LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape, 
 
 void LayerGuesses::look_ahead(const DenseLayers& dense, int64_t layer, Router* router,
                               RoutingDecision* routing) {
+  if (n_exact_ > 0) {
+    repeat(dense, layer, routing);
+    if (scores_) scores_->observe(*routing);
+    return;
+  }
   const int32_t reachable = dense.reachable(layer);
   routing->n_ahead = dense.distances();
   select(dense, reachable, router, routing);
   routing->predicted_use = {};
   if (!links_.empty() && !dense.ranked()) calibrate(dense, layer, reachable, routing);
   if (scores_) scores_->observe(*routing);
+}
+
+void LayerGuesses::repeat(const DenseLayers& dense, int64_t layer, RoutingDecision* routing) {
+  const size_t n = routing->ids.size();
+  routing->n_ahead = n_exact_;
+  routing->exact_ahead = true;
+  const auto all = std::span(predicted_).first(n * static_cast<size_t>(n_exact_));
+  for (int32_t i = 0; i < n_exact_; ++i) {
+    const auto known = all.subspan(static_cast<size_t>(i) * n, n);
+    if (dense.looks_ahead() && layer + 1 + i < n_layers_) {
+      std::ranges::copy(routing->ids, known.begin());
+    } else {
+      std::fill(known.begin(), known.end(), ExpertId{});
+    }
+  }
+  routing->predicted = all;
 }
 
 // A guess that is not finite is none: if the weights are damaged, their own layer will say so.

@@ -28,12 +28,16 @@ class LayerGuesses {
   const LookaheadScores* scores() const { return scores_ ? &*scores_ : nullptr; }
 
  private:
+  // Of a router that has chosen every layer's experts.
+  void repeat(const DenseLayers& dense, int64_t layer, RoutingDecision* routing);
   void select(const DenseLayers& dense, int32_t reachable, Router* router,
               RoutingDecision* routing);
   void calibrate(const DenseLayers& dense, int64_t layer, int32_t reachable,
                  RoutingDecision* routing);
   void calibrate(const PregateLink& link, const float* logits, int32_t top_k, std::span<float> use);
 
+  int64_t n_layers_;
+  int32_t n_exact_ = 0;                    // distances that are known, not guessed
   std::vector<ExpertId> predicted_;        // [distances, n_batch, top_k]
   std::vector<const PregateLink*> links_;  // [n_layers, distances] of a fitted lookahead
   std::vector<float> use_;                 // [distances, n_batch, n_experts] with one

@@ -8,6 +8,7 @@
 
 #include "kernels/attention.h"
 #include "runtime/device/sim_settings.h"
+#include "runtime/pregate/decoupled_router.h"
 #include "runtime/pregate/pregate.h"
 #include "scheduler/scheduling_settings.h"
 
@@ -35,7 +36,8 @@ struct EngineSettings {
   std::optional<std::string> cache_policy{};   // instead of its eviction policy
   std::optional<int32_t> cache_inserts{};      // instead of its prefetch.fills
   std::shared_ptr<const Pregate> pregate{};    // in the place of reused gates
-  std::string pregate_from{};                  // its file, for messages
+  std::shared_ptr<const DecoupledRouter> router{};  // of a model whose layers have none
+  std::string pregate_from{};                       // the file of either, for messages
   int32_t recorded_distances = 0;              // layers ahead that are guessed in any case
   int64_t n_ctx = 0;                           // 0: the model's own, at most kDefaultContext
   int64_t n_batch = 512;

@@ -25,6 +25,24 @@ void adjust_qwen2moe(const GgufFile& file, ModelConfig* config) {
   config->shared_ff = static_cast<int64_t>(width);
 }
 
+// What `tandem refactor` makes of a dense model: a router of its own decides, in a file of its own.
+void adjust_readme(const GgufFile& file, ModelConfig* config) {
+  constexpr std::string_view kWidth = "readme-moe.expert_shared_feed_forward_length";
+  const uint64_t width = file.get_uint(kWidth).value_or(0);
+  if (width > kMaxWidth) {
+    throw FileError(file.name(),
+                    fmt::format("{} is {}; expected 0 to {}", kWidth, width, kMaxWidth));
+  }
+  config->shared_ff = static_cast<int64_t>(width);
+  constexpr std::string_view kHash = "readme-moe.router.sha256";
+  const std::string_view hash = file.need_string(kHash);
+  if (hash.size() != 64 || hash.find_first_not_of("0123456789abcdef") != hash.npos) {
+    throw FileError(file.name(),
+                    fmt::format("{} is {}; expected 64 hexadecimal digits", kHash, quoted(hash)));
+  }
+  config->decoupled_router = hash;
+}
+
 // `llama` files hold Mixtral when they have experts. Q and K rows are permuted by the converter so
 // that RoPE turns neighbours.
 constexpr Family kFamilies[] = {
@@ -32,6 +50,8 @@ constexpr Family kFamilies[] = {
     {"olmoe", "OLMoE", RopeStyle::kHalves, QkNorm::kWholeRow, false, nullptr},
     {"qwen2moe", "Qwen1.5-MoE, Qwen2-MoE", RopeStyle::kHalves, QkNorm::kNone, false,
      adjust_qwen2moe},
+    {"readme-moe", "dense models refactored", RopeStyle::kInterleaved, QkNorm::kNone, true,
+     adjust_readme},
     {"qwen3moe", "Qwen3-MoE", RopeStyle::kHalves, QkNorm::kPerHead, true, nullptr},
 };
 

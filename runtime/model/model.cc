@@ -151,7 +151,9 @@ void load_experts(const Tensors& tensors, const std::string& p, const ModelConfi
   const int64_t d = c.d_model;
   const int64_t n = c.routing.n_experts;
   layer->ffn_norm = tensors.vector(p + "ffn_norm.weight", d);
-  layer->router = tensors.matrix(p + "ffn_gate_inp.weight", d, n);
+  if (c.decoupled_router.empty()) {
+    layer->router = tensors.matrix(p + "ffn_gate_inp.weight", d, n);
+  }
   const auto gate = tensors.experts(p, "gate", d, c.expert_ff, n);
   const auto up = tensors.experts(p, "up", d, c.expert_ff, n);
   const auto down = tensors.experts(p, "down", c.expert_ff, d, n);

@@ -35,7 +35,7 @@ struct LayerWeights {
   Vector q_norm;      // [head_dim] or [n_heads * head_dim]
   Vector k_norm;      // [head_dim] or [n_kv_heads * head_dim]
   Vector ffn_norm;    // [d]
-  WeightView router;  // [n_experts, d]
+  WeightView router;  // [n_experts, d]; empty where ModelConfig::decoupled_router is not
   std::optional<SharedExpert> shared;
   std::vector<ExpertWeights> experts;  // [n_experts], all of the same shapes and types
 };

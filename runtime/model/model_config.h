@@ -36,6 +36,9 @@ struct ModelConfig {
   QkNorm qk_norm = QkNorm::kNone;
   RopeParams rope;  // freq_factors is set by the loader, which owns the tensor
   RoutingRules routing;
+  // SHA-256 of the router that chooses every layer's experts from token ids, before the first layer
+  // (decoupled_hash(), runtime/pregate); the layers have none. Empty: each layer has its own.
+  std::string decoupled_router;
 
   int64_t q_width() const { return n_heads * head_dim; }
   int64_t k_width() const { return n_kv_heads * head_dim; }

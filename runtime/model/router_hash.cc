@@ -13,6 +13,7 @@ namespace tandem {
 static_assert(std::endian::native == std::endian::little, "numbers are hashed as they are");
 
 std::string router_hash(const Model& model) {
+  if (!model.config().decoupled_router.empty()) return model.config().decoupled_router;
   Sha256 hash;
   for (const LayerWeights& layer : model.weights().layers) {
     const WeightView& router = layer.router;
