@@ -11,7 +11,15 @@
 
 namespace tandem {
 
-// FileError for what is no such file, or damaged, or holds numbers that are not finite.
+inline constexpr const char* kLinearKind = "linear";                    // Pregate
+inline constexpr const char* kDecoupledKind = "decoupled-transformer";  // DecoupledRouter
+
+// Which of the two a side-car in memory is; only what is in front of its tensors is looked at.
+// FileError, opened by `where`, for what is neither.
+std::string pregate_kind(std::span<const std::byte> file, const std::string& where);
+
+// FileError for what is no such file, is of another kind, or damaged, or holds numbers that are not
+// finite.
 Pregate read_pregate(const std::string& path);
 // The same for a file in memory; `where` opens every message.
 Pregate parse_pregate(std::span<const std::byte> file, const std::string& where);
