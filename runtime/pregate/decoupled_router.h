@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/parallel.h"
@@ -40,8 +41,7 @@ struct DecoupledShape {
 
 inline constexpr float kDecoupledNormEpsilon = 1e-5F;  // added to the mean square
 
-// Empty, or what is wrong with it: "width: expected …, got …". Every product of two numbers of a
-// shape without fault fits into 32 bits.
+// Empty, or what is wrong: "width: expected …, got …". Files and training know no other limits.
 std::string decoupled_shape_fault(const DecoupledShape& shape);
 
 // Immutable once built; any thread may read. Matrices are row-major, a row an output.
@@ -66,15 +66,38 @@ struct DecoupledRouter {
   float validation_accuracy = 0;  // share of held-back tokens whose best expert it says
 };
 
-// One tensor of it by the name that files use.
-struct DecoupledTensor {
-  std::string name;
-  std::vector<int64_t> shape;
-  std::vector<float>* values;
-};
-// All of them, in the order in which they are hashed. `router->blocks` is resized to the shape's,
-// values are left alone: those of a router that is being built may still be empty.
-std::vector<DecoupledTensor> decoupled_tensors(DecoupledRouter* router);
+std::string decoupled_tensor_name(size_t block, const char* part);
+
+// f(name in files, shape, values) for each tensor, in the order in which they are hashed. There are
+// already as many blocks as the shape says; values may still be missing.
+template <typename Router, typename F>  // DecoupledRouter, const or not
+void for_each_decoupled_tensor(Router& router, F f) {
+  using Sides = std::vector<int64_t>;
+  const int64_t w = router.shape.width;
+  const int64_t ff = router.shape.ff;
+  f(std::string("router.embed"), Sides{router.shape.n_vocab, w}, router.embed);
+  for (size_t b = 0; b < router.blocks.size(); ++b) {
+    auto& block = router.blocks[b];
+    const auto one = [&](const char* part, Sides sides, auto& values) {
+      f(decoupled_tensor_name(b, part), std::move(sides), values);
+    };
+    one("attn_norm", {w}, block.attn_norm);
+    one("wq", {w, w}, block.wq);
+    one("bq", {w}, block.bq);
+    one("wk", {w, w}, block.wk);
+    one("bk", {w}, block.bk);
+    one("wv", {w, w}, block.wv);
+    one("bv", {w}, block.bv);
+    one("wo", {w, w}, block.wo);
+    one("ffn_norm", {w}, block.ffn_norm);
+    one("w1", {ff, w}, block.w1);
+    one("b1", {ff}, block.b1);
+    one("w2", {w, ff}, block.w2);
+    one("b2", {w}, block.b2);
+  }
+  f(std::string("router.norm"), Sides{w}, router.out_norm);
+  f(std::string("router.out"), Sides{router.shape.n_experts, w}, router.out);
+}
 
 // SHA-256, in hexadecimal, of the shape and of every tensor's bytes: a model that was refactored
 // for one router names it, and refuses another.
@@ -101,20 +124,23 @@ class DecoupledState {
   static int64_t bytes(const DecoupledShape& shape, int64_t n_ctx, int64_t max_tokens);
 
  private:
+  void fill_rotations(int64_t n);
+  void run_block(size_t block, int64_t n, ParallelFor parallel);
   void attend(size_t block, int64_t n, ParallelFor parallel);
-  void rotate(float* row, int64_t position) const;
 
   const DecoupledRouter& router_;
   int64_t n_ctx_;
   int64_t max_tokens_;
   int64_t n_tokens_ = 0;
-  std::vector<float> frequencies_;                      // [w / n_heads / 2] radians a position
-  std::vector<float> keys_;                             // [blocks, n_ctx, w], rotated
-  std::vector<float> values_;                           // [blocks, n_ctx, w]
-  std::vector<float> scores_;                           // [max_tokens, n_heads, n_ctx]
-  std::vector<float> x_, normed_, queries_, attended_;  // [max_tokens, w]
-  std::vector<float> hidden_;                           // [max_tokens, ff]
-  std::vector<float> logits_;                           // [max_tokens, E]
+  std::vector<double> frequencies_;  // [head / 2] radians a position
+  std::vector<float> cos_, sin_;     // [max_tokens, head / 2] of this call's positions
+  std::vector<float> keys_;          // [blocks, n_ctx, w], rotated
+  std::vector<float> values_;        // [blocks, n_ctx, w]
+  std::vector<float> scores_;        // [tasks of attend(), n_ctx]
+  std::vector<float> x_;             // [max_tokens, w] the residual
+  std::vector<float> normed_, queries_, attended_, added_;  // [max_tokens, w]
+  std::vector<float> hidden_;                               // [max_tokens, ff]
+  std::vector<float> logits_;                               // [max_tokens, E]
 };
 
 }  // namespace tandem
