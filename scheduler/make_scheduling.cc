@@ -24,6 +24,11 @@ bool needs_future(const SchedulingSettings& settings) {
   return policy_info(settings).needs_future || settings.prefetcher == "clairvoyant";
 }
 
+bool needs_whole_future(const SchedulingSettings& settings) {
+  return needs_future(settings) &&
+         (settings.policy != "windowed-belady" || settings.prefetcher == "clairvoyant");
+}
+
 int32_t gate_reuse_distance(const SchedulingSettings& settings) {
   const bool looks = settings.prefetcher == "impact" || settings.prefetcher == "hybrimoe";
   const bool reuses = settings.predictor == "gate-reuse" || settings.predictor == "ladder";

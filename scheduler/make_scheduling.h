@@ -18,6 +18,8 @@ namespace tandem {
 
 // Whether the eviction policy or the prefetcher knows what is used next.
 bool needs_future(const SchedulingSettings& settings);
+// Whether a part of it, the tokens that are there already, is not enough.
+bool needs_whole_future(const SchedulingSettings& settings);
 
 // How many layers ahead the settings want gates to be reused; 0: not at all.
 int32_t gate_reuse_distance(const SchedulingSettings& settings);

@@ -21,7 +21,9 @@
 #include "runtime/engine/device_choice.h"
 #include "runtime/engine/fit.h"
 #include "runtime/error.h"
+#include "runtime/model/file_image.h"
 #include "runtime/model/gguf_split.h"
+#include "runtime/pregate/decoupled_file.h"
 #include "runtime/pregate/pregate_file.h"
 #include "runtime/words.h"
 
@@ -147,7 +149,9 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->type_name("NAME")
       ->check(not_empty())
       ->capture_default_str();
-  app->add_option("--pregate", pregate, "fitted lookahead; auto: MODEL.pregate.safetensors")
+  app->add_option(
+         "--pregate", pregate,
+         "fitted lookahead, or a refactored model's router; auto: MODEL.pregate.safetensors")
       ->type_name("FILE|auto|none")
       ->check(not_empty())
       ->capture_default_str();
@@ -263,21 +267,33 @@ MachineProfile ModelOptions::machine() const {
 std::string ModelOptions::pregate_path() const {
   if (pregate == "none") return "";
   if (pregate != "auto") return pregate;
-  // Nobody guesses where nothing can be copied early.
-  if (choose_device(device_kind(device)).kind == DeviceKind::kCpu || expert_slots == 0) return "";
   if (built_in()) return std::string(kEmbeddedPregateName);
   const std::string beside = pregate_beside(model_path);
   std::error_code error;
   return std::filesystem::exists(beside, error) ? beside : "";
 }
 
-void ModelOptions::load_pregate(EngineSettings* settings) const {
-  settings->pregate_from = pregate_path();
-  if (settings->pregate_from.empty()) return;
-  const bool embedded = built_in() && pregate == "auto";
-  settings->pregate = std::make_shared<const Pregate>(
-      embedded ? parse_pregate(embedded_pregate(), settings->pregate_from)
-               : read_pregate(settings->pregate_from));
+void ModelOptions::load_side_car(EngineSettings* settings) const {
+  const std::string from = pregate_path();
+  if (from.empty()) return;
+  // Nobody guesses where nothing can be copied early.
+  const bool guesses =
+      pregate != "auto" ||
+      (choose_device(device_kind(device)).kind != DeviceKind::kCpu && expert_slots != 0);
+  if (built_in() && pregate == "auto") {
+    if (!guesses) return;
+    settings->pregate = std::make_shared<const Pregate>(parse_pregate(embedded_pregate(), from));
+  } else {
+    const FileImage image(from);
+    if (pregate_kind(image.bytes(), from) == kDecoupledKind) {
+      settings->router =
+          std::make_shared<const DecoupledRouter>(parse_decoupled(image.bytes(), from));
+    } else {
+      if (!guesses) return;
+      settings->pregate = std::make_shared<const Pregate>(parse_pregate(image.bytes(), from));
+    }
+  }
+  settings->pregate_from = from;
 }
 
 EngineSettings ModelOptions::engine_settings() const {
@@ -293,7 +309,7 @@ EngineSettings ModelOptions::engine_settings() const {
   settings.scheduling = load_scheduling_policy(policy_name);
   if (!cache_policy.empty()) settings.cache_policy = cache_policy;
   if (cache_inserts >= 0) settings.cache_inserts = cache_inserts;
-  load_pregate(&settings);
+  load_side_car(&settings);
   settings.n_ctx = n_ctx;
   settings.n_batch = n_batch;
   settings.n_threads = n_threads;

@@ -64,7 +64,7 @@ class ModelOptions {
   int64_t vram_mib = -1;
   int32_t expert_slots = -1;
   std::string policy_name{kDefaultPolicy};
-  std::string pregate = "auto";  // of a fitted lookahead: a file, "auto" or "none"
+  std::string pregate = "auto";  // the side-car: a file, "auto" or "none"
   std::string cache_policy;      // empty: the policy's
   int32_t cache_inserts = -1;    // -1: the policy's
   std::string fit = "on";
@@ -82,7 +82,7 @@ class ModelOptions {
   void add_fit(CLI::App* app);
   // Empty where there is none.
   std::string pregate_path() const;
-  void load_pregate(EngineSettings* settings) const;
+  void load_side_car(EngineSettings* settings) const;
   bool distribute() const { return numa == "distribute"; }
 
   const CLI::Option* batch_option_ = nullptr;  // whether it was given

@@ -177,6 +177,9 @@ int collect(const CollectOptions& options) {
   const MachineProfile machine = options.model.machine();
   Engine engine(model, machine, options.model.engine_settings());
   check_prompts_fit(prompts, engine.n_ctx());
+  if (!model.config().decoupled_router.empty()) {
+    throw ConfigError("the model's layers have no routers: there is nothing to guess");
+  }
   const SamplingSettings sampling = options.sampling.settings();
   const Collection collection =
       Collection::begin(options.out, info_of(options, sampling, engine, prompts));

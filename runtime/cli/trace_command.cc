@@ -145,7 +145,8 @@ int trace(const TraceOptions& options) {
   }
   const Trace recorded = recorder.finish();
   const int64_t file_bytes = write_trace(recorded, options.out);
-  report(options, settings.pregate ? settings.pregate_from : "gate reuse", recorded, file_bytes,
+  const bool reuses = !settings.pregate && !settings.router;
+  report(options, reuses ? "gate reuse" : settings.pregate_from, recorded, file_bytes,
          options.model.effective(engine, machine));
   return guard.interrupted() ? kExitInterrupted : 0;
 }

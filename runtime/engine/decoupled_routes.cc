@@ -35,8 +35,7 @@ bool DecoupledRoutes::know(std::span<const int32_t> tokens, int64_t position) {
     const auto batch = tokens.subspan(static_cast<size_t>(from), static_cast<size_t>(some));
     const std::span<const float> logits = state_.append(batch);
     std::ranges::copy(logits, logits_.begin() + (position + from) * n_experts);
-    const auto chosen =
-        std::span(chosen_).first(static_cast<size_t>(some * config_.routing.top_k));
+    const auto chosen = std::span(chosen_).first(static_cast<size_t>(some * config_.routing.top_k));
     if (!router_.select(logits.data(), static_cast<int32_t>(some), chosen)) return false;
     for (const ExpertId expert : chosen) used_[index(b, expert)] = 1;
   }

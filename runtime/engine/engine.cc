@@ -97,7 +97,7 @@ void Engine::make_cache(const EngineSettings& settings) {
   const CacheShape& shape = executor_->cache_shape();
   const Abilities can{executor_->n_slots() > 0, shape.pieces > 1, executor_->streams()};
   const SchedulingSettings used = effective_scheduling(settings, can, &effective_);
-  cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, nullptr));
+  cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, executor_->decoupled()));
   const std::vector<ExpertCost> experts = expert_costs(model_);
   planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, can));
   prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
@@ -129,6 +129,11 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
   if (position_ + n > shape_.n_ctx) {
     throw ConfigError(fmt::format("{} tokens after {} do not fit into the context of {}; raise -c",
                                   n, position_, shape_.n_ctx));
+  }
+  if (DecoupledRoutes* routes = executor_->decoupled()) {
+    if (!routes->know(tokens, position_)) {
+      throw FileError(model_.file().name(), "its router gives values that are not finite");
+    }
   }
   std::span<const float> logits;
   for (int64_t done = 0; done < n;) {

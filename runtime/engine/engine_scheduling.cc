@@ -74,6 +74,11 @@ void add_predictor(const EngineSettings& settings, const SchedulingSettings& wan
     lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
     return;
   }
+  if (settings.router) {
+    lines->add("predictor", wanted.predictor, "decoupled",
+               "the router has chosen the experts of all layers");
+    return;
+  }
   std::string reason;
   if (settings.pregate) {
     reason = settings.pregate_from;
@@ -117,7 +122,7 @@ SchedulingSettings requested_scheduling(const EngineSettings& settings) {
     throw ConfigError(fmt::format("cache policy is \"{}\"; expected one of {}", wanted.policy,
                                   list_text(causal_policy_names())));
   }
-  if (needs_future(wanted)) {
+  if (settings.router ? needs_whole_future(wanted) : needs_future(wanted)) {
     throw ConfigError(
         fmt::format("policy \"{}\" knows the future (eviction {}, prefetcher {}); only tandem "
                     "simulate can use it",
@@ -136,6 +141,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   if (!can.streams) used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
   if (wanted.prefetcher == "none") used.predictor = "none";
   used.calibrate = false;
+  if (settings.router) used.prefetch.ahead = settings.router->shape.n_layers - 1;
   if (!can.cached) {  // nobody to keep and nowhere to copy to: nothing is learnt or weighed either
     used.policy = "static";
     used.policy_values.clear();

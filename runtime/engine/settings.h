@@ -38,8 +38,8 @@ struct EngineSettings {
   std::shared_ptr<const Pregate> pregate{};    // in the place of reused gates
   std::shared_ptr<const DecoupledRouter> router{};  // of a model whose layers have none
   std::string pregate_from{};                       // the file of either, for messages
-  int32_t recorded_distances = 0;              // layers ahead that are guessed in any case
-  int64_t n_ctx = 0;                           // 0: the model's own, at most kDefaultContext
+  int32_t recorded_distances = 0;                   // layers ahead that are guessed in any case
+  int64_t n_ctx = 0;                                // 0: the model's own, at most kDefaultContext
   int64_t n_batch = 512;
   int64_t max_logits = 1;
   int n_threads = 0;  // 0: the physical cores that this process may use

@@ -12,6 +12,7 @@
 #include "runtime/engine/memory_plan.h"
 #include "runtime/error.h"
 #include "runtime/model/available_memory.h"
+#include "runtime/model/byte_reader.h"
 #include "runtime/model/shape_of_model.h"
 #include "runtime/pregate/pregate_file.h"
 #include "runtime/words.h"
@@ -40,6 +41,37 @@ void check_kv_type(const char* flag, KvType type, const char* what, int64_t widt
                   kv_type_name(type), what, block, width));
 }
 
+// A model whose layers have no routers runs with the one that it names, and no other model with it.
+void check_router(const ModelConfig& config, const EngineSettings& settings) {
+  const DecoupledRouter* router = settings.router.get();
+  if (config.decoupled_router.empty()) {
+    if (router == nullptr) return;
+    throw FileError(settings.pregate_from,
+                    fmt::format("it is the router of a refactored model, and {} has routers of its "
+                                "own",
+                                tandem::quoted(config.name)));
+  }
+  if (router == nullptr) {
+    throw ConfigError(
+        fmt::format("the layers of {} have no routers; expected --pregate FILE, the "
+                    "router that tandem refactor made with it, or that beside the "
+                    "model as MODEL.pregate.safetensors",
+                    tandem::quoted(config.name)));
+  }
+  const DecoupledShape& shape = router->shape;
+  const auto check = [&](const char* what, const auto& got, const auto& expected) {
+    if (got == expected) return;
+    throw FileError(settings.pregate_from, fmt::format("it is for another model: {}: expected {}, "
+                                                       "got {}",
+                                                       what, expected, got));
+  };
+  check("vocabulary", int64_t{shape.n_vocab}, config.n_vocab);
+  check("layers", int64_t{shape.n_layers}, config.n_layers);
+  check("experts", shape.n_experts, config.routing.n_experts);
+  check("experts of a token", shape.top_k, config.routing.top_k);
+  check("SHA-256", decoupled_hash(*router), config.decoupled_router);
+}
+
 Lookahead wanted_lookahead(const ModelConfig& config, const EngineSettings& settings,
                            const Device& device) {
   // Where nothing can be fetched, nobody needs to guess.
@@ -47,7 +79,9 @@ Lookahead wanted_lookahead(const ModelConfig& config, const EngineSettings& sett
   Lookahead lookahead;
   lookahead.count = std::max(settings.recorded_distances,
                              cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
-  if (settings.pregate && lookahead.count > 0) {
+  if (settings.router && lookahead.count > 0) {
+    lookahead.count = static_cast<int32_t>(config.n_layers) - 1;
+  } else if (settings.pregate && lookahead.count > 0) {
     check_pregate_shape(*settings.pregate, config, settings.pregate_from);
     lookahead.fitted = settings.pregate;
     lookahead.count = std::min(lookahead.count, settings.pregate->n_distances);
@@ -68,6 +102,8 @@ EngineShape wanted_shape(const ModelConfig& config, const EngineSettings& settin
   shape.kv_type_v = settings.kv_type_v;
   shape.max_logits = settings.max_logits;
   shape.lookahead = wanted_lookahead(config, settings, device);
+  check_router(config, settings);
+  shape.router = settings.router;
   return resized(shape, wanted_context(config, settings), settings.n_batch);
 }
 

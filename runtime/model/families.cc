@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "runtime/error.h"
+#include "runtime/model/byte_reader.h"
 #include "runtime/model/gguf_file.h"
 
 namespace tandem {
@@ -37,8 +38,8 @@ void adjust_readme(const GgufFile& file, ModelConfig* config) {
   constexpr std::string_view kHash = "readme-moe.router.sha256";
   const std::string_view hash = file.need_string(kHash);
   if (hash.size() != 64 || hash.find_first_not_of("0123456789abcdef") != hash.npos) {
-    throw FileError(file.name(),
-                    fmt::format("{} is {}; expected 64 hexadecimal digits", kHash, quoted(hash)));
+    throw FileError(file.name(), fmt::format("{} is {}; expected 64 hexadecimal digits", kHash,
+                                             tandem::quoted(hash)));
   }
   config->decoupled_router = hash;
 }

@@ -45,6 +45,9 @@ int64_t tokens_of(const TapFiles& files) {
 }
 
 void check_data(const Model& model, const Collection& data) {
+  if (!model.config().decoupled_router.empty()) {
+    throw ConfigError("the model's layers have no routers: there is nothing to guess");
+  }
   const TapShape shape = tap_shape(model.config());
   if (data.info().shape != shape || data.info().router_hash != router_hash(model)) {
     throw ConfigError(fmt::format("the taps were collected with another model, {}",

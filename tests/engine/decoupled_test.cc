@@ -1,0 +1,276 @@
+// Models whose experts are chosen from token ids, before their layers.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+
+#include "runtime/engine/decoupled_routes.h"
+#include "runtime/error.h"
+#include "tests/engine/engine_testing.h"
+#include "tests/support/catch.h"
+#include "tests/support/dies.h"
+#include "tests/support/file_error.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tiny_model.h"
+
+namespace tandem::test {
+namespace {
+
+constexpr int32_t kLayers = 3;
+constexpr int32_t kExperts = 4;
+constexpr int32_t kVocab = 24;
+constexpr int32_t kWidth = 32;
+
+using Tokens = std::vector<int32_t>;
+
+std::vector<float> normals(size_t n, std::mt19937* rng, float sigma) {
+  std::normal_distribution<float> normal(0, sigma);
+  std::vector<float> values(n);
+  for (float& x : values) x = normal(*rng);
+  return values;
+}
+
+std::shared_ptr<DecoupledRouter> random_router(uint32_t seed) {
+  auto router = std::make_shared<DecoupledRouter>();
+  router->shape = {kVocab, 8, 2, 1, 16, kExperts, 1, kLayers, 10000, 1};
+  std::mt19937 rng(seed);
+  router->blocks.resize(1);
+  for_each_decoupled_tensor(
+      *router, [&](const std::string&, const std::vector<int64_t>& sides, std::vector<float>& to) {
+        size_t n = 1;
+        for (const int64_t side : sides) n *= static_cast<size_t>(side);
+        to = normals(n, &rng, 1);
+      });
+  router->model.append("random");
+  return router;
+}
+
+struct Refactored {
+  explicit Refactored(const std::string& router_hash) {
+    file.arch = "readme-moe";
+    file.counts = {{"block_count", kLayers},
+                   {"context_length", 64},
+                   {"embedding_length", kWidth},
+                   {"attention.head_count", 2},
+                   {"expert_count", kExperts},
+                   {"expert_used_count", 1},
+                   {"expert_shared_feed_forward_length", 32}};
+    file.shapes = {{"token_embd.weight", {kWidth, kVocab}}, {"output_norm.weight", {kWidth}}};
+    for (int i = 0; i < kLayers; ++i) {
+      const auto shape = [&](const char* name, std::vector<uint64_t> ne) {
+        file.shapes[fmt::format("blk.{}.{}.weight", i, name)] = std::move(ne);
+      };
+      for (const char* name : {"attn_norm", "ffn_norm"}) shape(name, {kWidth});
+      for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output"}) {
+        shape(name, {kWidth, kWidth});
+      }
+      for (const char* name : {"ffn_gate_exps", "ffn_up_exps"}) shape(name, {kWidth, 32, kExperts});
+      shape("ffn_down_exps", {32, kWidth, kExperts});
+      for (const char* name : {"ffn_gate_shexp", "ffn_up_shexp"}) shape(name, {kWidth, 32});
+      shape("ffn_down_shexp", {32, kWidth});
+    }
+    std::mt19937 rng(3);
+    for (const auto& [name, ne] : file.shapes) {
+      size_t n = 1;
+      for (const uint64_t d : ne) n *= d;
+      file.values[name] = normals(n, &rng, 0.4F);
+    }
+    file.extra.add("readme-moe.router.sha256", router_hash);
+  }
+  Model load() {
+    image = file.file().build();
+    return Model::load(GgufFile::from_memory(image, "m.gguf"));
+  }
+
+  TinyModel file;
+  Bytes image;  // outlives the model
+};
+
+// Of each token: by a state of its own that sees the tokens one by one.
+std::vector<int32_t> experts_of(const DecoupledRouter& router, const Tokens& tokens) {
+  DecoupledState state(router, 64, 1);
+  std::vector<int32_t> experts;
+  for (const int32_t token : tokens) {
+    const std::span<const float> logits = state.append({&token, 1});
+    experts.push_back(static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin()));
+  }
+  return experts;
+}
+
+Tokens some_tokens(size_t n) {
+  Tokens tokens(n);
+  for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<int32_t>((7 * i * i + 3 * i + 5) % kVocab);
+  return tokens;
+}
+
+EngineSettings with_router(EngineSettings settings, std::shared_ptr<const DecoupledRouter> router) {
+  settings.router = std::move(router);
+  settings.pregate_from.assign("r.safetensors");
+  settings.n_ctx = 64;
+  return settings;
+}
+
+}  // namespace
+
+TEST_CASE("a refactored model uses the expert that its router says, in every layer") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const Tokens tokens = some_tokens(30);
+  const std::vector<int32_t> expected = experts_of(*router, tokens);
+  CHECK(std::ranges::count(expected, expected.front()) < 30);
+  for (const int device : {0, 1, 2}) {
+    INFO("device " << device);
+    EngineSettings settings = device == 0   ? cpu_settings()
+                              : device == 1 ? sim_settings(4)
+                                            : cuda_settings(4);
+    settings.n_batch = 7;
+    Engine engine(model, test_machine(), with_router(settings, router));
+    std::vector<std::vector<int32_t>> used(kLayers);
+    engine.set_routing_hook([&](const RoutingDecision& routing) {
+      for (const ExpertId id : routing.ids) {
+        used[static_cast<size_t>(routing.layer.value)].push_back(id.value);
+      }
+      CHECK(std::ranges::all_of(routing.weights, [](float w) { return w == 1; }));
+    });
+    engine.eval(std::span(tokens).first(20));
+    engine.rewind(15);
+    for (auto& ids : used) ids.resize(15);
+    for (size_t i = 15; i < 30; ++i) engine.eval(std::span(tokens).subspan(i, 1));
+    for (const auto& ids : used) CHECK(ids == expected);
+  }
+}
+
+TEST_CASE("a refactored model gives the same on all devices, however its tokens are batched") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const Tokens tokens = some_tokens(20);
+  const auto logits = [&](EngineSettings settings, int64_t n_batch) {
+    settings.n_batch = n_batch;
+    return all_logits(model, with_router(std::move(settings), router), tokens);
+  };
+  const std::vector<float> reference = logits(cpu_settings(), 64);
+  CHECK(relative_error(logits(cpu_settings(), 3), reference) < 1e-5);
+  for (const int32_t slots : {0, 3, 12}) {
+    CHECK(relative_error(logits(sim_settings(slots), 5), reference) < 1e-4);
+    CHECK(relative_error(logits(cuda_settings(slots), 5), reference) < 0.02);
+  }
+  // Other experts, other results.
+  const auto other = random_router(2);
+  REQUIRE(experts_of(*other, tokens) != experts_of(*router, tokens));
+  Refactored again(decoupled_hash(*other));
+  const Model second = again.load();
+  const std::vector<float> others = all_logits(second, with_router(cpu_settings(), other), tokens);
+  CHECK(relative_error(others, reference) > 0.01);
+}
+
+TEST_CASE("what a router has chosen for later layers is known, not guessed") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  Engine engine(model, test_machine(), with_router(sim_settings(6), router));
+  const auto line = std::ranges::find(engine.effective(), "predictor", &EffectiveSetting::name);
+  CHECK(line->effective == "decoupled");
+  int64_t layers = 0;
+  engine.set_routing_hook([&](const RoutingDecision& routing) {
+    CHECK(routing.exact_ahead);
+    ++layers;
+  });
+  greedy(engine, some_tokens(9), 12);
+  CHECK(layers > 12 * kLayers);
+  for (int32_t d = 1; d < kLayers; ++d) CHECK(engine.lookahead_scores()->of(d).recall == 1);
+}
+
+TEST_CASE("a window of known tokens may decide who leaves, where a router has chosen") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const Tokens tokens = some_tokens(30);
+  const auto settings = [&](const char* policy) {
+    EngineSettings wanted = with_router(sim_settings(5), router);
+    wanted.n_batch = 3;
+    wanted.cache_policy = policy;
+    return wanted;
+  };
+  const std::vector<float> reference =
+      all_logits(model, with_router(cpu_settings(), router), tokens);
+  CHECK(relative_error(all_logits(model, settings("windowed-belady"), tokens), reference) < 1e-4);
+  CHECK_THROWS_WITH(all_logits(model, settings("belady"), tokens), contains("knows the future"));
+}
+
+TEST_CASE("the next use of an expert among known tokens is found as by looking through them") {
+  const auto router = random_router(5);
+  ModelConfig config;
+  config.n_layers = kLayers;
+  config.n_vocab = kVocab;
+  config.routing = {kExperts, 1, ScoreFunction::kSoftmax, true};
+  EngineShape shape;
+  shape.n_ctx = 64;
+  shape.n_batch = 2;
+  shape.router = router;
+  DecoupledRoutes routes(config, shape);
+  const Tokens tokens = some_tokens(19);
+  const std::vector<int32_t> experts = experts_of(*router, tokens);
+  REQUIRE(routes.know(std::span(tokens).first(4), 0));
+  REQUIRE(routes.know(std::span(tokens).subspan(4), 4));
+  bool news = true;
+  for (size_t first = 4; first < tokens.size(); first += 2) {
+    const size_t n = std::min<size_t>(2, tokens.size() - first);
+    const Batch batch{std::span(tokens).subspan(first, n), static_cast<int64_t>(first), 0};
+    for (int32_t now = 0; now < kLayers; ++now) {
+      routes.visit(batch, LayerId{now});
+      CHECK(routes.reordered().size() == (news ? kLayers : 0));
+      news = false;
+      for (int32_t layer = 0; layer < kLayers; ++layer) {
+        for (int32_t e = 0; e < kExperts; ++e) {
+          double expected = std::numeric_limits<double>::infinity();
+          int visits = 0;
+          for (size_t t = first; t < tokens.size() && std::isinf(expected); t += 2) {
+            for (int32_t at = t == first ? now + 1 : 0; at < kLayers; ++at) {
+              ++visits;
+              const bool used = experts[t] == e || (t + 1 < tokens.size() && experts[t + 1] == e);
+              if (at == layer && used && std::isinf(expected)) expected = visits;
+            }
+          }
+          CHECK(routes.next_use({LayerId{layer}, ExpertId{e}}) == expected);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a refactored model runs with its own router and no other") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const auto refusal = [](const Model& of, const EngineSettings& settings) {
+    return error_of([&] { const Engine engine(of, test_machine(), settings); });
+  };
+  CHECK_THROWS_WITH(Engine(model, test_machine(), cpu_settings()),
+                    contains("have no routers; expected --pregate FILE"));
+  CHECK_THAT(refusal(model, with_router(cpu_settings(), random_router(2))),
+             contains("r.safetensors: it is for another model: SHA-256"));
+  auto small = random_router(1);
+  small->shape.n_experts = 3;
+  small->out.resize(3 * 8);
+  CHECK_THAT(refusal(model, with_router(cpu_settings(), small)),
+             contains("experts: expected 4, got 3"));
+  const Model demo = Model::load(GgufFile::open(kDemoModel));
+  CHECK_THAT(refusal(demo, with_router(cpu_settings(), router)), contains("routers of its own"));
+  const auto load = [](const std::string& hash) {
+    return error_of([&] { Refactored(hash).load(); });
+  };
+  CHECK_THAT(load("abc"), contains("readme-moe.router.sha256 is \"abc\"; expected 64 hexadecimal"));
+  auto infinite = random_router(1);
+  infinite->out[0] = std::numeric_limits<float>::infinity();
+  Refactored file(decoupled_hash(*infinite));
+  const Model damaged = file.load();
+  Engine engine(damaged, test_machine(), with_router(cpu_settings(), infinite));
+  CHECK_THAT(error_of([&] { engine.eval(some_tokens(3)); }), contains("not finite"));
+}
+
+}  // namespace tandem::test
