@@ -82,6 +82,8 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
     if (measuring) result.tokens += static_cast<int64_t>(step.rows.size());
   }
   if (measuring) add();
+  const LookaheadScores& scores = exec.lookahead_scores();
+  for (int32_t d = 1; d <= scores.n_distances(); ++d) result.lookahead.push_back(scores.of(d));
   if (input.end != nullptr) *input.end = hot_set_of(cache);
   return result;
 }
