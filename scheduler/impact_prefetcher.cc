@@ -98,7 +98,7 @@ void ImpactPrefetcher::guess_layer(LayerId layer, int32_t ahead, bool sure, Expe
       }
       if (cache->pieces(slot) == cache->shape().pieces) continue;
     }
-    guesses_.push_back({key, weight(layer, load), 0, 0, ahead});
+    guesses_.push_back({key, weight(layer, load), 0, 0, ahead, sure && predictor_->exact()});
   }
 }
 
@@ -148,6 +148,8 @@ void ImpactPrefetcher::weigh(const ExpertCache& cache) {
     candidate.density = candidate.gain / std::max(1, missing);
   }
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
+    if (a.known != b.known) return a.known;
+    if (a.known && a.ahead != b.ahead) return a.ahead < b.ahead;
     return a.density != b.density ? a.density > b.density : a.key < b.key;
   });
 }
@@ -157,11 +159,11 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
   SlotId slot = cache->find(candidate.key);
   if (!slot.valid()) {
     if (!filler_.fits(candidate.key.layer)) return false;
-    if (candidate.gain < settings_.least_gain) return true;
+    if (candidate.gain < settings_.least_gain && !candidate.known) return true;
     const ExpertCache::Offer offer = cache->offer(candidate.key.layer);
     if (!offer.slot.valid()) return true;
     const double loss = offer.free ? 0 : uses(cache->occupant(offer.slot), horizon_);
-    if (candidate.gain <= loss * (1 + settings_.hysteresis)) return true;
+    if (candidate.gain <= loss * (1 + settings_.hysteresis) && !candidate.known) return true;
     filler_.start(candidate.key, offer, cache);
     slot = offer.slot;
     if (candidate.ahead > 0) {

@@ -44,6 +44,7 @@ class ImpactPrefetcher final : public Prefetcher {
     double gain = 0;     // with those later, once it has landed
     double density = 0;  // of the gain: for each piece to be sent
     int32_t ahead = 0;
+    bool known = false;  // to be used, not guessed: in the order of the layers, before all others
   };
 
   void guess(ExpertCache* cache);

@@ -24,10 +24,12 @@ void LookaheadScores::observe(const RoutingDecision& routing) {
   if (routing.n_tokens != 1) return;
   const int32_t layer = routing.layer.value;
   std::fill(used_.begin(), used_.end(), uint8_t{0});
-  for (const ExpertId id : routing.ids) used_[static_cast<size_t>(id.value)] = 1;
+  for (const ExpertId id : routing.ids) {
+    if (id.valid()) used_[static_cast<size_t>(id.value)] = 1;
+  }
   for (int32_t d = 1; d <= std::min(n_distances_, layer); ++d) {
     Guess& guess = guesses_[index(layer, d)];
-    if (guess.valid) score(routing, guess, &sums_[index(layer, d)]);
+    if (guess.valid && routing.ids.front().valid()) score(guess, &sums_[index(layer, d)]);
     guess.valid = false;
   }
   const auto k = static_cast<size_t>(top_k_);
@@ -45,13 +47,17 @@ void LookaheadScores::observe(const RoutingDecision& routing) {
   }
 }
 
-void LookaheadScores::score(const RoutingDecision& routing, const Guess& guess, Sums* sums) {
-  const auto used = [&](ExpertId id) { return used_[static_cast<size_t>(id.value)] != 0; };
+// A trace's tokens may have used fewer than top_k experts, and guesses may be fewer.
+void LookaheadScores::score(const Guess& guess, Sums* sums) {
+  const auto used = [&](ExpertId id) {
+    return id.valid() && used_[static_cast<size_t>(id.value)] != 0;
+  };
   const auto right = std::count_if(guess.ids.begin(), guess.ids.end(), used);
-  const auto k = static_cast<double>(routing.ids.size());
+  const auto n_used = std::count(used_.begin(), used_.end(), uint8_t{1});
+  const auto k = static_cast<double>(n_used);
   ++sums->tokens;
   sums->right += static_cast<double>(right) / k;
-  sums->exact += right == top_k_ ? 1 : 0;
+  sums->exact += right == n_used ? 1 : 0;
   if (!guess.calibrated) return;
   ++sums->calibrated;
   double squares = 0;

@@ -1,5 +1,6 @@
 // How well a lookahead guesses, for each layer and distance, on tokens that are decoded one by one.
-// Whatever guesses, and whether anybody acts on it or not. Nothing allocates after construction.
+// Whatever guesses, and whether anybody acts on it or not. Missing ids, as traces have them, are
+// none. Nothing allocates after construction.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +50,7 @@ class LookaheadScores {
   size_t index(int32_t layer, int32_t distance) const {
     return static_cast<size_t>(layer * n_distances_ + distance - 1);
   }
-  void score(const RoutingDecision& routing, const Guess& guess, Sums* sums);
+  void score(const Guess& guess, Sums* sums);
   LookaheadScore score_of(const Sums& sums) const;
 
   int32_t n_layers_;

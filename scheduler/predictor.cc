@@ -32,6 +32,7 @@ LookaheadPredictor::LookaheadPredictor(int32_t n_layers, int32_t n_experts, int3
 
 void LookaheadPredictor::observe(const RoutingDecision& routing) {
   now_ = routing.layer.value;
+  exact_ = routing.exact_ahead;
   for (int32_t ahead = 1; ahead <= max_ahead_; ++ahead) {
     Guess& made = guess(now_, ahead);
     if (!made.valid) continue;
@@ -51,7 +52,6 @@ void LookaheadPredictor::observe(const RoutingDecision& routing) {
 void LookaheadPredictor::fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const {
   std::fill(guess->loads.begin(), guess->loads.end(), 0.0F);
   guess->promised = 0;
-  guess->exact = routing.exact_ahead;
   const auto tokens = static_cast<size_t>(routing.n_tokens);
   const auto at = static_cast<size_t>(ahead - 1);
   if (!routing.predicted_use.empty()) {
@@ -78,7 +78,7 @@ bool LookaheadPredictor::predict(int32_t ahead, std::span<float> loads) const {
   const Guess& made = guess((now_ + ahead) % n_layers_, ahead);
   if (!made.valid) return false;
   const double precise = precision_[static_cast<size_t>(ahead - 1)].value();
-  const auto p = static_cast<float>(made.exact ? 1 : precise);
+  const auto p = static_cast<float>(exact_ ? 1 : precise);
   for (size_t e = 0; e < loads.size(); ++e) loads[e] = made.loads[e] * p;
   return true;
 }

@@ -32,6 +32,8 @@ class Predictor {
   // the one observed last; the layer after the last is the first one of the next token.
   // loads: [n_experts]. False, and nothing written, when there is no guess.
   virtual bool predict(int32_t ahead, std::span<float> loads) const = 0;
+  // Whether what it predicts is known: the experts are chosen already.
+  virtual bool exact() const { return false; }
   // At a distance, from 1 on, the first choice first; empty where there is no choice.
   virtual std::vector<PredictorRung> rungs(int32_t /*ahead*/) const { return {}; }
 };
@@ -59,13 +61,13 @@ class LookaheadPredictor final : public Predictor {
   LookaheadPredictor(int32_t n_layers, int32_t n_experts, int32_t max_ahead);
   void observe(const RoutingDecision& routing) override;
   bool predict(int32_t ahead, std::span<float> loads) const override;
+  bool exact() const override { return exact_; }
 
  private:
   struct Guess {
     bool valid = false;
     std::vector<float> loads;  // [n_experts]
     float promised = 0;        // of these, to come true; 0: not to be held against it
-    bool exact = false;        // known: believed whatever came true
   };
   void fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const;
   Guess& guess(int32_t layer, int32_t ahead) {
@@ -79,6 +81,7 @@ class LookaheadPredictor final : public Predictor {
   size_t n_experts_;
   int32_t max_ahead_;
   int32_t now_ = 0;
+  bool exact_ = false;
   std::vector<Guess> guesses_;  // [n_layers, max_ahead]: for this layer, made so many before it
   std::vector<Precision> precision_;  // [max_ahead]
 };

@@ -8,6 +8,8 @@
 namespace tandem {
 namespace {
 
+constexpr int32_t kOracleAhead = 3;
+
 // Uniform numbers in [0, 1) that depend on nothing but what they are for (SplitMix64, Steele, Lea
 // and Flood, OOPSLA 2014).
 class SplitMix {
@@ -46,7 +48,11 @@ SimExecutor::SimExecutor(const Trace& trace, const ModelShape& shape, const Mach
       model_(machine),
       lookahead_(lookahead),
       top_k_(trace.header.top_k),
-      slow_ratio_(machine.link.h2d_gbps / model_.link_gbps_beside_cpu()) {
+      n_ahead_(lookahead.exact    ? shape.n_layers - 1
+               : lookahead.oracle ? kOracleAhead
+                                  : trace.header.n_ahead),
+      slow_ratio_(machine.link.h2d_gbps / model_.link_gbps_beside_cpu()),
+      lookahead_scores_(shape.n_layers, shape.n_experts, top_k_, n_ahead_) {
   TANDEM_CHECK(trace.header.n_layers == shape.n_layers && trace.header.n_experts == shape.n_experts,
                "a trace of %d x %d experts for a model of %d x %d", trace.header.n_layers,
                trace.header.n_experts, shape.n_layers, shape.n_experts);
@@ -60,6 +66,7 @@ SimExecutor::SimExecutor(const Trace& trace, const ModelShape& shape, const Mach
   weights_.reserve(n * k);
   ranked_.reserve(n * static_cast<size_t>(trace.header.n_ranks));
   scores_.reserve(n * static_cast<size_t>(trace.header.n_ranks));
+  predicted_.reserve(n * k * static_cast<size_t>(n_ahead_));
   tokens_.reserve(n * k);
   loads_.reserve(static_cast<size_t>(shape.n_experts));
   counts_.resize(static_cast<size_t>(shape.n_experts));
@@ -139,6 +146,7 @@ const RoutingDecision& SimExecutor::route(LayerId layer) {
   }
   gather(layer);
   look_ahead(layer);
+  lookahead_scores_.observe(routing_);
   return routing_;
 }
 
@@ -217,34 +225,34 @@ void SimExecutor::guess(int32_t row, int32_t target, double recall) {
 
 void SimExecutor::look_ahead(LayerId layer) {
   predicted_.clear();
-  const auto k = static_cast<size_t>(top_k_);
-  if (!lookahead_.oracle) {
-    // Within this token only: what was recorded for layers past the last one is not there.
-    for (int32_t ahead = 1; ahead <= trace_.header.n_ahead; ++ahead) {
-      for (const int32_t row : rows_) {
-        for (const int16_t id : trace_.predicted_of(row, layer.value, ahead)) {
-          predicted_.push_back(ExpertId{id});
-        }
-      }
-    }
-    routing_.n_ahead = trace_.header.n_ahead;
-    routing_.predicted = predicted_;
-    return;
-  }
-  constexpr int32_t kAhead = 3;
-  for (int32_t ahead = 1; ahead <= kAhead; ++ahead) {
-    const int32_t target = layer.value + ahead;
-    const double recall = lookahead_.recall - lookahead_.drop * (ahead - 1);
+  for (int32_t ahead = 1; ahead <= n_ahead_; ++ahead) {
     for (const int32_t row : rows_) {
-      if (target >= shape_.n_layers) {
-        predicted_.insert(predicted_.end(), k, ExpertId{});
+      if (lookahead_.oracle || lookahead_.exact) {
+        ask_oracle(row, layer, ahead);
         continue;
       }
-      guess(row, target, recall);
+      // Within this token only: what was recorded for layers past the last one is not there.
+      for (const int16_t id : trace_.predicted_of(row, layer.value, ahead)) {
+        predicted_.push_back(ExpertId{id});
+      }
     }
   }
-  routing_.n_ahead = kAhead;
+  routing_.n_ahead = n_ahead_;
   routing_.predicted = predicted_;
+  routing_.exact_ahead = lookahead_.exact;
+}
+
+void SimExecutor::ask_oracle(int32_t row, LayerId layer, int32_t ahead) {
+  const int32_t target = layer.value + ahead;
+  if (target < shape_.n_layers && lookahead_.exact) {
+    for (const int16_t id : trace_.ids_of(row, target).first(static_cast<size_t>(top_k_))) {
+      predicted_.push_back(ExpertId{id});
+    }
+  } else if (target < shape_.n_layers) {
+    guess(row, target, lookahead_.recall - lookahead_.drop * (ahead - 1));
+  } else {
+    predicted_.insert(predicted_.end(), static_cast<size_t>(top_k_), ExpertId{});
+  }
 }
 
 void SimExecutor::run(const LayerPlan& plan) {

@@ -12,6 +12,7 @@
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
 #include "scheduler/known_future.h"
+#include "scheduler/lookahead_scores.h"
 #include "scheduler/model_shape.h"
 #include "scheduler/timeline.h"
 #include "scheduler/trace.h"
@@ -27,6 +28,7 @@ struct LookaheadSettings {
   double recall = 0.85;  // of an oracle at one layer ahead; what it misses there it misses always
   double drop = 0.04;    // of its recall with each further layer
   uint64_t seed = 1;
+  bool exact = false;  // no guess: the experts of all layers are chosen before the first
 };
 
 // What every resource did. Seconds, modelled.
@@ -69,6 +71,8 @@ class SimExecutor final : public Executor {
 
   double now_us() const { return clocks_.cpu; }
   const SimTotals& totals() const { return totals_; }
+  // Of all tokens that came alone, so far.
+  const LookaheadScores& lookahead_scores() const { return lookahead_scores_; }
   void reset_totals();
   void set_timeline(Timeline* timeline) { timeline_ = timeline; }
 
@@ -76,6 +80,7 @@ class SimExecutor final : public Executor {
   void gather(LayerId layer);
   void end_experts();
   void look_ahead(LayerId layer);
+  void ask_oracle(int32_t row, LayerId layer, int32_t ahead);
   void guess(int32_t row, int32_t target, double recall);
   double between_us(double bytes, double params) const;
 
@@ -84,6 +89,7 @@ class SimExecutor final : public Executor {
   CostModel model_;
   LookaheadSettings lookahead_;
   int32_t top_k_;
+  int32_t n_ahead_;
   double slow_ratio_;
   std::vector<LayerCosts> costs_;
   std::vector<double> piece_us_;
@@ -100,9 +106,10 @@ class SimExecutor final : public Executor {
   std::vector<float> scores_;
   std::vector<ExpertLoad> loads_;
   std::vector<RoutedToken> tokens_;
-  std::vector<int32_t> counts_;  // [n_experts]
-  std::vector<ExpertId> predicted_;
-  std::vector<double> popularity_;  // [n_layers, n_experts] running sums for wrong guesses
+  std::vector<int32_t> counts_;      // [n_experts]
+  std::vector<ExpertId> predicted_;  // [n_ahead, tokens, top_k]
+  std::vector<double> popularity_;   // [n_layers, n_experts] running sums for wrong guesses
+  LookaheadScores lookahead_scores_;
   LayerProblem problem_;
   SimTotals totals_;
   double started_us_ = 0;

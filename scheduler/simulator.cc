@@ -10,9 +10,11 @@
 #include "scheduler/step.h"
 
 namespace tandem {
-SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
+SimResult simulate(const SimInput& input, const SchedulingSettings& given) {
   const Trace& trace = *input.trace;
   const ModelShape& shape = *input.shape;
+  SchedulingSettings settings = given;
+  if (input.lookahead.exact) settings.prefetch.ahead = shape.n_layers - 1;
   size_t most = 1;
   std::vector<std::vector<int32_t>> future;
   for (const SimStep& step : input.steps) {
@@ -82,6 +84,8 @@ SimResult simulate(const SimInput& input, const SchedulingSettings& settings) {
     if (measuring) result.tokens += static_cast<int64_t>(step.rows.size());
   }
   if (measuring) add();
+  const LookaheadScores& scores = exec.lookahead_scores();
+  for (int32_t d = 1; d <= scores.n_distances(); ++d) result.lookahead.push_back(scores.of(d));
   if (input.end != nullptr) *input.end = hot_set_of(cache);
   return result;
 }

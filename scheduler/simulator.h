@@ -9,6 +9,7 @@
 
 #include "scheduler/first_contents.h"
 #include "scheduler/impact_prefetcher.h"
+#include "scheduler/lookahead_scores.h"
 #include "scheduler/machine_profile.h"
 #include "scheduler/model_shape.h"
 #include "scheduler/scheduling_settings.h"
@@ -45,6 +46,9 @@ struct SimResult {
   CacheStats cache;
   CacheStats cold;          // of the steps before the first measured one
   TransferStats transfers;  // where an end is measured, its beginning may not be
+  // By distance, from 1 on: of the lookahead that comes with the routing, whether anybody acts on
+  // it or not, over all tokens that came alone, measured or not.
+  std::vector<LookaheadScore> lookahead;
   double tokens_per_second() const {
     return totals.seconds > 0 ? static_cast<double>(tokens) / totals.seconds : 0;
   }

@@ -103,6 +103,7 @@ class Generator {
     h.top_k = s_.top_k;
     h.n_ranks = static_cast<int32_t>(n_ranks_);
     h.n_ahead = s_.n_ahead;
+    h.lookahead = s_.n_ahead > 0 ? LookaheadName::kSynthetic : LookaheadName::kNone;
     const size_t n_cells = static_cast<size_t>(s_.n_sequences) *
                            static_cast<size_t>(s_.n_prompt + s_.n_decode) *
                            static_cast<size_t>(s_.n_layers);

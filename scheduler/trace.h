@@ -20,6 +20,17 @@ struct TraceHeader {
   int32_t n_ranks = 0;  // experts recorded for a token, at least top_k: the best ones not chosen
   int32_t n_ahead = 0;  // layers ahead that predictions reach, 0: none recorded
   std::vector<int64_t> expert_bytes;  // [n_layers], or empty where it is not known
+  std::string lookahead = "none";     // who predicted: "none" without predictions, see below
+};
+
+// Who predicts. Any other name of small letters, digits and hyphens may stand there as well.
+struct LookaheadName {
+  static constexpr const char* kNone = "none";
+  static constexpr const char* kGateReuse = "gate-reuse";  // later layers' gates on this residual
+  static constexpr const char* kLinear = "linear";         // fitted, runtime/pregate
+  static constexpr const char* kDecoupled = "decoupled";   // a router before the layers: the truth
+  static constexpr const char* kSynthetic = "synthetic";   // the truth with errors
+  static constexpr const char* kUnknown = "unknown";       // of a file that does not say
 };
 
 // What a trace may hold at most; readers refuse more, so that sizes cannot overflow.
@@ -29,7 +40,8 @@ struct TraceLimits {
   static constexpr int32_t kTopK = 64;
   static constexpr int32_t kRanks = 256;
   static constexpr int32_t kAhead = 8;
-  static constexpr float kWeight = 65504.0F;  // the largest half-precision number
+  static constexpr size_t kLookaheadName = 32;  // bytes
+  static constexpr float kWeight = 65504.0F;    // the largest half-precision number
 };
 
 // The tokens that one step of the recording put through the model together.

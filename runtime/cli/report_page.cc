@@ -1,6 +1,7 @@
 #include "runtime/cli/report_page.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -165,6 +166,22 @@ std::string timelines(const Report& report) {
       escape_html(report.timeline_of), timeline_legend_html(), svg);
 }
 
+// Whose guesses the rows' predictors read.
+std::string lookaheads(const std::vector<SimulateRow>& rows) {
+  std::vector<std::string> names;
+  for (const SimulateRow& row : rows) {
+    if (row.lookahead && std::find(names.begin(), names.end(), *row.lookahead) == names.end()) {
+      names.push_back(*row.lookahead);
+    }
+  }
+  if (names.empty()) return {};
+  return fmt::format(
+      "<p class=\"note\">Lookahead: {}. An oracle knows the true routing and errs "
+      "as often as it is told to; what is recorded was guessed by an engine that "
+      "ran.</p>\n",
+      escape_html(fmt::format("{}", fmt::join(names, ", "))));
+}
+
 std::string table(const std::vector<SimulateRow>& rows) {
   std::string html = "<h2>All rows</h2>\n<div class=\"wide\"><table>\n";
   const SimulateTable table = simulate_table(rows);
@@ -197,6 +214,7 @@ std::string report_page(const Report& report) {
       "<p class=\"note\">All times and speeds on this page are modelled, never measured. Seed {}. "
       "{}.</p>\n",
       escape_html(report.command), report.seed, escape_html(version_text()));
+  html += lookaheads(report.rows);
   html += speed_charts(report, axis, "Decoding", decode_speed, false);
   html += speed_charts(report, axis, "Reading prompts", prefill_speed, true);
   html += hit_charts(report, axis);

@@ -125,14 +125,23 @@ void add_simulate_command(CLI::App* program, int* exit_code) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(whole_number(2, 1 << 20));
-  app->add_option("--recall", options->recall, "of the lookahead, one layer ahead")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  app->add_option("--recall-drop", options->recall_drop, "of the recall, each further layer")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
+  CLI::Option* recall =
+      app->add_option("--recall", options->recall, "of an oracle for a lookahead, one layer ahead")
+          ->check(CLI::Range(0.0, 1.0))
+          ->capture_default_str();
+  CLI::Option* drop =
+      app->add_option("--recall-drop", options->recall_drop, "of the recall, each further layer")
+          ->check(CLI::Range(0.0, 1.0))
+          ->capture_default_str();
   app->add_flag("--recorded", options->recorded,
-                "use the lookahead that the trace recorded, not one of the given recall");
+                "use the predictions that the trace recorded, not an oracle's; the rows say whose "
+                "they are")
+      ->excludes(recall, drop);
+  app->add_option("--expert-bytes", options->expert_bytes,
+                  "whose sizes of experts: the trace's, if it has them, or the model shape's")
+      ->type_name("trace|shape")
+      ->check(one_of({"trace", "shape"}))
+      ->capture_default_str();
   app->add_option("-s,--seed", options->seed, "of synthetic traces and of the lookahead's errors")
       ->check(whole_number(0, INT64_MAX))
       ->capture_default_str();

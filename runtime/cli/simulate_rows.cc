@@ -18,6 +18,13 @@ std::optional<double> gap(const std::optional<SimResult>& result, std::optional<
   return 1 - result->tokens_per_second() / *best;
 }
 
+// Of what the policy's predictor reads, so many layers ahead, where it guessed for a decoded token.
+std::optional<double> lookahead_recall(const SimulateRow& row, size_t distance) {
+  if (!row.lookahead || !row.decode || row.decode->lookahead.size() < distance) return {};
+  const LookaheadScore& score = row.decode->lookahead[distance - 1];
+  return score.tokens > 0 ? std::optional(score.recall) : std::nullopt;
+}
+
 Json number(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
 
 void add_decode(const SimResult& result, Json* json) {
@@ -63,6 +70,8 @@ constexpr Column kColumns[] = {
     {"policy", "policy", ""},
     {"planner", "planner", ""},
     {"predictor", "predictor", ""},
+    {"lookahead", "lookahead", ""},
+    {"lookahead_recall_1", "recall", "{:.3f}"},
     {"prefill_tokens", "prompt", "{:.0f}"},
     {"prefill_tps", "prefill t/s", "{:.1f}"},
     {"clairvoyant_prefill_tps", "clairvoyant", "{:.1f}"},
@@ -151,6 +160,10 @@ Json row_json(const SimulateRow& row) {
   json["policy"] = s.policy;
   json["pool"] = pool_name(s.pool);
   json["predictor"] = s.predictor;
+  json["lookahead"] = row.lookahead ? Json(*row.lookahead) : Json();
+  for (size_t d = 1; d <= 3; ++d) {
+    json[fmt::format("lookahead_recall_{}", d)] = number(lookahead_recall(row, d));
+  }
   json["prefetcher"] = s.prefetcher;
   json["modelled"] = true;
   json["prefill_tokens"] = row.prefill_tokens;

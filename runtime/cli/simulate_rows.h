@@ -21,6 +21,8 @@ struct SimulateRow {
   std::string cache;  // "25%" or "4096 MiB"
   int64_t cache_bytes = 0;
   SchedulingSettings settings;
+  // What the policy's predictor reads, if it reads one: "oracle 0.85", "linear (recorded)".
+  std::optional<std::string> lookahead;
   std::optional<SimResult> decode;
   std::optional<double> clairvoyant_decode_tps;
   std::optional<double> bound_decode_tps;

@@ -13,6 +13,7 @@
 #include "runtime/model/router_hash.h"
 #include "runtime/model/shape_of_model.h"
 #include "runtime/trace/trace_file.h"
+#include "scheduler/make_scheduling.h"
 #include "scheduler/synthetic_trace.h"
 
 namespace tandem {
@@ -27,7 +28,8 @@ ModelShape load_shape(const std::string& name_or_path, std::string* hash) {
   return shape_of(model);
 }
 
-Workload load_workload(const std::string& spec, const std::string& model, int64_t seed) {
+Workload load_workload(const std::string& spec, const std::string& model,
+                       const SimulateOptions& options) {
   Workload load;
   std::string hash;  // of a file's routers; a shape alone has none
   load.shape = load_shape(model, &hash);
@@ -37,7 +39,7 @@ Workload load_workload(const std::string& spec, const std::string& model, int64_
     settings.n_layers = load.shape.n_layers;
     settings.n_experts = load.shape.n_experts;
     settings.top_k = load.shape.top_k;
-    settings.seed = static_cast<uint64_t>(seed);
+    settings.seed = static_cast<uint64_t>(options.seed);
     std::string wrong = parse_synthetic_trace(spec, settings);
     if (wrong.empty()) wrong = check_synthetic_trace(settings);
     if (!wrong.empty()) throw ConfigError(fmt::format("--trace {}: {}", spec, wrong));
@@ -46,10 +48,14 @@ Workload load_workload(const std::string& spec, const std::string& model, int64_
     load.trace = read_trace(spec);
   }
   const TraceHeader& header = load.trace.header;
+  if (options.recorded && header.n_ahead == 0) {
+    throw ConfigError(fmt::format("--recorded: the trace {} holds no predictions", spec));
+  }
   check_trace_fits(load.trace, load.shape.n_layers, load.shape.n_experts, header.top_k, hash);
   load.shape.top_k = header.top_k;
   const auto& bytes = header.expert_bytes;
-  if (!bytes.empty() && std::all_of(bytes.begin(), bytes.end(), [](int64_t b) { return b > 0; })) {
+  if (options.expert_bytes == "trace" && !bytes.empty() &&
+      std::all_of(bytes.begin(), bytes.end(), [](int64_t b) { return b > 0; })) {
     load.shape.expert_bytes = bytes;
   }
   return load;
@@ -57,6 +63,14 @@ Workload load_workload(const std::string& spec, const std::string& model, int64_
 
 HotSetModel hot_set_model(const Workload& load) {
   return {load.shape.name, load.trace.header.model_hash, load.shape.n_layers, load.shape.n_experts};
+}
+
+// What the predictor of such settings reads.
+std::optional<std::string> lookahead_of(const SimulateOptions& options, const Trace& trace,
+                                        const SchedulingSettings& settings) {
+  if (gate_reuse_distance(settings) == 0) return {};
+  if (options.recorded) return trace.header.lookahead + " (recorded)";
+  return fmt::format("oracle {}", options.recall);
 }
 
 // "25%" of all experts, or "4096" MiB.
@@ -128,7 +142,7 @@ std::vector<SimulateRow> Sweep::run() {
   for (const std::string& model : options_.models) {
     for (const std::string& spec : options_.traces) {
       progress_.show(fmt::format("trace {} for {}", spec, model));
-      const Workload load = load_workload(spec, model, options_.seed);
+      const Workload load = load_workload(spec, model, options_);
       if (start_) check_hot_set(*start_, hot_set_model(load), options_.hot_set);
       if (!options_.report.empty()) add_hit_rates(load);
       for (const MachineProfile& machine : machines_) {
@@ -196,6 +210,8 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
   input.capacity_bytes = capacity(cache, load.shape);
   input.lookahead = {!options_.recorded, options_.recall, options_.recall_drop,
                      static_cast<uint64_t>(options_.seed)};
+  input.lookahead.exact =
+      options_.recorded && load.trace.header.lookahead == LookaheadName::kDecoupled;
   if (start_) input.saved = &*start_;
   input.contents = start_ ? Contents::kSaved : Contents::kHot;
   SimInput decode = input;
@@ -219,6 +235,7 @@ void Sweep::run_cell(const Workload& load, const MachineProfile& machine,
     row.cache = with_unit(cache);
     row.cache_bytes = input.capacity_bytes;
     row.settings = settings;
+    row.lookahead = lookahead_of(options_, load.trace, settings);
     row.clairvoyant_decode_tps = decode_bounds.clairvoyant;
     row.bound_decode_tps = decode_bounds.strict;
     decode.contents = contents_of(settings);

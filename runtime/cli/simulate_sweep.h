@@ -31,6 +31,7 @@ struct SimulateOptions {
   double recall = 0.85;
   double recall_drop = 0.04;
   bool recorded = false;
+  std::string expert_bytes = "trace";  // whose sizes of experts: trace or shape
   int64_t seed = 1;
   bool no_bounds = false;
   std::string output = "md";
@@ -41,8 +42,8 @@ struct SimulateOptions {
   std::string save_hot_set;  // file
 };
 
-// A trace and the shape that goes with it: sizes of experts come from the trace where it has them,
-// and so does the number of experts a token uses.
+// A trace and the shape that goes with it: the number of experts a token uses comes from the trace,
+// and so do their sizes where it has them, unless the shape's are asked for.
 struct Workload {
   std::string trace_name;
   ModelShape shape;

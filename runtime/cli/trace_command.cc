@@ -54,6 +54,11 @@ TraceHeader make_header(const Model& model, const EngineSettings& settings) {
   header.n_ahead = std::min(kDistances, shape.n_layers - 1);
   if (settings.pregate) header.n_ahead = std::min(header.n_ahead, settings.pregate->n_distances);
   header.expert_bytes = shape.expert_bytes;
+  if (header.n_ahead > 0) {
+    header.lookahead = settings.router    ? LookaheadName::kDecoupled
+                       : settings.pregate ? LookaheadName::kLinear
+                                          : LookaheadName::kGateReuse;
+  }
   const std::string fault = find_header_fault(header);
   if (!fault.empty()) throw FileError(model.file().name(), "cannot be traced: " + fault);
   return header;
@@ -94,7 +99,8 @@ bool record(const TraceOptions& options, const Prompts& prompts, const Tokenizer
   return true;
 }
 
-void report(const TraceOptions& options, const std::string& lookahead, const Trace& trace,
+// side_car: where the lookahead was fitted, its file.
+void report(const TraceOptions& options, const std::string& side_car, const Trace& trace,
             int64_t file_bytes, const std::vector<EffectiveSetting>& effective) {
   const std::vector<double> recall = lookahead_recall(trace);
   const int32_t sequences = trace.steps.back().sequence + 1;
@@ -105,7 +111,8 @@ void report(const TraceOptions& options, const std::string& lookahead, const Tra
                          {"sequences", sequences},
                          {"bytes", file_bytes},
                          {"model_hash", trace.header.model_hash},
-                         {"lookahead", lookahead},
+                         {"lookahead", trace.header.lookahead},
+                         {"pregate", side_car},
                          {"recall", recall},
                          {"settings", settings_json(effective)}},
                         2) +
@@ -113,10 +120,12 @@ void report(const TraceOptions& options, const std::string& lookahead, const Tra
     return;
   }
   std::fputs(settings_text(effective).c_str(), stderr);
+  const std::string who =
+      trace.header.lookahead + (side_car.empty() ? "" : fmt::format(" ({})", printable(side_car)));
   std::string line = fmt::format("{} tokens, {} steps, sequences: {}, {}", trace.n_tokens(),
                                  trace.steps.size(), sequences, bytes_text(file_bytes));
   for (size_t i = 0; i < recall.size(); ++i) {
-    line += i == 0 ? "; recall of " + printable(lookahead) : ",";
+    line += i == 0 ? fmt::format("; recall of {}", who) : ",";
     line += fmt::format(" {:.3f} at {}", recall[i], i + 1);
   }
   std::fprintf(stderr, "  wrote         %s: %s\n", printable(options.out).c_str(), line.c_str());
@@ -145,8 +154,7 @@ int trace(const TraceOptions& options) {
   }
   const Trace recorded = recorder.finish();
   const int64_t file_bytes = write_trace(recorded, options.out);
-  const bool reuses = !settings.pregate && !settings.router;
-  report(options, reuses ? "gate reuse" : settings.pregate_from, recorded, file_bytes,
+  report(options, settings.pregate_from, recorded, file_bytes,
          options.model.effective(engine, machine));
   return guard.interrupted() ? kExitInterrupted : 0;
 }

@@ -19,7 +19,8 @@ static_assert(std::endian::native == std::endian::little, "numbers are stored as
 
 using Json = nlohmann::json;
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;   // that is written; version 1 is read as well
+constexpr size_t kHeaderKeys = 9;  // of version 2; version 1 has no lookahead
 constexpr uint32_t kMaxHeaderBytes = 1 << 17;
 constexpr uint64_t kStepBytes = 12;
 constexpr uint64_t kChecksumBytes = 4;
@@ -73,10 +74,11 @@ void append(std::string& out, Number value) {
 
 std::string encode_head(const Trace& trace) {
   const TraceHeader& h = trace.header;
-  const Json object = {{"model", h.model},     {"model_hash", h.model_hash},
-                       {"layers", h.n_layers}, {"experts", h.n_experts},
-                       {"top_k", h.top_k},     {"n_ranks", h.n_ranks},
-                       {"n_ahead", h.n_ahead}, {"expert_bytes", h.expert_bytes}};
+  const Json object = {{"model", h.model},        {"model_hash", h.model_hash},
+                       {"layers", h.n_layers},    {"experts", h.n_experts},
+                       {"top_k", h.top_k},        {"n_ranks", h.n_ranks},
+                       {"n_ahead", h.n_ahead},    {"expert_bytes", h.expert_bytes},
+                       {"lookahead", h.lookahead}};
   const std::string json = object.dump();
   std::string out(kTraceMagic);
   append(out, kVersion);
@@ -119,9 +121,10 @@ class BinaryReader {
     const auto magic = in_.read_bytes(kTraceMagic.size(), "the magic");
     if (magic != kTraceMagic)
       in_.fail(fmt::format("expected {}, got {}", kTraceMagic, tandem::quoted(magic)));
-    const auto version = in_.read<uint32_t>("the version");
-    if (version == kVersion) return;
-    in_.fail(fmt::format("trace version {} is not supported; expected {}", version, kVersion));
+    version_ = in_.read<uint32_t>("the version");
+    if (version_ == 1 || version_ == kVersion) return;
+    in_.fail(
+        fmt::format("trace version {} is not supported; expected 1 or {}", version_, kVersion));
   }
 
   void read_header() {
@@ -135,12 +138,16 @@ class BinaryReader {
       in_.fail("the header: expected a JSON object, got " + tandem::quoted(text));
     size_t n_known = 0;
     for (const auto& [key, value] : object.items()) n_known += read_key(key, value) ? 1 : 0;
-    if (n_known == object.size() && n_known == kHeaderKeys) return;
-    in_.fail(fmt::format("the header: expected the {} keys of version {}, got {}", kHeaderKeys,
-                         kVersion, tandem::quoted(text)));
+    const size_t n_keys = version_ == 1 ? kHeaderKeys - 1 : kHeaderKeys;
+    if (n_known != object.size() || n_known != n_keys) {
+      in_.fail(fmt::format("the header: expected the {} keys of version {}, got {}", n_keys,
+                           version_, tandem::quoted(text)));
+    }
+    // Version 1 was written with reused gates and with a fitted lookahead.
+    if (version_ == 1 && trace_.header.n_ahead > 0) {
+      trace_.header.lookahead = LookaheadName::kUnknown;
+    }
   }
-
-  static constexpr size_t kHeaderKeys = 8;
 
   bool read_key(const std::string& key, const Json& value) {
     TraceHeader& h = trace_.header;
@@ -151,6 +158,7 @@ class BinaryReader {
     if (key == "top_k") return read_count(key, value, h.top_k);
     if (key == "n_ranks") return read_count(key, value, h.n_ranks);
     if (key == "n_ahead") return read_count(key, value, h.n_ahead);
+    if (key == "lookahead" && version_ > 1) return read_text(key, value, h.lookahead);
     if (key != "expert_bytes") return false;
     if (!value.is_array() || value.size() > static_cast<size_t>(TraceLimits::kLayers)) {
       in_.fail(fmt::format("the header: expert_bytes: expected an array of at most {}",
@@ -269,6 +277,7 @@ class BinaryReader {
 
   std::span<const std::byte> image_;
   ByteReader in_;
+  uint32_t version_ = 0;
   Trace trace_;
 };
 

@@ -6,6 +6,7 @@
 #include <bitset>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string_view>
 
 #include "runtime/model/byte_reader.h"
 
@@ -43,6 +44,19 @@ std::string text_fault(const char* name, const std::string& text) {
     return fmt::format("{}: expected UTF-8, got {}", name, tandem::quoted(text));
   }
   return "";
+}
+
+std::string lookahead_fault(const TraceHeader& h) {
+  const std::string& name = h.lookahead;
+  constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz0123456789-";
+  if (name.empty() || name.size() > TraceLimits::kLookaheadName ||
+      name.find_first_not_of(kLetters) != std::string::npos) {
+    return fmt::format("lookahead: expected 1 to {} small letters, digits and hyphens, got {}",
+                       TraceLimits::kLookaheadName, tandem::quoted(name));
+  }
+  if ((name == LookaheadName::kNone) == (h.n_ahead == 0)) return "";
+  return fmt::format("lookahead: expected \"none\" with n_ahead 0 and only there, got {} with {}",
+                     tandem::quoted(name), h.n_ahead);
 }
 
 std::string steps_fault(const Trace& trace) {
@@ -152,7 +166,7 @@ std::string find_header_fault(const TraceHeader& h) {
         range_fault("top_k", h.top_k, 1, std::min(TraceLimits::kTopK, h.n_experts)),
         range_fault("n_ranks", h.n_ranks, h.top_k, std::min(TraceLimits::kRanks, h.n_experts)),
         range_fault("n_ahead", h.n_ahead, 0, TraceLimits::kAhead), bytes_fault(h),
-        text_fault("model", h.model), text_fault("model_hash", h.model_hash)}) {
+        text_fault("model", h.model), text_fault("model_hash", h.model_hash), lookahead_fault(h)}) {
     if (!what.empty()) return what;
   }
   return "";

@@ -221,6 +221,53 @@ TEST_CASE("what simulate cannot read is one line that names it") {
   CHECK(contains(missing.err, "no-such-file.csv"));
 }
 
+TEST_CASE("a row of simulate says which lookahead its predictor reads, and how good it was") {
+  const Outcome run = simulate({"--predictor", "gate-reuse,ladder,none,previous-token", "--recall",
+                                "0.6", "--recall-drop", "0.1", "--json"});
+  REQUIRE(run.exit_code == 0);
+  const nlohmann::json rows = run.json();
+  for (const size_t i : {size_t{0}, size_t{1}}) {
+    CHECK(rows[i]["lookahead"] == "oracle 0.6");
+    CHECK(rows[i]["lookahead_recall_1"].get<double>() == Approx(0.6).margin(0.02));
+    CHECK(rows[i]["lookahead_recall_2"].get<double>() == Approx(0.5).margin(0.02));
+    CHECK(rows[i]["lookahead_recall_3"].get<double>() == Approx(0.4).margin(0.02));
+  }
+  for (const size_t i : {size_t{2}, size_t{3}}) {
+    CHECK(rows[i]["lookahead"].is_null());
+    CHECK(rows[i]["lookahead_recall_1"].is_null());
+  }
+  // Nothing is sent early without a link's idle time.
+  CHECK(simulate({"--policy", "ktransformers", "--json"}).json()[0]["lookahead"].is_null());
+  CHECK(contains(simulate({}).out, "| oracle 0.85 |"));
+}
+
+TEST_CASE("a row with recorded predictions names their lookahead in every form of the results") {
+  const TempDir dir;
+  const std::string recorded = "synthetic:sequences=3,prompt=8,decode=24,ahead=2,predict=0.7";
+  const std::string page = dir / "report.html";
+  const Outcome run =
+      simulate({"--trace", recorded, "--recorded", "--json", "--report", page, "--no-bounds"});
+  INFO(run.err);
+  REQUIRE(run.exit_code == 0);
+  const nlohmann::json row = run.json()[1];
+  CHECK(row["lookahead"] == "synthetic (recorded)");
+  CHECK(row["lookahead_recall_1"].get<double>() > 0.6);
+  CHECK(row["lookahead_recall_2"].get<double>() < row["lookahead_recall_1"].get<double>());
+  CHECK(row["lookahead_recall_3"].is_null());
+  const std::string html = read_file(page);
+  CHECK(contains(html, "<p class=\"note\">Lookahead: synthetic (recorded). "));
+  CHECK(contains(html, "<td>synthetic (recorded)</td>"));
+  CHECK(contains(simulate({"--recorded", "-o", "csv"}).out, "\"synthetic (recorded)\""));
+  CHECK(contains(simulate({"--recorded"}).out, "| synthetic (recorded) |"));
+}
+
+TEST_CASE("recorded predictions exclude an oracle's recall, and have to be there") {
+  CHECK(contains(complaint({"--recorded", "--recall", "0.5"}), "--recall excludes --recorded"));
+  CHECK(contains(complaint({"--recorded", "--recall-drop", "0"}), "--recall-drop"));
+  CHECK(contains(complaint({"--recorded", "--trace", "synthetic:decode=8,ahead=0"}),
+                 "--recorded: the trace synthetic:decode=8,ahead=0 holds no predictions"));
+}
+
 TEST_CASE("simulate refuses to take the predictor from a prefetcher that cannot do without") {
   CHECK(contains(complaint({"--policy", "hybrimoe", "--predictor", "none"}),
                  "the prefetcher hybrimoe of policy hybrimoe needs one"));

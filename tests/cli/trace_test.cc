@@ -47,7 +47,7 @@ TraceFile read_trace(const std::string& path) {
   std::string_view bytes(image);
   REQUIRE(bytes.substr(0, 8) == "TANDEMRT");
   bytes.remove_prefix(8);
-  CHECK(take<uint32_t>(&bytes) == 1);
+  CHECK(take<uint32_t>(&bytes) == 2);
   const auto n_header = take<uint32_t>(&bytes);
   TraceFile file;
   file.header = nlohmann::json::parse(bytes.substr(0, n_header));
@@ -83,6 +83,26 @@ Recorded record(const std::string& prompts, std::vector<std::string> more) {
   recorded.file = read_trace(dir / "t.trace");
   CHECK(recorded.run.json()["bytes"] == std::filesystem::file_size(dir / "t.trace"));
   return recorded;
+}
+
+// Of the guesses for tokens that were decoded, made so many layers before.
+double decoded_recall(const TraceFile& file, int ahead) {
+  int right = 0;
+  int all = 0;
+  size_t t = 0;
+  for (const Step& step : file.steps) {
+    for (uint32_t i = 0; i < step.tokens; ++i, ++t) {
+      if (step.tokens > 1) continue;
+      for (int l = 0; l + ahead < kLayers; ++l) {
+        const auto& used = file.tokens[t].ids[l + ahead];
+        for (const uint8_t id : file.tokens[t].predicted[l][ahead - 1]) {
+          right += std::count(used, used + kTopK, id) > 0 ? 1 : 0;
+          ++all;
+        }
+      }
+    }
+  }
+  return static_cast<double>(right) / all;
 }
 
 bool same_ids(const TraceFile& a, const TraceFile& b) {
@@ -139,6 +159,7 @@ TEST_CASE("a trace says which model it is of") {
   CHECK(header["top_k"] == kTopK);
   CHECK(header["n_ranks"] == kRanks);
   CHECK(header["n_ahead"] == kAhead);
+  CHECK(header["lookahead"] == "gate-reuse");
   CHECK(header["expert_bytes"].size() == kLayers);
   for (const auto& bytes : header["expert_bytes"]) CHECK(bytes == 3 * 256 * 64 * 34 / 32);
 }
@@ -211,6 +232,24 @@ TEST_CASE("the recall that trace reports is that of the guesses in its file") {
   }
 }
 
+TEST_CASE("a trace says which lookahead its guesses are of") {
+  const auto lookahead = [](const std::vector<std::string>& more) {
+    const Recorded recorded = record(kTwoPrompts, more);
+    CHECK(recorded.run.json()["lookahead"] == recorded.file.header["lookahead"]);
+    return recorded.run.json();
+  };
+  const std::string side_car = source_file("demo/hearthside-q8_0.pregate.safetensors");
+  const nlohmann::json reused = lookahead({"-n", "8"});
+  CHECK(reused["lookahead"] == "gate-reuse");
+  CHECK(reused["pregate"] == "");
+  const nlohmann::json fitted = lookahead({"-n", "8", "--pregate", side_car});
+  CHECK(fitted["lookahead"] == "linear");
+  CHECK(fitted["pregate"] == side_car);
+  const nlohmann::json found = lookahead({"-n", "8", "--device", "sim", "--vram", "9"});
+  CHECK(found["lookahead"] == "linear");
+  CHECK(found["recall"][2].get<double>() > reused["recall"][2].get<double>());
+}
+
 TEST_CASE("device and batch size do not change what is recorded") {
   const ReferenceArithmetic reference;
   const TraceFile cpu = record(kTwoPrompts, {"-n", "24", "--ignore-eos"}).file;
@@ -235,11 +274,41 @@ TEST_CASE("simulate replays a recorded trace with its own guesses on the file it
   const Outcome run = simulate(source_file("demo/hearthside-q8_0.gguf"));
   INFO(run.err);
   REQUIRE(run.exit_code == 0);
-  CHECK(run.json()[0]["decode_tps"].get<double>() > 0);
+  const nlohmann::json row = run.json()[0];
+  CHECK(row["decode_tps"].get<double>() > 0);
+  CHECK(row["lookahead"] == "gate-reuse (recorded)");
+  const TraceFile file = read_trace(trace);
+  for (int a = 1; a <= kAhead; ++a) {
+    CHECK(row["lookahead_recall_" + std::to_string(a)].get<double>() ==
+          Approx(decoded_recall(file, a)));
+  }
   const Outcome other = simulate("olmoe-1b-7b");
   CHECK(other.exit_code == 2);
   CHECK(line_count(other.err) == 1);
   CHECK(contains(other.err, "is of another model"));
+}
+
+TEST_CASE("sizes of experts are the trace's, or the model shape's where that is asked for") {
+  const TempDir dir;
+  write_file(dir / "prompts.txt", kTwoPrompts);
+  write_file(dir / "large.toml",
+             "layers = 6\nd_model = 1024\nheads = 8\nkv_heads = 2\nhead_dim = 64\nexperts = 32\n"
+             "top_k = 4\nexpert_ff = 512\nvocab = 4096\nexpert_bits = 8.5\nrest_bits = 8.5\n"
+             "split_block = 32\n");
+  const std::string trace = dir / "t.trace";
+  REQUIRE(tandem({"trace", "-f", dir / "prompts.txt", "--out", trace, "-n", "4"}).exit_code == 0);
+  const auto cache_bytes = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"simulate", "--trace", trace, "--model-shape", dir / "large.toml",
+                               "--cache", "50%", "--no-bounds", "--json"});
+    const Outcome run = tandem(more);
+    INFO(run.err);
+    REQUIRE(run.exit_code == 0);
+    return run.json()[0]["cache_bytes"].get<int64_t>();
+  };
+  constexpr int64_t kHalf = kLayers * kExperts / 2;
+  CHECK(cache_bytes({}) == kHalf * 3 * 256 * 64 * 34 / 32);
+  CHECK(cache_bytes({"--expert-bytes", "trace"}) == kHalf * 3 * 256 * 64 * 34 / 32);
+  CHECK(cache_bytes({"--expert-bytes", "shape"}) == kHalf * 3 * 1024 * 512 * 17 / 16);
 }
 
 TEST_CASE("a trace of a model with the same shape and other routers is refused") {

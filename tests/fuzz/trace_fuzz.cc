@@ -29,6 +29,7 @@ void check(const Trace& trace) {
   TANDEM_CHECK(again.ids == trace.ids && again.predicted == trace.predicted &&
                    again.steps.size() == trace.steps.size() &&
                    again.header.model == trace.header.model &&
+                   again.header.lookahead == trace.header.lookahead &&
                    again.header.expert_bytes == trace.header.expert_bytes,
                "another trace came back");
   std::string third;

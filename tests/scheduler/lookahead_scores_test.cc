@@ -65,6 +65,21 @@ TEST_CASE("calibrated guesses have a wider recall and a Brier score") {
   CHECK(score.brier == Approx((0.01 + 0.36 + 0.09 + 0.64) / 6).epsilon(1e-6));
 }
 
+TEST_CASE("experts that a trace does not have are neither used nor guessed") {
+  LookaheadScores scores(2, 6, 2, 1);
+  scores.observe(Seen(0, {0, -1}, {{3, 5}}).decision);
+  scores.observe(Seen(1, {5, -1}, {{-1, -1}}).decision);
+  CHECK(scores.of(1).recall == Approx(1));  // of the one that was used
+  CHECK(scores.of(1).exact == Approx(1));
+  scores.observe(Seen(0, {0, 1}, {{3, -1}}).decision);
+  scores.observe(Seen(1, {3, 4}, {{-1, -1}}).decision);
+  CHECK(scores.of(1).tokens == 2);
+  CHECK(scores.of(1).recall == Approx(0.75));
+  scores.observe(Seen(0, {0, 1}, {{3, 4}}).decision);
+  scores.observe(Seen(1, {-1, -1}, {{-1, -1}}).decision);  // the token did not pass here
+  CHECK(scores.of(1).tokens == 2);
+}
+
 TEST_CASE("steps of several tokens are not scored, and a guess is scored once") {
   LookaheadScores scores(2, 6, 2, 1);
   Seen prompt(0, {0, 1, 2, 3}, {{0, 1, 2, 3}});

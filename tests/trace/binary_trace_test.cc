@@ -28,16 +28,16 @@ TEST_CASE("the checksum is that of zlib") {
 
 TEST_CASE("the bytes of a small trace are those that the README describes") {
   Trace trace;
-  trace.header = {"m", "h", 1, 3, 1, 2, 1, {9}};
+  trace.header = {"m", "h", 1, 3, 1, 2, 1, {9}, "a-9"};
   trace.steps = {{0, true, 0, 1}, {5, false, 1, 1}};
   trace.ids = {2, 0, 1, -1};
   trace.weights = {1.0F, 0.5F, 2.0F, 0.0F};
   trace.predicted = {-1, 1};
   const std::string json =
-      R"({"expert_bytes":[9],"experts":3,"layers":1,"model":"m","model_hash":"h","n_ahead":1,)"
-      R"("n_ranks":2,"top_k":1})";
+      R"({"expert_bytes":[9],"experts":3,"layers":1,"lookahead":"a-9","model":"m",)"
+      R"("model_hash":"h","n_ahead":1,"n_ranks":2,"top_k":1})";
   std::string expected = "TANDEMRT";
-  expected += std::string("\x01\0\0\0", 4) + raw(static_cast<uint32_t>(json.size())) + json;
+  expected += std::string("\x02\0\0\0", 4) + raw(static_cast<uint32_t>(json.size())) + json;
   expected += raw(uint64_t{2}) + raw(uint64_t{2});
   expected += std::string("\0\0\0\0\0\0\0\0\1\0\0\0", 12);
   expected += std::string("\5\0\0\0\1\0\0\0\1\0\0\0", 12);
@@ -46,6 +46,27 @@ TEST_CASE("the bytes of a small trace are those that the README describes") {
   expected += raw(crc32(expected));
   CHECK(encode(trace) == expected);
   CHECK(difference(trace, parse(expected), 0.0) == "");
+}
+
+TEST_CASE("a trace of version 1 is read, and who predicted is not known") {
+  const auto version_1 = [](int n_ahead, const std::string& predicted) {
+    const std::string json =
+        R"({"expert_bytes":[9],"experts":3,"layers":1,"model":"m","model_hash":"h","n_ahead":)" +
+        std::to_string(n_ahead) + R"(,"n_ranks":1,"top_k":1})";
+    std::string image = "TANDEMRT";
+    image += raw(1U) + raw(static_cast<uint32_t>(json.size())) + json;
+    image += raw(uint64_t{1}) + raw(uint64_t{1}) + raw(0U) + raw(1U) + raw(1U);
+    image += std::string("\2\x00\x3c", 3) + predicted;
+    return parse(image + raw(crc32(image)));
+  };
+  const Trace with = version_1(1, "\1");
+  CHECK(with.header.lookahead == "unknown");
+  CHECK(with.ids == std::vector<int16_t>{2});
+  CHECK(with.predicted == std::vector<int16_t>{1});
+  CHECK(version_1(0, "").header.lookahead == "none");
+  // Written again it is of version 2, with what is known.
+  CHECK(difference(with, parse(encode(with)), 0.0) == "");
+  CHECK(encode(with)[8] == 2);
 }
 
 TEST_CASE("a trace comes back from its bytes with weights in half precision") {
@@ -60,7 +81,7 @@ TEST_CASE("a trace comes back from its bytes with weights in half precision") {
 TEST_CASE("ids take one byte up to 255 experts and two from 256") {
   for (const int32_t n_experts : {2, 255, 256, 4096}) {
     Trace trace;
-    trace.header = {"", "", 1, n_experts, 2, 2, 2, {}};
+    trace.header = {"", "", 1, n_experts, 2, 2, 2, {}, "linear"};
     trace.steps = {{0, false, 0, 1}};
     const auto last = static_cast<int16_t>(n_experts - 1);
     trace.ids = {last, 0};
@@ -116,6 +137,11 @@ TEST_CASE("a trace that no reader would take is not written") {
   trace = small_trace();
   trace.header.model = std::string("\xC3");
   CHECK_THAT(error_of([&] { write_trace(trace, path); }), contains("model: expected UTF-8"));
+  trace = small_trace();
+  trace.header.lookahead = "none";
+  CHECK_THAT(error_of([&] { write_trace(trace, path); }),
+             contains("lookahead: expected \"none\" with n_ahead 0 and only there, got \"none\" "
+                      "with 1"));
   CHECK(folder.names().empty());
 }
 

@@ -41,9 +41,9 @@ std::string probe(const std::string& image) {
 // A trace in our own format, piece by piece.
 struct RawTrace {
   std::string magic = "TANDEMRT";
-  uint32_t version = 1;
+  uint32_t version = 2;
   std::string json = R"({"model":"","model_hash":"","layers":1,"experts":4,"top_k":2,"n_ranks":2,)"
-                     R"("n_ahead":1,"expert_bytes":[]})";
+                     R"("n_ahead":1,"lookahead":"linear","expert_bytes":[]})";
   uint64_t n_steps = 1;
   uint64_t n_tokens = 1;
   std::string steps = raw(0U) + raw(0U) + raw(1U);
@@ -141,10 +141,10 @@ TEST_CASE("another magic or version is an error") {
   trace.magic = "TANDEMRU";
   CHECK_THAT(trace.error(), contains("expected a routing trace"));
   trace = {};
-  for (const uint32_t version : {0U, 2U, 0x01000000U, 0xffffffffU}) {
+  for (const uint32_t version : {0U, 3U, 0x01000000U, 0x02000000U, 0xffffffffU}) {
     trace.version = version;
-    CHECK(trace.error() ==
-          "memory: trace version " + std::to_string(version) + " is not supported; expected 1");
+    CHECK(trace.error() == "memory: trace version " + std::to_string(version) +
+                               " is not supported; expected 1 or 2");
   }
 }
 
@@ -180,6 +180,28 @@ TEST_CASE("a header with a number out of its limits is an error") {
              contains("model: expected at most 4096 bytes, got 5000"));
 }
 
+TEST_CASE("a lookahead whose name is none, or that contradicts the predictions, is an error") {
+  const std::string prefix = "memory: the header: lookahead: expected ";
+  const std::string letters = prefix + "1 to 32 small letters, digits and hyphens, got ";
+  for (const std::string& name :
+       {std::string(), std::string("Linear"), std::string("a b"), std::string("a\\n"),
+        std::string("a\\u0000"), std::string("\xc3\xa4"), std::string("<b>"),
+        std::string(33, 'x')}) {
+    INFO(name);
+    CHECK_THAT(header_error("lookahead", "\"" + name + "\""), contains(letters));
+  }
+  CHECK(header_error("lookahead", "\"" + std::string(32, 'x') + "\"") == "no error");
+  CHECK(header_error("lookahead", "\"a-lookahead-of-2031\"") == "no error");
+  CHECK_THAT(header_error("lookahead", "\"none\""), contains(prefix + "\"none\" with n_ahead 0"));
+  for (const char* value : {"7", "null", "[]", "[\"linear\"]"}) {
+    CHECK_THAT(header_error("lookahead", value), contains("lookahead: expected text"));
+  }
+  RawTrace trace;
+  trace.json.replace(trace.json.find("\"n_ahead\":1"), 11, "\"n_ahead\":0");
+  trace.predicted = "";
+  CHECK_THAT(trace.error(), contains("only there, got \"linear\" with 0"));
+}
+
 TEST_CASE("a header that is not the JSON of this version is an error") {
   for (const char* json : {"", "{", "[]", "{}", "3", "{\"model\":\"\"}"}) {
     RawTrace trace;
@@ -189,7 +211,16 @@ TEST_CASE("a header that is not the JSON of this version is an error") {
   }
   RawTrace trace;
   trace.json.insert(1, "\"extra\":1,");
+  CHECK_THAT(trace.error(), contains("expected the 9 keys of version 2"));
+  trace = {};
+  trace.version = 1;  // knows no lookahead
   CHECK_THAT(trace.error(), contains("expected the 8 keys of version 1"));
+  trace = {};
+  const std::string lookahead = "\"lookahead\":\"linear\",";
+  trace.json.erase(trace.json.find(lookahead), lookahead.size());
+  CHECK_THAT(trace.error(), contains("expected the 9 keys of version 2"));
+  trace.version = 1;
+  CHECK(trace.error() == "no error");
   trace = {};
   trace.json = std::string(100000, '[');
   CHECK_THAT(trace.error(), contains("expected a JSON object"));

@@ -15,6 +15,7 @@ TraceHeader small_header() {
   header.top_k = 1;
   header.n_ranks = 2;
   header.n_ahead = 1;
+  header.lookahead = LookaheadName::kGateReuse;
   return header;
 }
 

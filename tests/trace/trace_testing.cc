@@ -17,7 +17,7 @@ namespace {
 bool same_header(const TraceHeader& a, const TraceHeader& b) {
   return a.model == b.model && a.model_hash == b.model_hash && a.n_layers == b.n_layers &&
          a.n_experts == b.n_experts && a.top_k == b.top_k && a.n_ranks == b.n_ranks &&
-         a.n_ahead == b.n_ahead && a.expert_bytes == b.expert_bytes;
+         a.n_ahead == b.n_ahead && a.expert_bytes == b.expert_bytes && a.lookahead == b.lookahead;
 }
 
 bool same_step(const TraceStep& a, const TraceStep& b) {
@@ -66,7 +66,7 @@ std::string difference(const Trace& a, const Trace& b, double tolerance) {
 
 Trace small_trace() {
   Trace trace;
-  trace.header = {"a model", "0123abcd", 3, 5, 2, 3, 1, {100, 200, 300}};
+  trace.header = {"a model", "0123abcd", 3, 5, 2, 3, 1, {100, 200, 300}, "gate-reuse"};
   trace.steps = {{0, true, 0, 2}, {0, false, 2, 1}, {3, false, 3, 1}};
   trace.ids = {
       0, 1,  2,  4, 3,  2, -1, -1, -1,  // the last layer of a prompt's first token
