@@ -171,6 +171,7 @@ Trace decoupled_trace(int32_t n_layers, int32_t n_experts) {
 
 }  // namespace
 
+// With fewer slots it may fail where the only slot that could go is being written.
 TEST_CASE("what is known before the layers is there in time wherever the link can bring it") {
   const int32_t kLayers = 6;
   const int32_t kExperts = 8;
@@ -178,6 +179,7 @@ TEST_CASE("what is known before the layers is there in time wherever the link ca
   ModelShape shape = small_shape();
   shape.n_experts = kExperts;
   shape.top_k = 1;
+  shape.expert_bytes = {4'000'000, 8'000'000, 2'000'000, 8'000'000, 2'000'000, 4'000'000};
   for (const double link_gbps : {4.0, 10.0, 20.0, 60.0}) {
     INFO("link " << link_gbps << " GB/s");
     MachineProfile machine = round_machine();
@@ -189,12 +191,8 @@ TEST_CASE("what is known before the layers is there in time wherever the link ca
     SimExecutor exec(trace, shape, machine, {false, 1, 0, 1, true}, 1);
     const CostModel costs(machine);
     const std::vector<ExpertCost> experts = expert_costs(shape);
-    const CacheShape cache_shape{kLayers,
-                                 kExperts,
-                                 shape.split_pieces,
-                                 shape.expert_bytes,
-                                 2 * kLayers * 4'000'000LL,
-                                 PoolShape::kShared};
+    const CacheShape cache_shape{
+        kLayers, kExperts, shape.split_pieces, shape.expert_bytes, 72'000'000, PoolShape::kShared};
     ExpertCache cache(cache_shape, make_policy(settings, cache_shape, nullptr));
     Planner planner(costs, experts, {placement_rule("exact"), true, true, true, {}, false});
     const auto prefetcher = make_prefetcher(settings, costs, experts, cache, nullptr);
@@ -203,6 +201,7 @@ TEST_CASE("what is known before the layers is there in time wherever the link ca
     int64_t not_fitting = 0;
     int64_t steps = 0;
     for (const SimStep& step : decode_steps(trace)) {
+      if (step.rows.size() > 1) continue;  // a prompt
       exec.begin_step({step.rows, step.first_pos, 1});
       std::array<double, kLayers> missing_us{};  // from the first layer on
       double from = 0;
@@ -228,7 +227,8 @@ TEST_CASE("what is known before the layers is there in time wherever the link ca
           for (int32_t l = 1; l < kLayers; ++l) {
             const SlotId slot = cache.find({LayerId{l}, routing.ids.front()});
             const int32_t missing = shape.split_pieces - (slot.valid() ? cache.pieces(slot) : 0);
-            sum += missing * costs.h2d_us(4'000'000) / shape.split_pieces +
+            sum += missing * costs.h2d_us(shape.expert_bytes[static_cast<size_t>(l)]) /
+                       shape.split_pieces +
                    (missing > 0 ? machine.link.latency_us : 0);
             missing_us[static_cast<size_t>(l)] = sum;
           }
