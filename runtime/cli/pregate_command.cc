@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "runtime/cli/commands.h"
+#include "runtime/cli/fit_report.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/cli/model_options.h"
 #include "runtime/cli/option_checks.h"
@@ -191,73 +191,6 @@ int collect(const CollectOptions& options) {
   return done.interrupted ? kExitInterrupted : 0;
 }
 
-// Means over source layers, by distance.
-std::vector<LinkScore> by_distance(const FitResult& result) {
-  std::vector<LinkScore> means(static_cast<size_t>(result.pregate.n_distances));
-  for (const LinkScore& s : result.scores) {
-    LinkScore& mean = means[static_cast<size_t>(s.distance - 1)];
-    const double links = result.pregate.n_layers - s.distance;  // with a layer so far ahead
-    mean.fitted += s.fitted / links;
-    mean.gate_reuse += s.gate_reuse / links;
-    mean.previous_token += s.previous_token / links;
-    mean.hot_list += s.hot_list / links;
-    mean.brier += s.brier / links;
-  }
-  return means;
-}
-
-nlohmann::ordered_json ridge_json(double ridge) {
-  return std::isinf(ridge) ? nlohmann::ordered_json("none") : nlohmann::ordered_json(ridge);
-}
-
-// A fit's threads, and the memory of each.
-struct FitMemory {
-  int threads = 0;
-  int64_t thread_bytes = 0;
-};
-
-void report_fit(const FitOptions& options, const FitResult& result, const FitMemory& memory,
-                int64_t file_bytes) {
-  if (options.json) {
-    auto links = nlohmann::ordered_json::array();
-    for (const LinkScore& s : result.scores) {
-      links.push_back({{"layer", s.source + s.distance},
-                       {"distance", s.distance},
-                       {"fitted", s.fitted},
-                       {"gate_reuse", s.gate_reuse},
-                       {"previous_token", s.previous_token},
-                       {"hot_list", s.hot_list},
-                       {"brier", s.brier},
-                       {"ridge", ridge_json(s.ridge)}});
-    }
-    print_out(json_text({{"file", options.out},
-                         {"bytes", file_bytes},
-                         {"threads", memory.threads},
-                         {"thread_bytes", memory.thread_bytes},
-                         {"training_tokens", result.training_tokens},
-                         {"validation_tokens", result.validation_tokens},
-                         {"test_tokens", result.test_tokens},
-                         {"recall", links}},
-                        2) +
-              "\n");
-    return;
-  }
-  std::string text = fmt::format("  threads       {}, {} each at most\n", memory.threads,
-                                 bytes_text(memory.thread_bytes));
-  text += fmt::format(
-      "  tokens        {} fitted, {} to choose with, {} held back; recall on those:\n"
-      "  distance      fitted  gate reuse  previous token  hot list   Brier\n",
-      result.training_tokens, result.validation_tokens, result.test_tokens);
-  const std::vector<LinkScore> all = by_distance(result);
-  for (size_t i = 0; i < all.size(); ++i) {
-    text += fmt::format("  {:<13} {:>6.3f}  {:>10.3f}  {:>14.3f}  {:>8.3f}  {:>6.4f}\n", i + 1,
-                        all[i].fitted, all[i].gate_reuse, all[i].previous_token, all[i].hot_list,
-                        all[i].brier);
-  }
-  text += fmt::format("  wrote         {}: {}\n", printable(options.out), bytes_text(file_bytes));
-  std::fputs(text.c_str(), stderr);
-}
-
 int fit(const FitOptions& options) {
   check_writable(options.out);
   Progress progress;
@@ -272,8 +205,8 @@ int fit(const FitOptions& options) {
   const int64_t room = std::max<int64_t>(1, available_host_bytes() / task_bytes);
   ThreadPool pool(static_cast<int>(std::min<int64_t>(threads.n, room)), nullptr);
   const InterruptGuard guard;
-  const int64_t n_sources = model.config().n_layers - 1;
-  const auto show = [&](int64_t done) { progress.show_count("fitting, layers", done, n_sources); };
+  const int64_t n_tasks = fit_tasks(model.config());
+  const auto show = [&](int64_t done) { progress.show_count("fitting, tasks", done, n_tasks); };
   show(0);
   const std::optional<FitResult> result =
       fit_pregate(model, data, settings, pool, {show, [&] { return guard.interrupted(); }});
@@ -285,7 +218,13 @@ int fit(const FitOptions& options) {
   }
   const std::string bytes = pregate_bytes(result->pregate);
   write_file(options.out, bytes);
-  report_fit(options, *result, {pool.size(), task_bytes}, static_cast<int64_t>(bytes.size()));
+  const FitReport report{*result, options.out, static_cast<int64_t>(bytes.size()), pool.size(),
+                         task_bytes};
+  if (options.json) {
+    print_out(json_text(fit_json(report), 2) + "\n");
+  } else {
+    std::fputs(fit_text(report).c_str(), stderr);
+  }
   return 0;
 }
 
@@ -332,7 +271,9 @@ void add_fit(CLI::App* program, int* exit_code) {
       "Example:\n  tandem pregate fit -m model.gguf --data taps "
       "--out model.pregate.safetensors\n"
       "Of every five prompts three are fitted, one chooses how much, one is held back for the "
-      "table.");
+      "table.\nBeside the lookahead the file gets tables for the predictors pair-table, "
+      "token-table "
+      "and\ndraft-free of policy files (runtime/pregate/README.md).");
   options->model.add_model(app);
   const CLI::Option* data = app->add_option("--data", options->data, "folder of collect (required)")
                                 ->type_name("DIR")

@@ -12,6 +12,7 @@
 #include "runtime/model/byte_reader.h"
 #include "runtime/model/router_hash.h"
 #include "runtime/model/throwing_tasks.h"
+#include "runtime/pregate/fit_tables.h"
 #include "runtime/pregate/source_fit.h"
 
 namespace tandem {
@@ -65,13 +66,68 @@ Pregate empty_pregate(const Collection& data, const ModelConfig& config, int32_t
   return out;
 }
 
+// Tasks in parallel that an interrupt stops, or an error of one of them.
+class StoppableTasks {
+ public:
+  StoppableTasks(ParallelFor parallel, const FitHooks& hooks)
+      : parallel_(parallel), hooks_(hooks) {}
+
+  // From any thread.
+  bool go_on() {
+    if (hooks_.interrupted && hooks_.interrupted()) stopped_ = true;
+    return !stopped_;
+  }
+
+  // Whether all were done; a task that was stopped says false.
+  bool run(int64_t n, FunctionRef<bool(int64_t)> task) {
+    const int64_t before = done_;
+    run_throwing(parallel_, n, [&](int64_t i) {
+      if (!go_on()) return;
+      try {
+        if (!task(i)) return;
+      } catch (...) {
+        stopped_ = true;
+        throw;
+      }
+      const std::lock_guard lock(mutex_);
+      ++done_;
+      if (hooks_.progress) hooks_.progress(done_);
+    });
+    return done_ == before + n;
+  }
+
+ private:
+  ParallelFor parallel_;
+  const FitHooks& hooks_;
+  std::mutex mutex_;
+  int64_t done_ = 0;
+  std::atomic<bool> stopped_ = false;
+};
+
+void take_tables(FittedTables tables, FitResult* result) {
+  for (size_t i = 0; i < result->scores.size(); ++i) {
+    result->scores[i].pair_table = tables.pairs[i].recall;
+    result->scores[i].pair_brier = tables.pairs[i].brier;
+  }
+  for (const TableScore& score : tables.tokens) {
+    result->token_scores.push_back({score.recall, score.brier});
+  }
+  result->known_tokens = tables.known;
+  result->pregate.tables = std::move(tables.tables);
+}
+
 }  // namespace
+
+int64_t fit_tasks(const ModelConfig& config) { return config.n_layers - 1 + n_table_tasks(config); }
 
 int64_t fit_task_bytes(const Model& model, const Collection& data,
                        const PregateFitSettings& settings) {
   check_data(model, data);
   const TapSplit split = split_answers(data);
-  return SourceFit::bytes(data.info().shape, settings.n_distances, tokens_of(split.validation));
+  const int64_t validation = tokens_of(split.validation);
+  const TapShape& shape = data.info().shape;
+  return std::max(SourceFit::bytes(shape, settings.n_distances, validation),
+                  table_task_bytes(shape, validation));
 }
 
 std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
@@ -87,36 +143,26 @@ std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
   out = empty_pregate(data, model.config(), settings.n_distances);
   out.training_tokens = result.training_tokens;
 
+  StoppableTasks tasks(parallel, hooks);
   const int64_t n_sources = out.n_layers - 1;  // the last layer has none behind it
   std::vector<std::vector<FittedLink>> fitted(static_cast<size_t>(n_sources));
-  std::mutex mutex;
-  int64_t done = 0;
-  std::atomic<bool> stopped = false;  // by an interrupt or by an error of another task
-  const auto go_on = [&] {
-    if (hooks.interrupted && hooks.interrupted()) stopped = true;
-    return !stopped;
-  };
-  run_throwing(parallel, n_sources, [&](int64_t source) {
-    if (!go_on()) return;
-    try {
-      SourceFit fit(model, split, static_cast<int32_t>(source), out.n_distances);
-      fitted[static_cast<size_t>(source)] = fit.run(go_on);
-    } catch (...) {
-      stopped = true;
-      throw;
-    }
-    if (fitted[static_cast<size_t>(source)].empty()) return;
-    const std::lock_guard lock(mutex);
-    ++done;
-    if (hooks.progress) hooks.progress(done);
+  const bool linked = tasks.run(n_sources, [&](int64_t source) {
+    SourceFit fit(model, split, static_cast<int32_t>(source), out.n_distances);
+    auto& links = fitted[static_cast<size_t>(source)];
+    links = fit.run([&] { return tasks.go_on(); });
+    return !links.empty();
   });
-  if (done < n_sources) return std::nullopt;
+  if (!linked) return std::nullopt;
   for (auto& source : fitted) {
     for (FittedLink& link : source) {
       out.links.push_back(std::move(link.link));
       result.scores.push_back(link.score);
     }
   }
+  const auto run = [&](int64_t n, FunctionRef<bool(int64_t)> task) { return tasks.run(n, task); };
+  std::optional<FittedTables> tables = fit_tables(model, split, out.n_distances, run);
+  if (!tables) return std::nullopt;
+  take_tables(std::move(*tables), &result);
   return result;
 }
 

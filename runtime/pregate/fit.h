@@ -1,7 +1,7 @@
-// Fits a lookahead to taps: for each source layer ridge regression, for all distances at once, of
-// what later routers said minus what they would have said of this layer's residual (gate reuse). So
-// what is learnt is a correction, and where no correction helps on prompts held back for that,
-// there is none.
+// Fits a lookahead to taps, and tables (fit_tables.h): for each source layer ridge regression, for
+// all distances at once, of what later routers said minus what they would have said of this layer's
+// residual (gate reuse). So what is learnt is a correction, and where no correction helps on
+// prompts held back for that, there is none.
 #pragma once
 
 #include <cstdint>
@@ -29,29 +29,42 @@ struct LinkScore {
   double gate_reuse = 0;
   double previous_token = 0;  // the target layer's experts of the token before
   double hot_list = 0;        // the target layer's most used experts of the training prompts
-  double brier = 0;           // mean (P(use) - used)^2 of the fitted guess over all experts
+  double pair_table = 0;      // who is used behind the source layer's experts
+  double pair_brier = 0;
+  double brier = 0;  // mean (P(use) - used)^2 of the fitted guess over all experts
   double ridge = 0;  // chosen; share of the mean square of an input. Infinite: no correction
+};
+
+struct TokenTableScore {
+  double recall = 0;
+  double brier = 0;
 };
 
 struct FitResult {
   Pregate pregate;
   std::vector<LinkScore> scores;  // as pregate.links
+  // Of the token table, which says the same at any distance and before the first layer: [L].
+  std::vector<TokenTableScore> token_scores;
+  double known_tokens = 0;  // share of the tokens of the test that the token table has a row for
   int64_t training_tokens = 0;
   int64_t validation_tokens = 0;
   int64_t test_tokens = 0;
 };
 
 struct FitHooks {
-  std::function<void(int64_t done)> progress{};  // source layers; from any thread, one at a time
-  std::function<bool()> interrupted{};           // asked often, from any thread
+  // Of fit_tasks(); from any thread, one at a time.
+  std::function<void(int64_t done)> progress{};
+  std::function<bool()> interrupted{};  // asked often, from any thread
 };
 
 // Of every five answers three are for training, one chooses among fits, one tests what was chosen.
 // ConfigError when there are too few, or no layer behind the first; FileError as TapFile. parallel:
-// a task a source layer. nullopt when it was interrupted.
+// a task a source layer, then those of the tables. nullopt when it was interrupted.
 std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
                                      const PregateFitSettings& settings, ParallelFor parallel,
                                      const FitHooks& hooks);
+
+int64_t fit_tasks(const ModelConfig& config);
 
 // What a task of it takes at most, in bytes. Errors likewise.
 int64_t fit_task_bytes(const Model& model, const Collection& data,

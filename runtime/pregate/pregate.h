@@ -4,8 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "runtime/pregate/expert_tables.h"
 
 namespace tandem {
 
@@ -36,7 +39,8 @@ struct Pregate {
   int32_t d_model = 0;
   int32_t n_distances = 0;
   int64_t training_tokens = 0;
-  std::vector<PregateLink> links;  // by source, then distance; those that lead to a layer
+  std::vector<PregateLink> links;        // by source, then distance; those that lead to a layer
+  std::optional<ExpertTables> tables{};  // of the same distances
 
   // distance: 1 … n_distances. Null where that leads behind the last layer.
   const PregateLink* link(int32_t source, int32_t distance) const {

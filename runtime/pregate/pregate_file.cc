@@ -14,12 +14,14 @@
 #include "runtime/model/file_image.h"
 #include "runtime/model/router_hash.h"
 #include "runtime/pregate/safetensors.h"
+#include "runtime/pregate/tables_file.h"
 
 namespace tandem {
 namespace {
 
 constexpr const char* kFormat = "tandem-pregate";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
+constexpr const char* kBare = "1";  // the version that has no tables
 constexpr const char* kKind = "linear";
 constexpr const char* kTap = "router-input";
 constexpr int64_t kMostLayers = 4096;
@@ -36,7 +38,8 @@ class Reader {
 
   Pregate read() {
     expect("format", kFormat);
-    expect("version", kVersion);
+    const bool bare = text("version") == kBare;
+    if (!bare) expect("version", kVersion);
     expect("kind", kKind);
     expect("tap", kTap);
     Pregate out;
@@ -53,7 +56,11 @@ class Reader {
         out.links.push_back(read_link(out, s, d));
       }
     }
-    const size_t expected = kParts * out.links.size();
+    size_t expected = kParts * out.links.size();
+    if (!bare && has_tables(content_)) {
+      out.tables = read_tables(content_, out, where_);
+      expected += n_table_tensors(*out.tables);
+    }
     if (content_.tensors.size() != expected) {
       fail(fmt::format("expected {} tensors, got {}", expected, content_.tensors.size()));
     }
@@ -89,27 +96,8 @@ class Reader {
                      most, tandem::quoted(digits)));
   }
 
-  template <typename T>
-  std::vector<T> values(const std::string& name, const char* dtype,
-                        const std::vector<int64_t>& shape) const {
-    const auto at = content_.tensors.find(name);
-    if (at == content_.tensors.end()) fail("there is no tensor " + name);
-    const SafeTensor& tensor = at->second;
-    if (tensor.dtype != dtype || tensor.shape != shape) {
-      fail(fmt::format("tensor {}: expected {} [{}], got {} [{}]", name, dtype,
-                       fmt::join(shape, ", "), tensor.dtype, fmt::join(tensor.shape, ", ")));
-    }
-    std::vector<T> out(tensor.bytes.size() / sizeof(T));
-    std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
-    return out;
-  }
-
   std::vector<float> floats(const std::string& name, int64_t n) const {
-    std::vector<float> out = values<float>(name, "F32", {n});
-    for (const float v : out) {
-      if (!std::isfinite(v)) fail(fmt::format("tensor {}: a number is not finite", name));
-    }
-    return out;
+    return tensor_values<float>(content_, name, "F32", {n}, where_);
   }
 
   PregateLink read_link(const Pregate& shape, int32_t source, int32_t distance) const {
@@ -117,14 +105,8 @@ class Reader {
     PregateLink link;
     link.source = source;
     link.distance = distance;
-    const std::string weight = tensor_name(target, distance, "weight");
-    link.weight = values<uint16_t>(weight, "F16", {shape.n_experts, shape.d_model});
-    constexpr uint16_t kExponent = 0x7C00;
-    for (const uint16_t half : link.weight) {
-      if ((half & kExponent) == kExponent) {
-        fail(fmt::format("tensor {}: a number is not finite", weight));
-      }
-    }
+    link.weight = tensor_values<uint16_t>(content_, tensor_name(target, distance, "weight"), "F16",
+                                          {shape.n_experts, shape.d_model}, where_);
     link.bias = floats(tensor_name(target, distance, "bias"), shape.n_experts);
     const std::vector<float> calib = floats(tensor_name(target, distance, "calib"), 2);
     link.calib_scale = calib[0];
@@ -184,6 +166,7 @@ std::string pregate_bytes(const Pregate& pregate) {
     pairs.push_back({link.recall, link.reuse_recall});
     content.tensors[name("recall")] = {"F32", {2}, bytes_of(pairs.back())};
   }
+  const TableStorage storage = add_tables(pregate, &content);
   return safetensors_bytes(content);
 }
 

@@ -123,6 +123,12 @@ const std::byte* TapFile::layer_at(int32_t layer) const {
   return image_.bytes().data() + kHeadBytes + 4 * n_ + layer * layer_bytes(shape_, n_);
 }
 
+std::vector<int32_t> TapFile::tokens() const {
+  std::vector<int32_t> ids(static_cast<size_t>(n_));
+  if (n_ > 0) std::memcpy(ids.data(), image_.bytes().data() + kHeadBytes, 4 * ids.size());
+  return ids;
+}
+
 void TapFile::read_inputs(int32_t layer, int64_t first, int64_t n, float* inputs) const {
   const int64_t d = shape_.d_model;
   dequantize(DType::kF16, layer_at(layer) + 2 * first * d, inputs, n * d);

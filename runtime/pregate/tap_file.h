@@ -53,6 +53,8 @@ class TapFile {
   TapFile(const std::string& path, const TapShape& shape);
 
   int64_t n_tokens() const { return n_; }
+  // All of them, as ids: [n_tokens()].
+  std::vector<int32_t> tokens() const;
   // Tokens [first, first + n) of one layer, as f32. inputs: [n, d], logits: [n, n_experts].
   // FileError for a number that is not finite.
   void read_inputs(int32_t layer, int64_t first, int64_t n, float* inputs) const;

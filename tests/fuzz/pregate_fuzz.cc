@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/check.h"
 #include "runtime/error.h"
@@ -20,6 +21,15 @@ void check(const Pregate& pregate) {
   const Pregate again = parse_pregate(std::as_bytes(std::span(image)), "again");
   TANDEM_CHECK(again.links.size() == pregate.links.size() && pregate_bytes(again) == image, "%s",
                "another lookahead came back");
+  if (!pregate.tables) return;
+  // Whatever it holds, what it says can be asked for.
+  const ExpertTables& tables = *pregate.tables;
+  std::vector<float> use(static_cast<size_t>(tables.n_experts));
+  for (size_t layer = 0; layer < tables.hot.size(); ++layer) {
+    for (int64_t row = -1; row < std::ssize(tables.tokens.ids); ++row) {
+      token_use(tables, static_cast<int32_t>(layer), row, use);
+    }
+  }
 }
 
 void probe(std::span<const std::byte> image) {

@@ -30,9 +30,34 @@ Pregate made_up(int32_t n_layers, int32_t n_experts, int32_t width, int32_t n_di
   return p;
 }
 
+// The same with tables that know two tokens.
+Pregate with_tables(Pregate p) {
+  ExpertTables t;
+  t.n_experts = p.n_experts;
+  t.top_k = p.top_k;
+  const auto n = static_cast<size_t>(p.n_experts);
+  t.hot.assign(static_cast<size_t>(p.n_layers), std::vector<float>(n, 0.5F));
+  for (const PregateLink& link : p.links) {
+    PairLink pair;
+    pair.source = link.source;
+    pair.distance = link.distance;
+    pair.adds.assign(n * n, 0x3800);
+    t.pairs.push_back(pair);
+  }
+  t.tokens.ids = {2, 5};
+  const int32_t listed = listed_experts(t.n_experts, t.top_k);
+  for (size_t list = 0; list < 2 * t.hot.size(); ++list) {
+    for (int32_t i = 0; i < listed; ++i) t.tokens.experts.push_back(static_cast<uint16_t>(i));
+  }
+  t.tokens.use.assign(t.tokens.experts.size(), 99);
+  p.tables = t;
+  return p;
+}
+
 void write_all(const std::filesystem::path& dir) {
   fuzz::write_seed(dir / "one_link.safetensors", pregate_bytes(made_up(2, 2, 2, 1)));
   fuzz::write_seed(dir / "five_links.safetensors", pregate_bytes(made_up(4, 3, 1, 2)));
+  fuzz::write_seed(dir / "tables.safetensors", pregate_bytes(with_tables(made_up(2, 3, 1, 1))));
 }
 
 }  // namespace
