@@ -26,6 +26,7 @@
 #include "runtime/trace/trace_file.h"
 #include "runtime/trace/trace_recorder.h"
 #include "runtime/words.h"
+#include "scheduler/predictor.h"
 
 namespace tandem {
 namespace {
@@ -145,7 +146,9 @@ int trace(const TraceOptions& options) {
   }
   const Trace recorded = recorder.finish();
   const int64_t file_bytes = write_trace(recorded, options.out);
-  report(options, settings.pregate ? settings.pregate_from : "gate reuse", recorded, file_bytes,
+  const std::string& predictor = settings.scheduling.predictor;
+  const std::string gates = settings.pregate ? settings.pregate_from : "gate reuse";
+  report(options, needs_tables(predictor) ? predictor : gates, recorded, file_bytes,
          options.model.effective(engine, machine));
   return guard.interrupted() ? kExitInterrupted : 0;
 }

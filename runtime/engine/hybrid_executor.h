@@ -88,7 +88,10 @@ class HybridExecutor final : public Executor {
 
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   // For good: later layers' routing is not guessed any more.
-  void stop_looking_ahead() { dense_.stop_looking_ahead(); }
+  void stop_looking_ahead() {
+    dense_.stop_looking_ahead();
+    guesses_.stop();
+  }
   void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
   void set_tap_hook(TapHook hook) { tap_hook_ = std::move(hook); }
   int32_t n_slots() const { return slots_.count(); }
