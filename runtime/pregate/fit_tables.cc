@@ -158,6 +158,7 @@ class Fit {
     std::vector<int64_t> uses(n_experts_, 0);
     for (const ExpertId id : training_.ids[layer]) ++uses[static_cast<size_t>(id.value)];
     std::vector<float> out;
+    out.reserve(n_experts_);
     const double n = static_cast<double>(std::max<int64_t>(1, training_.n));
     for (const int64_t u : uses) out.push_back(static_cast<float>(static_cast<double>(u) / n));
     return out;

@@ -54,7 +54,11 @@ inline std::shared_ptr<Pregate> pregate_with_random_tables(const Model& model,
   std::mt19937 rng(12);
   std::normal_distribution<float> normal;
   const float rate = static_cast<float>(t.top_k) / static_cast<float>(t.n_experts);
-  t.hot.assign(static_cast<size_t>(p->n_layers), std::vector<float>(n, rate));
+  std::uniform_real_distribution<float> factor(0.25F, 1.75F);
+  t.hot.assign(static_cast<size_t>(p->n_layers), std::vector<float>(n));
+  for (std::vector<float>& layer : t.hot) {
+    for (float& r : layer) r = rate * factor(rng);
+  }
   for (const PregateLink& link : p->links) {
     PairLink pair;
     pair.source = link.source;

@@ -147,6 +147,34 @@ TEST_CASE("guesses from tables are those of the tables, for prompts and for sing
   }
 }
 
+TEST_CASE("tables guess nothing any more where nothing is left to be fetched") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto pregate = pregate_with_random_tables(model, 2);
+  const std::vector<int32_t> tokens{3, 7};
+  for (const GuessTable table : {GuessTable::kPairs, GuessTable::kTokens, GuessTable::kDraftFree}) {
+    StepHarness harness(model, 3, 64, {1, 2, pregate, table});
+    int64_t guessed = 0;
+    harness.executor.set_routing_hook([&](const RoutingDecision& routing) {
+      CHECK(routing.n_ahead == 2);
+      guessed += std::count_if(routing.predicted.begin(), routing.predicted.end(),
+                               [](ExpertId id) { return id.valid(); });
+      guessed += std::count_if(routing.predicted_use.begin(), routing.predicted_use.end(),
+                               [](float p) { return p > 0; });
+    });
+    NoPrefetcher nothing;
+    const auto step = [&](int64_t at) {
+      run_step({std::span(tokens).subspan(static_cast<size_t>(at), 1), at, 1}, harness.executor,
+               harness.planner, harness.cache, nothing, harness.plan);
+    };
+    step(0);
+    CHECK(guessed > 0);
+    guessed = 0;
+    harness.executor.stop_looking_ahead();
+    step(1);
+    CHECK(guessed == 0);
+  }
+}
+
 TEST_CASE("what followed before is guessed for the next token, with its experts of then") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const auto pregate = pregate_with_random_tables(model, 3);

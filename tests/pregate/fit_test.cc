@@ -191,7 +191,12 @@ TEST_CASE("what is held back for the table changes nothing but the table") {
   FitResult before = fit(model, data);
   write_text(model, make_world(model, 0, 5), 77, data.file(4).string());
   FitResult after = fit(model, data);
+  REQUIRE(before.pregate.tables);
+  CHECK(before.pregate.tables->hot == after.pregate.tables->hot);
+  CHECK(before.pregate.tables->tokens.use == after.pregate.tables->tokens.use);
+  CHECK(before.pregate.tables->tokens.experts == after.pregate.tables->tokens.experts);
   for (size_t i = 0; i < before.pregate.links.size(); ++i) {
+    CHECK(before.pregate.tables->pairs[i].adds == after.pregate.tables->pairs[i].adds);
     CHECK(before.pregate.links[i].weight == after.pregate.links[i].weight);
     CHECK(before.pregate.links[i].bias == after.pregate.links[i].bias);
     CHECK(before.pregate.links[i].calib_scale == after.pregate.links[i].calib_scale);

@@ -50,6 +50,7 @@ TEST_CASE("taps are read as they were written, layer by layer") {
   CHECK(static_cast<int64_t>(read_all(dir / "a.taps").size()) == taps.file_bytes());
   const TapFile file(dir / "a.taps", kShape);
   REQUIRE(file.n_tokens() == 3);
+  CHECK(file.tokens() == std::vector<int32_t>{7, 8, 9});
   std::vector<float> inputs(10);
   std::vector<float> logits(8);
   file.read_inputs(2, 1, 2, inputs.data());
