@@ -31,7 +31,8 @@ class NextTokenGuess {
   // What a layer of the step routed.
   void observe(const RoutingDecision& routing);
   // P(use) of each expert in a layer of the token behind the step, as far as it is the guessed one;
-  // the step has one token and has passed that layer. use: [n_experts]. False, and nothing written, where no token is likely.
+  // the step has one token and has passed that layer. use: [n_experts]. False, and nothing written,
+  // where no token is likely.
   bool guess(int32_t layer, std::span<float> use);
 
   // The token that is guessed behind the step; -1: none.

@@ -40,9 +40,10 @@ std::vector<float> use_of(const RoutingDecision& routing, int32_t distance, size
 std::vector<double> expected_pair(const ExpertTables& t, const PairLink& link,
                                   std::span<const ExpertId> used) {
   const auto n = static_cast<size_t>(t.n_experts);
+  const int32_t target = link.source + link.distance;
+  const std::vector<float>& hot = t.hot[static_cast<size_t>(target)];
   std::vector<double> z;
   for (size_t e = 0; e < n; ++e) {
-    const std::vector<float>& hot = t.hot[static_cast<size_t>(link.source + link.distance)];
     const double rate = std::clamp(static_cast<double>(hot[e]), 1e-4, 1 - 1e-4);
     double sum = std::log(rate / (1 - rate));
     for (const ExpertId id : used) {

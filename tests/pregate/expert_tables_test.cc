@@ -14,6 +14,7 @@ namespace {
 
 std::vector<ExpertId> ids_of(const std::vector<int>& numbers) {
   std::vector<ExpertId> ids;
+  ids.reserve(numbers.size());
   for (const int n : numbers) ids.push_back(ExpertId{n});
   return ids;
 }

@@ -168,7 +168,8 @@ TEST_CASE("a pair table holds the log-odds that were counted, weighed by one of 
   REQUIRE(fitted.tables.pairs.size() == 5 + 4 + 3);
   for (const PairLink& link : fitted.tables.pairs) {
     INFO("from " << link.source << " by " << link.distance);
-    const auto target = static_cast<size_t>(link.source + link.distance);
+    const int32_t to_layer = link.source + link.distance;
+    const auto target = static_cast<size_t>(to_layer);
     std::vector<std::vector<double>> both(kExperts, std::vector<double>(kExperts, 0));
     std::vector<double> uses(kExperts, 0);
     for (const Text& text : world->training) {
