@@ -2,142 +2,43 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
-#include <cmath>
-#include <cstring>
-#include <utility>
 #include <vector>
 
-#include "kernels/quant.h"
 #include "runtime/error.h"
 #include "runtime/model/byte_reader.h"
 #include "runtime/model/file_image.h"
 #include "runtime/model/router_hash.h"
 #include "runtime/pregate/safetensors.h"
+#include "runtime/pregate/side_car.h"
 
 namespace tandem {
 namespace {
 
-constexpr const char* kFormat = "tandem-pregate";
-constexpr const char* kVersion = "1";
-constexpr const char* kKind = "linear";
 constexpr const char* kTap = "router-input";
 constexpr int64_t kMostLayers = 4096;
 constexpr int64_t kMostExperts = 4096;
-constexpr int64_t kMostTokens = int64_t{1} << 48;
+constexpr size_t kTensorsOfLink = 4;
 
 std::string tensor_name(int32_t target, int32_t distance, const char* part) {
   return fmt::format("pregate.{}.d{}.{}", target, distance, part);
 }
 
-class Reader {
- public:
-  Reader(const SafeTensors& content, const std::string& where) : content_(content), where_(where) {}
-
-  Pregate read() {
-    expect("format", kFormat);
-    expect("version", kVersion);
-    expect("kind", kKind);
-    expect("tap", kTap);
-    Pregate out;
-    out.model = text("model");
-    out.router_hash = text("router_sha256");
-    out.n_layers = static_cast<int32_t>(number("layers", 1, kMostLayers));
-    out.n_experts = static_cast<int32_t>(number("experts", 1, kMostExperts));
-    out.top_k = static_cast<int32_t>(number("top_k", 1, out.n_experts));
-    out.d_model = static_cast<int32_t>(number("width", 1, kMaxWidth));
-    out.n_distances = static_cast<int32_t>(number("distances", 1, Pregate::kMostDistances));
-    out.training_tokens = number("training_tokens", 0, kMostTokens);
-    for (int32_t s = 0; s < out.n_layers; ++s) {
-      for (int32_t d = 1; d <= out.n_distances && s + d < out.n_layers; ++d) {
-        out.links.push_back(read_link(out, s, d));
-      }
-    }
-    const size_t expected = kParts * out.links.size();
-    if (content_.tensors.size() != expected) {
-      fail(fmt::format("expected {} tensors, got {}", expected, content_.tensors.size()));
-    }
-    return out;
-  }
-
- private:
-  static constexpr size_t kParts = 4;
-
-  [[noreturn]] void fail(const std::string& what) const { throw FileError(where_, what); }
-
-  const std::string& text(const char* key) const {
-    const auto at = content_.metadata.find(key);
-    if (at == content_.metadata.end()) {
-      fail(fmt::format("__metadata__: expected the key {}", key));
-    }
-    return at->second;
-  }
-
-  void expect(const char* key, const char* value) const {
-    if (text(key) == value) return;
-    fail(fmt::format("__metadata__: {}: expected {}, got {}", key, value,
-                     tandem::quoted(text(key))));
-  }
-
-  int64_t number(const char* key, int64_t least, int64_t most) const {
-    const std::string& digits = text(key);
-    int64_t value = 0;
-    const char* end = digits.data() + digits.size();
-    const auto [stop, error] = std::from_chars(digits.data(), end, value);
-    if (error == std::errc() && stop == end && value >= least && value <= most) return value;
-    fail(fmt::format("__metadata__: {}: expected a whole number from {} to {}, got {}", key, least,
-                     most, tandem::quoted(digits)));
-  }
-
-  template <typename T>
-  std::vector<T> values(const std::string& name, const char* dtype,
-                        const std::vector<int64_t>& shape) const {
-    const auto at = content_.tensors.find(name);
-    if (at == content_.tensors.end()) fail("there is no tensor " + name);
-    const SafeTensor& tensor = at->second;
-    if (tensor.dtype != dtype || tensor.shape != shape) {
-      fail(fmt::format("tensor {}: expected {} [{}], got {} [{}]", name, dtype,
-                       fmt::join(shape, ", "), tensor.dtype, fmt::join(tensor.shape, ", ")));
-    }
-    std::vector<T> out(tensor.bytes.size() / sizeof(T));
-    std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
-    return out;
-  }
-
-  std::vector<float> floats(const std::string& name, int64_t n) const {
-    std::vector<float> out = values<float>(name, "F32", {n});
-    for (const float v : out) {
-      if (!std::isfinite(v)) fail(fmt::format("tensor {}: a number is not finite", name));
-    }
-    return out;
-  }
-
-  PregateLink read_link(const Pregate& shape, int32_t source, int32_t distance) const {
-    const int32_t target = source + distance;
-    PregateLink link;
-    link.source = source;
-    link.distance = distance;
-    const std::string weight = tensor_name(target, distance, "weight");
-    link.weight = values<uint16_t>(weight, "F16", {shape.n_experts, shape.d_model});
-    constexpr uint16_t kExponent = 0x7C00;
-    for (const uint16_t half : link.weight) {
-      if ((half & kExponent) == kExponent) {
-        fail(fmt::format("tensor {}: a number is not finite", weight));
-      }
-    }
-    link.bias = floats(tensor_name(target, distance, "bias"), shape.n_experts);
-    const std::vector<float> calib = floats(tensor_name(target, distance, "calib"), 2);
-    link.calib_scale = calib[0];
-    link.calib_offset = calib[1];
-    const std::vector<float> recall = floats(tensor_name(target, distance, "recall"), 2);
-    link.recall = recall[0];
-    link.reuse_recall = recall[1];
-    return link;
-  }
-
-  const SafeTensors& content_;
-  const std::string& where_;
-};
+PregateLink read_link(const SideCar& file, const Pregate& shape, int32_t source, int32_t distance) {
+  const int32_t target = source + distance;
+  PregateLink link;
+  link.source = source;
+  link.distance = distance;
+  link.weight =
+      file.halves(tensor_name(target, distance, "weight"), {shape.n_experts, shape.d_model});
+  link.bias = file.floats(tensor_name(target, distance, "bias"), {shape.n_experts});
+  const std::vector<float> calib = file.floats(tensor_name(target, distance, "calib"), {2});
+  link.calib_scale = calib[0];
+  link.calib_offset = calib[1];
+  const std::vector<float> recall = file.floats(tensor_name(target, distance, "recall"), {2});
+  link.recall = recall[0];
+  link.reuse_recall = recall[1];
+  return link;
+}
 
 template <typename T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {
@@ -147,8 +48,29 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
 }  // namespace
 
 Pregate parse_pregate(std::span<const std::byte> file, const std::string& where) {
-  const SafeTensors content = parse_safetensors(file, where);
-  return Reader(content, where).read();
+  const SideCar in(file, where);
+  in.expect_kind(kLinearKind);
+  in.expect("tap", kTap);
+  Pregate out;
+  out.model = in.text("model");
+  out.router_hash = in.text("router_sha256");
+  out.n_layers = static_cast<int32_t>(in.number("layers", 1, kMostLayers));
+  out.n_experts = static_cast<int32_t>(in.number("experts", 1, kMostExperts));
+  out.top_k = static_cast<int32_t>(in.number("top_k", 1, out.n_experts));
+  out.d_model = static_cast<int32_t>(in.number("width", 1, kMaxWidth));
+  out.n_distances = static_cast<int32_t>(in.number("distances", 1, Pregate::kMostDistances));
+  out.training_tokens = in.number("training_tokens", 0, kMostTrainingTokens);
+  for (int32_t s = 0; s < out.n_layers; ++s) {
+    for (int32_t d = 1; d <= out.n_distances && s + d < out.n_layers; ++d) {
+      out.links.push_back(read_link(in, out, s, d));
+    }
+  }
+  in.expect_tensors(kTensorsOfLink * out.links.size());
+  return out;
+}
+
+std::string pregate_kind(std::span<const std::byte> file, const std::string& where) {
+  return SideCar(file, where).kind();
 }
 
 Pregate read_pregate(const std::string& path) {
@@ -158,9 +80,9 @@ Pregate read_pregate(const std::string& path) {
 
 std::string pregate_bytes(const Pregate& pregate) {
   SafeTensors content;
-  content.metadata = {{"format", kFormat},
-                      {"version", kVersion},
-                      {"kind", kKind},
+  content.metadata = {{"format", kSideCarFormat},
+                      {"version", kSideCarVersion},
+                      {"kind", kLinearKind},
                       {"tap", kTap},
                       {"model", pregate.model},
                       {"router_sha256", pregate.router_hash},

@@ -34,7 +34,7 @@ const std::vector<Rule> kRules = {
     {"runtime/model", {"runtime/cli", "runtime/engine"}},
     {"runtime/pregate",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/device", "runtime/engine",
-      "runtime/selftest", "runtime/text", "runtime/trace"}},
+      "runtime/refactor", "runtime/selftest", "runtime/text", "runtime/trace"}},
     {"runtime/probe",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
       "runtime/selftest", "runtime/text", "runtime/trace"}},

@@ -1,7 +1,8 @@
-// Writes the seed corpus of pregate_fuzz, small fitted lookaheads, into the folder named by the
-// argument.
+// Writes the seed corpus of pregate_fuzz, small fitted lookaheads and decoupled routers, into the
+// folder named by the argument.
 #include <filesystem>
 
+#include "runtime/pregate/decoupled_file.h"
 #include "runtime/pregate/pregate_file.h"
 #include "tests/fuzz/seeds.h"
 
@@ -30,9 +31,30 @@ Pregate made_up(int32_t n_layers, int32_t n_experts, int32_t width, int32_t n_di
   return p;
 }
 
+DecoupledRouter made_up_router(int32_t n_blocks, int32_t width, int32_t n_heads) {
+  DecoupledRouter router;
+  router.shape.n_vocab = 3;
+  router.shape.width = width;
+  router.shape.n_heads = n_heads;
+  router.shape.n_blocks = n_blocks;
+  router.shape.ff = 2;
+  router.shape.n_experts = 2;
+  router.shape.n_layers = 1;
+  router.model = "seed";
+  router.blocks.resize(static_cast<size_t>(n_blocks));
+  for_each_decoupled_tensor(router, [](const auto&, const auto& sides, auto& values) {
+    int64_t n = 1;
+    for (const int64_t side : sides) n *= side;
+    values.assign(static_cast<size_t>(n), 0.5F);
+  });
+  return router;
+}
+
 void write_all(const std::filesystem::path& dir) {
   fuzz::write_seed(dir / "one_link.safetensors", pregate_bytes(made_up(2, 2, 2, 1)));
   fuzz::write_seed(dir / "five_links.safetensors", pregate_bytes(made_up(4, 3, 1, 2)));
+  fuzz::write_seed(dir / "one_block.safetensors", decoupled_bytes(made_up_router(1, 2, 1)));
+  fuzz::write_seed(dir / "two_blocks.safetensors", decoupled_bytes(made_up_router(2, 4, 2)));
 }
 
 }  // namespace
