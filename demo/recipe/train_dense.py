@@ -3,9 +3,9 @@
     python train_dense.py DOMAINS out.gguf --tokenizer ../hearthside-q8_0.gguf --tokens 1500000
 
 DOMAINS is a folder of text files, one a domain (build_domains.py). The last tenth of each one's
-tokens is not trained on. RMSNorm, grouped-query attention, RoPE on neighbours, SwiGLU, tied
-embedding, no biases; float32 and one thread of numpy, gradients written by hand. The tokenizer is
-that of another GGUF file.
+tokens is not trained on. --stop N ends after N steps of the schedule that --tokens makes. RMSNorm,
+grouped-query attention, RoPE on neighbours, SwiGLU, tied embedding, no biases; float32 and one
+thread of numpy, gradients written by hand. The tokenizer is that of another GGUF file.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse_arguments():
     parser.add_argument("--tokenizer", required=True, help="GGUF file that has it")
     for name, value in {
         "d": 192, "layers": 4, "heads": 6, "kv": 2, "ff": 768, "length": 128, "windows": 16,
-        "tokens": 1500000, "seed": 1, "lr": 3e-3, "warmup": 60, "decay": 0.1,
+        "tokens": 1500000, "stop": 0, "seed": 1, "lr": 3e-3, "warmup": 60, "decay": 0.1,
     }.items():
         parser.add_argument("--" + name, type=type(value), default=value)
     return parser.parse_args()
@@ -224,7 +224,7 @@ def main():
     n_steps = settings.tokens // (settings.windows * settings.length)
     started = time.time()
     stream = batches(texts, settings, np.random.default_rng(settings.seed))
-    for step in range(n_steps):
+    for step in range(min(n_steps, settings.stop) if settings.stop else n_steps):
         warm = min(1.0, (step + 1) / settings.warmup)
         rate = settings.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / n_steps)))
         loss, grads = model.loss(next(stream))
