@@ -236,6 +236,10 @@ int refactor(const RefactorOptions& options) {
                     fmt::format("its tokenizer has {} tokens, its embedding {}",
                                 tokenizer.n_vocab(), model.config().n_vocab));
   }
+  if (options.window > model.config().n_ctx_train) {
+    throw ConfigError(fmt::format("-c is {}, more than the {} tokens that the model was trained on",
+                                  options.window, model.config().n_ctx_train));
+  }
   if (options.model.check_tensors) model.check_finite();
   Refactoring work(options, model, tokenizer);
   if (!options.json) std::fputs(refactor_begin_text(work.report()).c_str(), stderr);

@@ -43,7 +43,7 @@ void write_dense(const std::string& path) {
   GgufBuilder b;
   b.add("general.architecture", "llama").add("general.name", "dense");
   for (const auto& [key, value] : {std::pair{"block_count", 2U},
-                                   {"context_length", 64U},
+                                   {"context_length", 1000U},
                                    {"embedding_length", 32U},
                                    {"feed_forward_length", 192U},
                                    {"attention.head_count", 2U}}) {
@@ -149,6 +149,7 @@ TEST_CASE("what cannot be refactored is one line, and writes nothing") {
     CHECK_FALSE(fs::exists(dir / "moe.gguf"));
   };
   fails({}, {.window = "512"}, "stories has 4000 tokens; expected at least 5120");
+  fails({}, {.window = "1024"}, "-c is 1024, more than the 1000 tokens that the model was trained");
   fails({"--keep", "0"}, {}, "\"0\" is not a number from 0.01 to 1");
   const Outcome one = tandem(
       {"refactor", "-m", dir / "dense.gguf", "-f", dir / "code.txt", "--out", dir / "moe.gguf"});
