@@ -87,6 +87,17 @@ void add(float* x, const float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
 
+void check_tensors(const DecoupledRouter& router) {
+  TANDEM_CHECK(std::ssize(router.blocks) == router.shape.n_blocks, "%zu blocks",
+               router.blocks.size());
+  for_each_decoupled_tensor(
+      router, [](const std::string& name, const std::vector<int64_t>& sides, const auto& values) {
+        int64_t n = 1;
+        for (const int64_t side : sides) n *= side;
+        TANDEM_CHECK(std::ssize(values) == n, "%s has %zu values", name.c_str(), values.size());
+      });
+}
+
 std::string range_fault(const char* what, int64_t got, int64_t least, int64_t most) {
   if (got >= least && got <= most) return "";
   return fmt::format("{}: expected {} to {}, got {}", what, least, most, got);
@@ -155,6 +166,7 @@ DecoupledState::DecoupledState(const DecoupledRouter& router, int64_t n_ctx, int
   const DecoupledShape& s = router.shape;
   const std::string fault = decoupled_shape_fault(s);
   TANDEM_CHECK(fault.empty(), "%s", fault.c_str());
+  check_tensors(router);
   TANDEM_CHECK(n_ctx > 0 && max_tokens > 0, "n_ctx %lld, max_tokens %lld",
                static_cast<long long>(n_ctx), static_cast<long long>(max_tokens));
   const int64_t head = s.width / s.n_heads;

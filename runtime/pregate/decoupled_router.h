@@ -110,7 +110,8 @@ std::string decoupled_hash(const DecoupledRouter& router);
 // bit however the text is cut into calls, on any number of threads.
 class DecoupledState {
  public:
-  // The router outlives this. n_ctx: tokens that it can hold; max_tokens: of one call.
+  // The router outlives this; checked: its tensors have the sizes of its shape. n_ctx: tokens that
+  // it can hold; max_tokens: of one call.
   DecoupledState(const DecoupledRouter& router, int64_t n_ctx, int64_t max_tokens);
 
   // What the next tokens of the text need: [tokens.size(), n_experts] logits, f32, valid until the

@@ -162,6 +162,15 @@ TEST_CASE("a decoupled router at work is not handed what it has no room for") {
   CHECK(dies([&] { state.append(unknown); }, "token 64 of 64"));
 }
 
+TEST_CASE("a decoupled router that lacks numbers is not put to work") {
+  DecoupledRouter router = made_up_router(even_shape(), 22);
+  router.blocks[0].w1.pop_back();
+  CHECK(dies([&] { DecoupledState(router, 4, 4); }, "router.blk.0.w1 has 8191 values"));
+  router = made_up_router(even_shape(), 22);
+  router.blocks.emplace_back();
+  CHECK(dies([&] { DecoupledState(router, 4, 4); }, "2 blocks"));
+}
+
 TEST_CASE("a decoupled router of one block looks back no further than its window") {
   DecoupledShape shape = even_shape();
   shape.window = 4;
