@@ -261,7 +261,8 @@ std::optional<std::vector<DomainPerplexity>> score_domains(
         *sum += *nll;
       }
       ++result.windows;
-      scored += static_cast<double>(settings.window - 1 - settings.window / 2);
+      const int64_t unscored = settings.window / 2 + 1;
+      scored += static_cast<double>(settings.window - unscored);
     }
     result.dense = std::exp(dense / scored);
     result.own = std::exp(own / scored);
