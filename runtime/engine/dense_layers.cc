@@ -87,12 +87,27 @@ void DenseLayers::attention(int64_t index) {
   ops_.add("residual", projected_, residual_);
 }
 
+void DenseLayers::tap_before_attention(bool on) {
+  taps_before_ = on;
+  if (on && before_attention_.size() == 0) {
+    before_attention_ = {device_, shape_.n_batch * config_.d_model, "activations"};
+  }
+}
+
+// Through a buffer that attention fills last.
+void DenseLayers::write_down_residual(int64_t index) {
+  ops_.normalize(weights_.layer(index).ffn_norm, residual_, n_, projected_);
+  device_.copy_to_host(Stream::kCompute, before_attention_.data(), projected_,
+                       n_ * config_.d_model * kFloat);
+}
+
 void DenseLayers::attention_and_gate(int64_t index) {
   const int32_t ahead = reachable(index);
   ranked_ = ops_.ranks(n_);
   const int64_t words =
       ranked_ ? rank_words(n_, ahead) : n_ * config_.routing.n_experts * (1 + ahead);
   gate_bytes_ = (n_ * config_.d_model + words) * kFloat;
+  if (before_attention() != nullptr) write_down_residual(index);
   // With a lookahead and without are different calls.
   const int64_t part = looks_ahead_ ? index : config_.n_layers + index;
   gate_ = ops_.kept(part, [&] {
@@ -142,6 +157,9 @@ void DenseLayers::look_ahead(int64_t index, int32_t ahead, DeviceAddr logits) {
 void DenseLayers::wait_for_gate() {
   device_.host_wait(gate_);
   device_.host_access("routing", gate_host_.data(), gate_bytes_, false);
+  if (before_attention() != nullptr) {  // came before the gate
+    device_.host_access("tap", before_attention_.data(), n_ * config_.d_model * kFloat, false);
+  }
 }
 
 void DenseLayers::shared_expert(int64_t index) {

@@ -140,8 +140,8 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   guesses_.look_ahead(dense_, layer.value, &router_, &routing_);
   if (routing_hook_) routing_hook_(routing_);
   if (tap_hook_ && !dense_.ranked()) {
-    tap_hook_(
-        {layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits()});
+    tap_hook_({layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits(),
+               dense_.before_attention()});
   }
   return routing_;
 }
