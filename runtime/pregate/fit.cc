@@ -45,7 +45,8 @@ int64_t tokens_of(const TapFiles& files) {
 }
 
 void check_data(const Model& model, const Collection& data) {
-  const TapShape shape = tap_shape(model.config());
+  TapShape shape = tap_shape(model.config());
+  shape.before_attention = data.info().shape.before_attention;
   if (data.info().shape != shape || data.info().router_hash != router_hash(model)) {
     throw ConfigError(fmt::format("the taps were collected with another model, {}",
                                   tandem::quoted(data.info().model)));
@@ -63,6 +64,18 @@ Pregate empty_pregate(const Collection& data, const ModelConfig& config, int32_t
   out.d_model = data.info().shape.d_model;
   out.n_distances = std::min(n_distances, out.n_layers - 1);
   return out;
+}
+
+std::vector<FitTask> tasks_of(const Collection& data, int32_t n_distances, int32_t epochs) {
+  const TapShape& shape = data.info().shape;
+  std::vector<FitTask> tasks;
+  for (int32_t s = 0; shape.before_attention && s < shape.n_layers; ++s) {
+    tasks.push_back({s, 0, 1, epochs});
+  }
+  for (int32_t s = 0; s + 1 < shape.n_layers; ++s) {  // the last layer has none behind it
+    tasks.push_back({s, 1, std::min(n_distances, shape.n_layers - 1 - s), epochs});
+  }
+  return tasks;
 }
 
 }  // namespace
@@ -83,12 +96,16 @@ std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
   result.training_tokens = tokens_of(split.training);
   result.validation_tokens = tokens_of(split.validation);
   result.test_tokens = tokens_of(split.test);
+  // Logits of P(use) are no logits that a bias could be added to.
+  result.refines = model.config().routing.bias.empty();
   Pregate& out = result.pregate;
   out = empty_pregate(data, model.config(), settings.n_distances);
   out.training_tokens = result.training_tokens;
 
-  const int64_t n_sources = out.n_layers - 1;  // the last layer has none behind it
-  std::vector<std::vector<FittedLink>> fitted(static_cast<size_t>(n_sources));
+  const std::vector<FitTask> tasks =
+      tasks_of(data, out.n_distances, result.refines ? settings.epochs : 0);
+  std::vector<std::vector<FittedLink>> fitted(tasks.size());
+  if (hooks.progress) hooks.progress(0, std::ssize(tasks));
   std::mutex mutex;
   int64_t done = 0;
   std::atomic<bool> stopped = false;  // by an interrupt or by an error of another task
@@ -96,25 +113,25 @@ std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
     if (hooks.interrupted && hooks.interrupted()) stopped = true;
     return !stopped;
   };
-  run_throwing(parallel, n_sources, [&](int64_t source) {
+  run_throwing(parallel, std::ssize(tasks), [&](int64_t i) {
     if (!go_on()) return;
     try {
-      SourceFit fit(model, split, static_cast<int32_t>(source), out.n_distances);
-      fitted[static_cast<size_t>(source)] = fit.run(go_on);
+      SourceFit fit(model, split, tasks[static_cast<size_t>(i)]);
+      fitted[static_cast<size_t>(i)] = fit.run(go_on);
     } catch (...) {
       stopped = true;
       throw;
     }
-    if (fitted[static_cast<size_t>(source)].empty()) return;
+    if (fitted[static_cast<size_t>(i)].empty()) return;
     const std::lock_guard lock(mutex);
     ++done;
-    if (hooks.progress) hooks.progress(done);
+    if (hooks.progress) hooks.progress(done, std::ssize(tasks));
   });
-  if (done < n_sources) return std::nullopt;
-  for (auto& source : fitted) {
-    for (FittedLink& link : source) {
-      out.links.push_back(std::move(link.link));
+  if (done < std::ssize(tasks)) return std::nullopt;
+  for (auto& links : fitted) {
+    for (FittedLink& link : links) {
       result.scores.push_back(link.score);
+      if (link.score.distance > 0) out.links.push_back(std::move(link.link));
     }
   }
   return result;

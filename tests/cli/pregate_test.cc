@@ -83,6 +83,41 @@ TEST_CASE("a lookahead that is fitted to a few answers beats gate reuse at each 
   CHECK(report["bytes"] == fs::file_size(dir / "side.safetensors"));
 }
 
+TEST_CASE("taps before attention are collected and scored on request, and not in the file") {
+  const TempDir dir;
+  const Outcome collected = collect(dir, {"--tap", "both"});
+  INFO(collected.err);
+  REQUIRE(collected.exit_code == 0);
+  const auto taps = contents(dir / "taps");
+  CHECK(contains(taps.front().second, "router-input, pre-attention"));  // collection.json
+  const Outcome fitted = fit(dir, {"--json"});
+  REQUIRE(fitted.exit_code == 0);
+  const nlohmann::json report = fitted.json();
+  std::vector<bool> seen(6);
+  double fits = 0;
+  double reuses = 0;
+  for (const auto& link : report["recall"]) {
+    if (link["distance"] != 0) continue;
+    seen[link["layer"].get<size_t>()] = true;
+    fits += link["fitted"].get<double>() / 6;
+    reuses += link["gate_reuse"].get<double>() / 6;
+  }
+  CHECK(std::count(seen.begin(), seen.end(), true) == 6);  // the first layer, too
+  CHECK(fits > reuses);
+  const std::string file = read_file(dir / "side.safetensors");
+  CHECK(contains(file, "pregate.1.d1.weight"));
+  CHECK_FALSE(contains(file, ".d0."));
+  const Outcome table = fit(dir);
+  CHECK(contains(table.err, "\n  0       "));
+  CHECK(contains(table.err, "Not in the file"));
+  const Outcome other = collect(dir);
+  CHECK(other.exit_code == 2);
+  CHECK(contains(other.err, "was begun with another model, other prompts or other settings"));
+  const Outcome neither = collect(dir, {"--tap", "pre-attention"});
+  CHECK(neither.exit_code == 2);
+  CHECK(line_count(neither.err) == 1);
+}
+
 TEST_CASE("collecting goes on where it was broken off, to the same files") {
   const TempDir dir;
   REQUIRE(collect(dir).exit_code == 0);
