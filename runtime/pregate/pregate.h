@@ -9,8 +9,9 @@
 
 namespace tandem {
 
-// logits of layer source + distance ~ weight x + bias, where x [d] is the input of the source
-// layer's router: its residual behind attention, normalised, with the layer's gain.
+// logits of layer source + distance ~ weight x + bias, or others that select alike, where x [d] is
+// the input of the source layer's router: its residual behind attention, normalised, with the
+// layer's gain.
 struct PregateLink {
   int32_t source = 0;
   int32_t distance = 1;
