@@ -1,8 +1,8 @@
 // Expert-aware batching after Read-ME (Algorithm 1; Cai et al., NeurIPS 2024, arXiv 2410.19123):
 // tokens whose expert is known before they run wait in a queue for each expert, and a batch is
-// filled from the longest queue, then from the next longest, so that it needs few experts. Beyond
-// the paper: a request's tokens keep their order, since a later one reads what the earlier ones
-// leave in the KV cache; and a token never waits for more than `max_age` batches.
+// filled from the longest queue, then from the next longest, so that it needs few experts.
+// Besides, a request's tokens keep their order, since a later one reads what the earlier ones leave
+// in the KV cache; and no more than `max_age` batches pass a token by.
 // Used by one thread. Pure: the same calls give the same batches. Nothing allocates after
 // construction.
 #pragma once
@@ -30,7 +30,7 @@ struct ExpertBatchLimits {
 
 class ExpertBatches {
  public:
-  // CHECKs that the limits are positive (max_age: not negative).
+  // Takes memory for capacity() tokens. CHECKs that the limits are positive, max_age not negative.
   explicit ExpertBatches(const ExpertBatchLimits& limits);
 
   // Tokens that may wait: half of max_tokens * (max_age + 1), with which every batch would have to

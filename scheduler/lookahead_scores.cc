@@ -21,13 +21,16 @@ LookaheadScores::LookaheadScores(int32_t n_layers, int32_t n_experts, int32_t to
 }
 
 void LookaheadScores::observe(const RoutingDecision& routing) {
-  if (routing.n_tokens != 1) return;
   const int32_t layer = routing.layer.value;
+  if (routing.n_tokens != 1) {  // what was guessed of this layer was of another step
+    for (int32_t d = 1; d <= n_distances_; ++d) guesses_[index(layer, d)].valid = false;
+    return;
+  }
   std::fill(used_.begin(), used_.end(), uint8_t{0});
   for (const ExpertId id : routing.ids) {
     if (id.valid()) used_[static_cast<size_t>(id.value)] = 1;
   }
-  for (int32_t d = 1; d <= std::min(n_distances_, layer); ++d) {
+  for (int32_t d = 1; d <= n_distances_; ++d) {
     Guess& guess = guesses_[index(layer, d)];
     if (guess.valid && routing.ids.front().valid()) score(guess, &sums_[index(layer, d)]);
     guess.valid = false;
@@ -35,8 +38,9 @@ void LookaheadScores::observe(const RoutingDecision& routing) {
   const auto k = static_cast<size_t>(top_k_);
   for (int32_t d = 1; d <= std::min(n_distances_, routing.n_ahead); ++d) {
     const auto ids = routing.predicted.subspan(static_cast<size_t>(d - 1) * k, k);
-    if (layer + d >= n_layers_ || !ids.front().valid()) continue;
-    Guess& guess = guesses_[index(layer + d, d)];
+    // Farther ahead than a token has layers, a guess would be replaced before it is scored.
+    if (d > n_layers_ || !ids.front().valid()) continue;
+    Guess& guess = guesses_[index((layer + d) % n_layers_, d)];
     guess.valid = true;
     std::copy(ids.begin(), ids.end(), guess.ids.begin());
     guess.calibrated = !routing.predicted_use.empty();
@@ -93,9 +97,9 @@ LookaheadScore LookaheadScores::of(int32_t layer, int32_t distance) const {
   return score_of(sums_[index(layer, distance)]);
 }
 
-LookaheadScore LookaheadScores::of(int32_t distance) const {
+LookaheadScore LookaheadScores::sum_of(int32_t first, int32_t end, int32_t distance) const {
   Sums all;
-  for (int32_t layer = 0; layer < n_layers_; ++layer) {
+  for (int32_t layer = first; layer < std::min(end, n_layers_); ++layer) {
     const Sums& s = sums_[index(layer, distance)];
     all.tokens += s.tokens;
     all.calibrated += s.calibrated;

@@ -30,10 +30,12 @@ class LookaheadScores {
 
   int32_t n_layers() const { return n_layers_; }
   int32_t n_distances() const { return n_distances_; }
-  // Of guesses for this layer, made so many layers before it, from 1 on.
+  // Of guesses for this layer, made so many layers before it, from 1 on; behind fewer layers than
+  // that, in the token before.
   LookaheadScore of(int32_t layer, int32_t distance) const;
-  // Over all layers that are guessed.
-  LookaheadScore of(int32_t distance) const;
+  // Over all layers that are guessed in their own token, and in the token before.
+  LookaheadScore of(int32_t distance) const { return sum_of(distance, n_layers_, distance); }
+  LookaheadScore of_next_token(int32_t distance) const { return sum_of(0, distance, distance); }
 
  private:
   struct Guess {
@@ -52,6 +54,8 @@ class LookaheadScores {
   }
   void score(const Guess& guess, Sums* sums);
   LookaheadScore score_of(const Sums& sums) const;
+  // Over layers from first up to end, which may lie behind the last one.
+  LookaheadScore sum_of(int32_t first, int32_t end, int32_t distance) const;
 
   int32_t n_layers_;
   int32_t top_k_;

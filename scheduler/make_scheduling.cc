@@ -18,6 +18,11 @@ const PolicyInfo& policy_info(const SchedulingSettings& settings) {
   return *info;
 }
 
+// Whether the prefetcher asks a predictor.
+bool guesses(const SchedulingSettings& settings) {
+  return settings.prefetcher == "impact" || settings.prefetcher == "hybrimoe";
+}
+
 }  // namespace
 
 bool needs_future(const SchedulingSettings& settings) {
@@ -30,9 +35,13 @@ bool needs_whole_future(const SchedulingSettings& settings) {
 }
 
 int32_t gate_reuse_distance(const SchedulingSettings& settings) {
-  const bool looks = settings.prefetcher == "impact" || settings.prefetcher == "hybrimoe";
   const bool reuses = settings.predictor == "gate-reuse" || settings.predictor == "ladder";
-  return looks && reuses ? settings.prefetch.ahead : 0;
+  return reuses && guesses(settings) ? settings.prefetch.ahead : 0;
+}
+
+int32_t lookahead_distance(const SchedulingSettings& settings) {
+  const bool tables = needs_tables(settings.predictor) && guesses(settings);
+  return tables ? settings.prefetch.ahead : gate_reuse_distance(settings);
 }
 
 std::unique_ptr<EvictionPolicy> make_policy(const SchedulingSettings& settings,

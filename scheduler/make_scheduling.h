@@ -23,6 +23,8 @@ bool needs_whole_future(const SchedulingSettings& settings);
 
 // How many layers ahead the settings want gates to be reused; 0: not at all.
 int32_t gate_reuse_distance(const SchedulingSettings& settings);
+// The same of any lookahead that comes with the routing: of gates or of tables.
+int32_t lookahead_distance(const SchedulingSettings& settings);
 
 // CHECKs that the names exist. future: outlives the result; null where nothing needs it.
 std::unique_ptr<EvictionPolicy> make_policy(const SchedulingSettings& settings,

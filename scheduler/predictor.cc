@@ -8,8 +8,10 @@
 namespace tandem {
 namespace {
 
-constexpr std::array<std::string_view, 5> kNames = {"none", "previous-token", "hot-list",
-                                                    "gate-reuse", "ladder"};
+constexpr std::array<std::string_view, 8> kNames = {"none",        "previous-token", "hot-list",
+                                                    "gate-reuse",  "ladder",         "pair-table",
+                                                    "token-table", "draft-free"};
+constexpr size_t kTables = 3;  // of these, the last ones
 // Before anything is known: the recall of gate reuse that HOBBIT reports for one layer ahead is
 // 0.96, ProMoE's for Qwen2-57B 0.67 (arXiv 2411.01433, 2410.22134).
 constexpr double kFirstPrecision = 0.8;
@@ -36,13 +38,14 @@ void LookaheadPredictor::observe(const RoutingDecision& routing) {
   for (int32_t ahead = 1; ahead <= max_ahead_; ++ahead) {
     Guess& made = guess(now_, ahead);
     if (!made.valid) continue;
+    made.valid = false;
+    if (made.n_tokens != routing.n_tokens) continue;
     float right = 0;
     for (const ExpertLoad& load : routing.loads) {
       right += std::min(made.loads[static_cast<size_t>(load.expert.value)],
                         static_cast<float>(load.count));
     }
     precision_[static_cast<size_t>(ahead - 1)].note(right, made.promised);
-    made.valid = false;
   }
   for (int32_t ahead = 1; ahead <= std::min(max_ahead_, routing.n_ahead); ++ahead) {
     fill(routing, ahead, &guess((now_ + ahead) % n_layers_, ahead));
@@ -52,6 +55,7 @@ void LookaheadPredictor::observe(const RoutingDecision& routing) {
 void LookaheadPredictor::fill(const RoutingDecision& routing, int32_t ahead, Guess* guess) const {
   std::fill(guess->loads.begin(), guess->loads.end(), 0.0F);
   guess->promised = 0;
+  guess->n_tokens = routing.n_tokens;
   const auto tokens = static_cast<size_t>(routing.n_tokens);
   const auto at = static_cast<size_t>(ahead - 1);
   if (!routing.predicted_use.empty()) {
@@ -145,7 +149,7 @@ std::unique_ptr<Predictor> make_predictor(std::string_view name, const Predictor
   if (name == "hot-list") {
     return std::make_unique<HotListPredictor>(shape.n_layers, shape.n_experts);
   }
-  if (name == "gate-reuse") {
+  if (name == "gate-reuse" || needs_tables(name)) {
     return std::make_unique<LookaheadPredictor>(shape.n_layers, shape.n_experts, shape.max_ahead);
   }
   if (name == "ladder") return std::make_unique<LadderPredictor>(shape);
@@ -153,5 +157,10 @@ std::unique_ptr<Predictor> make_predictor(std::string_view name, const Predictor
 }
 
 std::span<const std::string_view> predictor_names() { return kNames; }
+
+bool needs_tables(std::string_view name) {
+  const auto tables = std::span(kNames).last<kTables>();
+  return std::find(tables.begin(), tables.end(), name) != tables.end();
+}
 
 }  // namespace tandem

@@ -53,9 +53,10 @@ class Precision {
 };
 
 // The lookahead that comes with the routing: the next layers' gates applied to this layer's input
-// (gate reuse), a fitted guess of theirs, or in simulations the true routing with noise (an
-// oracle). What it says of a distance is believed as far as it came true of late: P(use) where it
-// is calibrated, in proportion to what it promised; else those that it names.
+// (gate reuse), a fitted guess of theirs, tables, or in simulations the true routing with noise (an
+// oracle). A guess for the next token counts only where that comes in a step of as many tokens.
+// What it says of a distance is believed as far as it came true of late: P(use) where it is
+// calibrated, in proportion to what it promised; else those that it names.
 class LookaheadPredictor final : public Predictor {
  public:
   LookaheadPredictor(int32_t n_layers, int32_t n_experts, int32_t max_ahead);
@@ -66,6 +67,7 @@ class LookaheadPredictor final : public Predictor {
  private:
   struct Guess {
     bool valid = false;
+    int32_t n_tokens = 1;
     std::vector<float> loads;  // [n_experts]
     float promised = 0;        // of these, to come true; 0: not to be held against it
   };
@@ -124,9 +126,12 @@ struct PredictorShape {
 };
 
 // "none", "previous-token", "hot-list", "gate-reuse" (the lookahead that comes with the routing),
-// "ladder" (that, the previous token or nobody: ladder_predictor.h). nullptr for an unknown name
-// and for "none".
+// "ladder" (that, the previous token or nobody: ladder_predictor.h), and "pair-table",
+// "token-table" and "draft-free" (the lookahead again, from tables: needs_tables()). nullptr for an
+// unknown name and for "none".
 std::unique_ptr<Predictor> make_predictor(std::string_view name, const PredictorShape& shape);
 std::span<const std::string_view> predictor_names();
+// Whether the predictor is one whose lookahead is made of a model's tables: runtime/pregate.
+bool needs_tables(std::string_view name);
 
 }  // namespace tandem

@@ -43,9 +43,27 @@ void keep_sequences(Trace* trace, int32_t from, int32_t to) {
   for (TraceStep& step : trace->steps) step.sequence -= from;
 }
 
-Workload read_real(const std::string& text) {
+// Sizes that a cache needs to know, all experts alike where the trace does not say: no times.
+Workload read_without_shape(const std::string& path) {
+  Workload load;
+  load.trace = read_trace(path);
+  const TraceHeader& header = load.trace.header;
+  load.shape.name = header.model.empty() ? path : header.model;
+  load.shape.n_layers = header.n_layers;
+  load.shape.n_experts = header.n_experts;
+  load.shape.top_k = header.top_k;
+  load.shape.expert_bytes = header.expert_bytes;
+  if (header.expert_bytes.empty()) {
+    load.shape.expert_bytes.assign(static_cast<size_t>(header.n_layers), 1);
+  }
+  load.name = load.shape.name + " real";
+  return load;
+}
+
+Workload read_real(const std::string& text, bool needs_shape) {
   const size_t equals = text.rfind('=');
   if (equals == std::string::npos) {
+    if (!needs_shape) return read_without_shape(text);
     throw ConfigError(fmt::format("--real is \"{}\"; expected FILE=SHAPE[:FROM-TO]", text));
   }
   std::string model = text.substr(equals + 1);
@@ -101,7 +119,7 @@ Workload make_synthetic(const std::string& model, std::string_view spec, int64_t
 
 std::vector<Workload> load_workloads(const GridOptions& options) {
   std::vector<Workload> all;
-  for (const std::string& text : options.real) all.push_back(read_real(text));
+  for (const std::string& text : options.real) all.push_back(read_real(text, options.needs_shapes));
   for (const std::string& model : options.models) {
     for (const int64_t seed : options.seeds)
       all.push_back(make_synthetic(model, preset_of(model), seed, options));

@@ -22,6 +22,7 @@ struct Workload {
 
 struct GridOptions {
   std::vector<std::string> real;      // FILE=SHAPE[:FROM-TO], the sequences from .. to - 1
+  bool needs_shapes = true;           // for times; else FILE alone is enough
   std::vector<std::string> models;    // whose routing is synthetic
   std::vector<std::string> machines;  // profiles
   std::vector<int64_t> seeds;         // of synthetic traces

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -25,6 +26,21 @@ std::vector<SimStep> decoding(const Trace& trace) {
   return decode;
 }
 
+// Each token is a step, of prompts as well. Measured as with decode_steps(): all sequences after
+// the first third, or the second half of a single one.
+std::vector<SimStep> every_token(const Trace& trace) {
+  const int32_t n_sequences = trace.steps.back().sequence + 1;
+  const int32_t warm = std::max(1, n_sequences / 3);
+  std::vector<SimStep> steps;
+  for (const TraceStep& step : trace.steps) {
+    for (int64_t t = step.first_token; t < step.first_token + step.n_tokens; ++t) {
+      const bool late = n_sequences > 1 ? step.sequence >= warm : 2 * t >= trace.n_tokens();
+      steps.push_back({{static_cast<int32_t>(t)}, 0, late});
+    }
+  }
+  return steps;
+}
+
 ReplayInput make_replay(const Workload& load, double share) {
   ReplayInput input;
   input.trace = &load.trace;
@@ -38,14 +54,32 @@ struct Kind {
   std::string name;
   std::string policy;
   Admission admission{};
-  bool learnt = false;  // on the steps that are not measured, which are not replayed then
+  bool learnt = false;           // on the steps that are not measured, which are not replayed then
+  std::vector<double> values{};  // of the policy's parameters; empty: standard
 };
 
+std::vector<double> with_window(const PolicyInfo& policy, int64_t window) {
+  std::vector<double> values;
+  for (const PolicyParameter& parameter : policy.parameters) values.push_back(parameter.standard);
+  values[0] = static_cast<double>(window);
+  return values;
+}
+
 // Belady first. The last two may refuse, which is outside Belady's theorem.
-std::vector<Kind> kinds() {
+std::vector<Kind> kinds(const std::vector<int64_t>& windows) {
   std::vector<Kind> all{{"belady", "belady"}};
   for (const PolicyInfo& policy : eviction_policies()) {
     if (policy.name == "belady" || policy.name == "static") continue;
+    if (policy.name == "windowed-belady") {
+      for (const int64_t window : windows) {
+        all.push_back({fmt::format("windowed-belady, {} tokens", window),
+                       std::string(policy.name),
+                       {},
+                       false,
+                       with_window(policy, window)});
+      }
+      continue;
+    }
     all.push_back({std::string(policy.name), std::string(policy.name)});
   }
   all.push_back({"static, learned before", "static", Admission{AdmissionRule::kIfBetter}, true});
@@ -64,7 +98,7 @@ uint64_t all_misses(const ReplayResult& result) { return result.warm.misses + re
 
 class Study {
  public:
-  explicit Study(const StudyOptions& options) : options_(options) {
+  Study(const StudyOptions& options, const HitsOptions& hits) : options_(options), hits_(hits) {
     if (options.csv == nullptr) return;
     fmt::print(options.csv,
                "workload,pool,share,policy,warm_hits,warm_misses,cold_hits,cold_misses\n");
@@ -75,8 +109,8 @@ class Study {
                load.name, percents());
     fmt::print("| policy | per layer | shared | per layer, cold | shared, cold |\n");
     fmt::print("|---|---|---|---|---|\n");
-    steps_ = decoding(load.trace);
-    for (const Kind& kind : kinds()) {
+    steps_ = hits_.prompts ? every_token(load.trace) : decoding(load.trace);
+    for (const Kind& kind : kinds(hits_.windows)) {
       const Rates layer = replay_shares(load, kind, PoolShape::kPerLayer);
       const Rates shared = replay_shares(load, kind, PoolShape::kShared);
       fmt::print("| {} | {} | {} | {} | {} |\n", kind.name, layer.warm, shared.warm, layer.cold,
@@ -114,6 +148,7 @@ class Study {
       ReplayInput input = make_replay(load, share);
       input.pool = pool;
       input.policy = kind.policy;
+      input.policy_values = kind.values;
       input.admission = kind.admission;
       if (kind.learnt) input.learn = learning_steps(steps_);
       input.steps = kind.learnt ? measured_steps(steps_) : steps_;
@@ -145,6 +180,7 @@ class Study {
   }
 
   const StudyOptions& options_;
+  const HitsOptions& hits_;
   std::vector<SimStep> steps_;
   std::map<std::tuple<std::string, bool, double>, ReplayResult> bounds_;  // Belady's
   int64_t compared_ = 0;
@@ -155,10 +191,10 @@ class Study {
 
 }  // namespace
 
-void hits_study(const StudyOptions& options) {
+void hits_study(const StudyOptions& options, const HitsOptions& hits) {
   const std::vector<Workload> loads = load_workloads(options.grid);
   print_known_answers(loads);
-  Study study(options);
+  Study study(options, hits);
   for (const Workload& load : loads) study.run(load);
   study.conclude();
 }

@@ -71,7 +71,13 @@ int run(int argc, char** argv) {
   handover->add_option("--csv", csv, "file for the raw rows");
   CLI::App* hits = app.add_subcommand("hits", "hit rates of recorded traces, no times");
   std::vector<double> hit_shares{0.1, 0.25, 0.5, 0.75};
-  hits->add_option("--real", options.grid.real, "a recorded trace: FILE=SHAPE")->required();
+  HitsOptions hits_options;
+  hits->add_option("--real", options.grid.real, "a recorded trace: FILE, or FILE=SHAPE")
+      ->required();
+  hits->add_flag("--prompts", hits_options.prompts, "their tokens as well, one by one");
+  hits->add_option("--windows", hits_options.windows, "of windowed-belady, tokens that are known")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1000000));
   hits->add_option("--shares", hit_shares, "of the experts that fit the cache")->delimiter(',');
   hits->add_option("--csv", csv, "file for the raw rows");
   CLI::App* paper = app.add_subcommand("paper", "HybriMoE's Table III on its own machine");
@@ -118,7 +124,8 @@ int run(int argc, char** argv) {
   if (hits->parsed()) {
     options.grid.shares = hit_shares;
     options.grid.models.clear();
-    hits_study(options);
+    options.grid.needs_shapes = false;
+    hits_study(options, hits_options);
   }
   if (robustness->parsed()) {
     options.grid = few;

@@ -31,9 +31,13 @@ void handover_study(const StudyOptions& options);
 void paper_study(const StudyOptions& options);
 // What planning takes of a core of this machine, allocations, and a simulation of a million layers.
 void thinking_study(const StudyOptions& options);
+struct HitsOptions {
+  bool prompts = false;             // their tokens as well, one by one; else decoding alone
+  std::vector<int64_t> windows{2};  // of windowed-belady: tokens whose routing is known
+};
 // Hit rates of all eviction policies beside Belady's, with the cache alone: no times. Throws when
 // Belady is beaten.
-void hits_study(const StudyOptions& options);
+void hits_study(const StudyOptions& options, const HitsOptions& hits);
 // Caches that others have replayed the same traces with; a part of hits_study().
 void print_known_answers(const std::vector<Workload>& loads);
 

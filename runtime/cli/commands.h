@@ -20,6 +20,7 @@ void add_bench_command(CLI::App* program);
 void add_selftest_command(CLI::App* program, int* exit_code);
 void add_trace_command(CLI::App* program, int* exit_code);
 void add_pregate_commands(CLI::App* program, int* exit_code);
+void add_refactor_command(CLI::App* program, int* exit_code);
 void add_simulate_command(CLI::App* program, int* exit_code);
 
 }  // namespace tandem

@@ -115,6 +115,7 @@ void add_commands(CLI::App* program, int* exit_code) {
   tandem::add_selftest_command(program, exit_code);
   tandem::add_trace_command(program, exit_code);
   tandem::add_pregate_commands(program, exit_code);
+  tandem::add_refactor_command(program, exit_code);
   tandem::add_simulate_command(program, exit_code);
 }
 

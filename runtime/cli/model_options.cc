@@ -44,13 +44,6 @@ KvType kv_type(const std::string& name) {
                        [&](KvType type) { return name == kv_type_name(type); });
 }
 
-// "dir/model.pregate.safetensors" for "dir/model.gguf", and for its parts.
-std::string pregate_beside(const std::filesystem::path& model) {
-  const std::optional<SplitName> split = parse_split_name(model);
-  const std::string stem = split ? split->prefix : model.stem().string();
-  return (model.parent_path() / (stem + ".pregate.safetensors")).string();
-}
-
 // A key of the file and its value as the command line would write it.
 struct ConfigValue {
   std::string key;
@@ -87,6 +80,12 @@ void set_from_config(CLI::Option* option, const ConfigValue& config, const TomlR
 }
 
 }  // namespace
+
+std::string pregate_beside(const std::filesystem::path& model) {
+  const std::optional<SplitName> split = parse_split_name(model);
+  const std::string stem = split ? split->prefix : model.stem().string();
+  return (model.parent_path() / (stem + ".pregate.safetensors")).string();
+}
 
 void ModelOptions::add_model(CLI::App* app) {
   app->add_option("-m,--model", model_path, "GGUF file; without it the built-in demo model")

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@
 #include "scheduler/machine_profile.h"
 
 namespace tandem {
+
+// A model's side-car: "dir/model.pregate.safetensors" for "dir/model.gguf", and for its parts.
+std::string pregate_beside(const std::filesystem::path& model);
 
 class ModelOptions {
  public:

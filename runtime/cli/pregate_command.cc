@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "runtime/cli/commands.h"
+#include "runtime/cli/fit_report.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/cli/model_options.h"
 #include "runtime/cli/option_checks.h"
@@ -43,6 +43,7 @@ struct CollectOptions {
   std::string out;
   int64_t max_tokens = 256;
   int64_t most_mib = 20480;
+  std::string tap = "router-input";
   bool json = false;
 };
 
@@ -50,7 +51,7 @@ struct FitOptions {
   ModelOptions model;
   std::string data;
   std::string out;
-  int32_t distances = 4;
+  PregateFitSettings settings;
   bool json = false;
 };
 
@@ -71,6 +72,7 @@ CollectionInfo info_of(const CollectOptions& options, const SamplingSettings& sa
   info.model = printable(shape_of(model).name);
   info.router_hash = router_hash(model);
   info.shape = tap_shape(model.config());
+  info.shape.before_attention = options.tap == "both";
   info.n_prompts = static_cast<int64_t>(prompts.size());
   info.made_with = fmt::format(
       "prompts {}, {} bytes of weights, {}, -n {}, -c {}, K {}, V {}, {}", hash_of(prompts),
@@ -80,16 +82,18 @@ CollectionInfo info_of(const CollectOptions& options, const SamplingSettings& sa
 }
 
 // What a prompt's answer makes routers see goes to `taps`, and nothing of the prompt itself.
-void tap_answer(Engine* engine, int64_t prompt_tokens, TapBuffer* taps) {
+void tap_answer(Engine* engine, int64_t prompt_tokens, bool before_attention, TapBuffer* taps) {
   const ModelConfig& c = engine->model().config();
   engine->set_tap_hook(
       [taps, prompt_tokens, d = c.d_model, e = c.routing.n_experts](const RouterTap& tap) {
         if (tap.first_pos < prompt_tokens) return;
         for (size_t t = 0; t < tap.tokens.size(); ++t) {
           const auto row = static_cast<int64_t>(t);
-          taps->add(tap.layer.value, tap.tokens[t], tap.inputs + row * d, tap.logits + row * e);
+          taps->add(tap.layer.value, tap.tokens[t], tap.inputs + row * d, tap.logits + row * e,
+                    tap.before_attention ? tap.before_attention + row * d : nullptr);
         }
-      });
+      },
+      before_attention);
 }
 
 struct Collected {
@@ -124,7 +128,8 @@ Collected collect_all(const CollectOptions& options, const SamplingSettings& fir
       progress.show_count(which + ", writing", written++, options.max_tokens);
     };
     engine->rewind(0);
-    tap_answer(engine, static_cast<int64_t>(prompts[i].size()), &taps);
+    tap_answer(engine, static_cast<int64_t>(prompts[i].size()),
+               collection.info().shape.before_attention, &taps);
     SamplingSettings sampling = first;
     sampling.seed += static_cast<uint32_t>(i);  // the same whether it was resumed or not
     Sampler sampler(sampling, engine->model().config().n_vocab, engine->n_ctx());
@@ -194,92 +199,23 @@ int collect(const CollectOptions& options) {
   return done.interrupted ? kExitInterrupted : 0;
 }
 
-// Means over source layers, by distance.
-std::vector<LinkScore> by_distance(const FitResult& result) {
-  std::vector<LinkScore> means(static_cast<size_t>(result.pregate.n_distances));
-  for (const LinkScore& s : result.scores) {
-    LinkScore& mean = means[static_cast<size_t>(s.distance - 1)];
-    const double links = result.pregate.n_layers - s.distance;  // with a layer so far ahead
-    mean.fitted += s.fitted / links;
-    mean.gate_reuse += s.gate_reuse / links;
-    mean.previous_token += s.previous_token / links;
-    mean.hot_list += s.hot_list / links;
-    mean.brier += s.brier / links;
-  }
-  return means;
-}
-
-nlohmann::ordered_json ridge_json(double ridge) {
-  return std::isinf(ridge) ? nlohmann::ordered_json("none") : nlohmann::ordered_json(ridge);
-}
-
-// A fit's threads, and the memory of each.
-struct FitMemory {
-  int threads = 0;
-  int64_t thread_bytes = 0;
-};
-
-void report_fit(const FitOptions& options, const FitResult& result, const FitMemory& memory,
-                int64_t file_bytes) {
-  if (options.json) {
-    auto links = nlohmann::ordered_json::array();
-    for (const LinkScore& s : result.scores) {
-      links.push_back({{"layer", s.source + s.distance},
-                       {"distance", s.distance},
-                       {"fitted", s.fitted},
-                       {"gate_reuse", s.gate_reuse},
-                       {"previous_token", s.previous_token},
-                       {"hot_list", s.hot_list},
-                       {"brier", s.brier},
-                       {"ridge", ridge_json(s.ridge)}});
-    }
-    print_out(json_text({{"file", options.out},
-                         {"bytes", file_bytes},
-                         {"threads", memory.threads},
-                         {"thread_bytes", memory.thread_bytes},
-                         {"training_tokens", result.training_tokens},
-                         {"validation_tokens", result.validation_tokens},
-                         {"test_tokens", result.test_tokens},
-                         {"recall", links}},
-                        2) +
-              "\n");
-    return;
-  }
-  std::string text = fmt::format("  threads       {}, {} each at most\n", memory.threads,
-                                 bytes_text(memory.thread_bytes));
-  text += fmt::format(
-      "  tokens        {} fitted, {} to choose with, {} held back; recall on those:\n"
-      "  distance      fitted  gate reuse  previous token  hot list   Brier\n",
-      result.training_tokens, result.validation_tokens, result.test_tokens);
-  const std::vector<LinkScore> all = by_distance(result);
-  for (size_t i = 0; i < all.size(); ++i) {
-    text += fmt::format("  {:<13} {:>6.3f}  {:>10.3f}  {:>14.3f}  {:>8.3f}  {:>6.4f}\n", i + 1,
-                        all[i].fitted, all[i].gate_reuse, all[i].previous_token, all[i].hot_list,
-                        all[i].brier);
-  }
-  text += fmt::format("  wrote         {}: {}\n", printable(options.out), bytes_text(file_bytes));
-  std::fputs(text.c_str(), stderr);
-}
-
 int fit(const FitOptions& options) {
   check_writable(options.out);
   Progress progress;
   const Model model = Model::load(options.model.open_model());
   if (options.model.check_tensors) model.check_finite();
   const Collection data = Collection::open(options.data);
-  PregateFitSettings settings;
-  settings.n_distances = options.distances;
-  const int64_t task_bytes = fit_task_bytes(model, data, settings);
+  const int64_t task_bytes = fit_task_bytes(model, data, options.settings);
   const ThreadCount threads =
       thread_count(options.model.n_threads, CpuTopology::of_this_machine(), cpu_quota());
   const int64_t room = std::max<int64_t>(1, available_host_bytes() / task_bytes);
   ThreadPool pool(static_cast<int>(std::min<int64_t>(threads.n, room)), nullptr);
   const InterruptGuard guard;
-  const int64_t n_sources = model.config().n_layers - 1;
-  const auto show = [&](int64_t done) { progress.show_count("fitting, layers", done, n_sources); };
-  show(0);
+  const auto show = [&](int64_t done, int64_t of) {
+    progress.show_count("fitting, layers", done, of);
+  };
   const std::optional<FitResult> result =
-      fit_pregate(model, data, settings, pool, {show, [&] { return guard.interrupted(); }});
+      fit_pregate(model, data, options.settings, pool, {show, [&] { return guard.interrupted(); }});
   progress.clear();
   if (!result) {
     std::fprintf(stderr, "tandem pregate fit: interrupted; %s was not written\n",
@@ -288,7 +224,13 @@ int fit(const FitOptions& options) {
   }
   const std::string bytes = pregate_bytes(result->pregate);
   write_file(options.out, bytes);
-  report_fit(options, *result, {pool.size(), task_bytes}, static_cast<int64_t>(bytes.size()));
+  const FitReport report{*result,     options.out, static_cast<int64_t>(bytes.size()),
+                         pool.size(), task_bytes,  options.settings.epochs};
+  if (options.json) {
+    print_out(json_text(fit_json(report), 2) + "\n");
+  } else {
+    std::fputs(fit_text(report).c_str(), stderr);
+  }
   return 0;
 }
 
@@ -317,6 +259,12 @@ void add_collect(CLI::App* program, int* exit_code) {
       ->type_name("MIB")
       ->check(whole_number(1, int64_t{1} << 30))
       ->capture_default_str();
+  app->add_option("--tap", options->tap,
+                  "router-input, or both: also the residual before attention (fit then says how "
+                  "well that guesses its own layer)")
+      ->type_name("TAP")
+      ->check(one_of({"router-input", "both"}))
+      ->capture_default_str();
   options->model.add_engine(app);
   options->sampling.add_to(app);
   app->add_flag("--json", options->json, "print what was collected as JSON");
@@ -335,7 +283,9 @@ void add_fit(CLI::App* program, int* exit_code) {
       "Example:\n  tandem pregate fit -m model.gguf --data taps "
       "--out model.pregate.safetensors\n"
       "Of every five prompts three are fitted, one chooses how much, one is held back for the "
-      "table.");
+      "table.\nBeside the lookahead the file gets tables for the predictors pair-table, "
+      "token-table "
+      "and\ndraft-free of policy files (runtime/pregate/README.md).");
   options->model.add_model(app);
   const CLI::Option* data = app->add_option("--data", options->data, "folder of collect (required)")
                                 ->type_name("DIR")
@@ -343,9 +293,14 @@ void add_fit(CLI::App* program, int* exit_code) {
   const CLI::Option* out = app->add_option("--out", options->out, "the side-car (required)")
                                ->type_name("FILE")
                                ->check(not_empty());
-  app->add_option("--distances", options->distances, "layers ahead that are guessed")
+  app->add_option("--distances", options->settings.n_distances, "layers ahead that are guessed")
       ->type_name("N")
       ->check(whole_number(1, Pregate::kMostDistances))
+      ->capture_default_str();
+  app->add_option("--refine", options->settings.epochs,
+                  "most epochs of logistic regression behind the ridge regression; 0: none")
+      ->type_name("EPOCHS")
+      ->check(whole_number(0, 1000))
       ->capture_default_str();
   app->add_option("-t,--threads", options->model.n_threads, "threads; 0: all physical cores")
       ->type_name("N")

@@ -14,6 +14,7 @@
 #include "runtime/model/shape_of_model.h"
 #include "runtime/trace/trace_file.h"
 #include "scheduler/make_scheduling.h"
+#include "scheduler/predictor.h"
 #include "scheduler/synthetic_trace.h"
 
 namespace tandem {
@@ -109,6 +110,12 @@ std::vector<SchedulingSettings> list_settings(const SimulateOptions& options) {
         all.push_back(own);
         all.back().planner = planner;
         all.back().predictor = predictor;
+        if (needs_tables(predictor)) {
+          throw ConfigError(
+              fmt::format("policy {}: the predictor {} needs a model's tables; only an engine has "
+                          "them, and its trace what they say (--recorded, predictor gate-reuse)",
+                          own.name, predictor));
+        }
         if (own.prefetcher == "hybrimoe" && predictor == "none") {
           throw ConfigError(fmt::format(
               "--predictor none: the prefetcher hybrimoe of policy {} needs one", own.name));

@@ -78,6 +78,14 @@ std::string lookahead_text(const LookaheadScores& scores) {
     if (score.tokens == 0) continue;
     text += fmt::format("{}{:.3f} at {}", text.empty() ? "recall " : ", ", score.recall, d);
   }
+  std::string next;
+  for (int32_t d = 1; d <= scores.n_distances(); ++d) {
+    const LookaheadScore score = scores.of_next_token(d);
+    if (score.tokens == 0) continue;
+    next += fmt::format("{} {:.3f} at {}, {} times", next.empty() ? "" : ";", score.recall, d,
+                        score.tokens);
+  }
+  if (!next.empty()) text += fmt::format("; of the next token{}", next);
   return text.empty() ? "no token was decoded behind another layer" : text;
 }
 
@@ -96,6 +104,8 @@ nlohmann::ordered_json lookahead_json(const LookaheadScores& scores, const Predi
   for (int32_t d = 1; d <= scores.n_distances(); ++d) {
     nlohmann::ordered_json json = {{"distance", d}};
     json.update(score_json(scores.of(d)));
+    const LookaheadScore next = scores.of_next_token(d);
+    json["next_token"] = next.tokens > 0 ? score_json(next) : nullptr;
     json["believed"] = believed_json(predictor, d);
     json["layers"] = nlohmann::ordered_json::array();
     for (int32_t layer = d; layer < scores.n_layers(); ++layer) {

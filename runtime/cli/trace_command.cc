@@ -26,6 +26,7 @@
 #include "runtime/trace/trace_file.h"
 #include "runtime/trace/trace_recorder.h"
 #include "runtime/words.h"
+#include "scheduler/predictor.h"
 
 namespace tandem {
 namespace {
@@ -55,9 +56,11 @@ TraceHeader make_header(const Model& model, const EngineSettings& settings) {
   if (settings.pregate) header.n_ahead = std::min(header.n_ahead, settings.pregate->n_distances);
   header.expert_bytes = shape.expert_bytes;
   if (header.n_ahead > 0) {
-    header.lookahead = settings.router    ? LookaheadName::kDecoupled
-                       : settings.pregate ? LookaheadName::kLinear
-                                          : LookaheadName::kGateReuse;
+    const std::string& predictor = settings.scheduling.predictor;
+    header.lookahead = settings.router           ? LookaheadName::kDecoupled
+                       : needs_tables(predictor) ? predictor
+                       : settings.pregate        ? LookaheadName::kLinear
+                                                 : LookaheadName::kGateReuse;
   }
   const std::string fault = find_header_fault(header);
   if (!fault.empty()) throw FileError(model.file().name(), "cannot be traced: " + fault);

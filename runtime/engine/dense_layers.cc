@@ -7,15 +7,6 @@
 #include "kernels/dense.h"
 
 namespace tandem {
-namespace {
-
-EngineShape shape_of_layers(EngineShape shape) {
-  if (shape.router) shape.lookahead = {};
-  return shape;
-}
-
-}  // namespace
-
 int64_t kv_cache_bytes(const ModelConfig& config, const EngineShape& shape) {
   const KvShape kv = kv_shape(config, shape);
   return config.n_layers * (kv.k_bytes(shape.n_ctx) + kv.v_bytes(shape.n_ctx));
@@ -27,8 +18,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
       config_(model.config()),
       device_(device),
       ops_(ops),
-      shape_(shape_of_layers(shape)),
-      weights_(model, device, shape_.lookahead),
+      shape_(shape),
+      weights_(model, device, shape.lookahead),
       n_ranks_(policy_ranks(model.config().routing)) {
   const ModelConfig& c = config_;
   const KvShape kv = kv_shape(c, shape);
@@ -39,8 +30,8 @@ DenseLayers::DenseLayers(const Model& model, Device& device, DeviceOps& ops,
   const int64_t n = shape.n_batch;
   const char* tag = "activations";
   residual_ = floats(n * c.d_model, tag);
-  const int64_t gates = n * c.routing.n_experts * (1 + shape_.lookahead.count);
-  const int64_t ranks = rank_words(n, shape_.lookahead.count);
+  const int64_t gates = n * c.routing.n_experts * (1 + shape.lookahead.count);
+  const int64_t ranks = rank_words(n, shape.lookahead.count);
   normed_ = floats(n * c.d_model + ranks + gates, tag);
   moe_ = floats(n * c.d_model, tag);
   projected_ = floats(n * c.d_model, tag);
@@ -96,12 +87,27 @@ void DenseLayers::attention(int64_t index) {
   ops_.add("residual", projected_, residual_);
 }
 
+void DenseLayers::tap_before_attention(bool on) {
+  taps_before_ = on;
+  if (on && before_attention_.size() == 0) {
+    before_attention_ = {device_, shape_.n_batch * config_.d_model, "activations"};
+  }
+}
+
+// Through a buffer that attention fills last.
+void DenseLayers::write_down_residual(int64_t index) {
+  ops_.normalize(weights_.layer(index).ffn_norm, residual_, n_, projected_);
+  device_.copy_to_host(Stream::kCompute, before_attention_.data(), projected_,
+                       n_ * config_.d_model * kFloat);
+}
+
 void DenseLayers::attention_and_gate(int64_t index) {
   const int32_t ahead = reachable(index);
   ranked_ = !shape_.router && ops_.ranks(n_);
   int64_t words = ranked_ ? rank_words(n_, ahead) : n_ * config_.routing.n_experts * (1 + ahead);
   if (shape_.router) words = 0;
   gate_bytes_ = (n_ * config_.d_model + words) * kFloat;
+  if (before_attention() != nullptr) write_down_residual(index);
   // With a lookahead and without are different calls.
   const int64_t part = looks_ahead_ ? index : config_.n_layers + index;
   gate_ = ops_.kept(part, [&] {
@@ -155,6 +161,9 @@ void DenseLayers::look_ahead(int64_t index, int32_t ahead, DeviceAddr logits) {
 void DenseLayers::wait_for_gate() {
   device_.host_wait(gate_);
   device_.host_access("routing", gate_host_.data(), gate_bytes_, false);
+  if (before_attention() != nullptr) {  // came before the gate
+    device_.host_access("tap", before_attention_.data(), n_ * config_.d_model * kFloat, false);
+  }
 }
 
 void DenseLayers::shared_expert(int64_t index) {

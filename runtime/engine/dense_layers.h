@@ -39,6 +39,14 @@ class DenseLayers {
   // wait_for_gate(). Where layers have no router there is expert_input() only.
   void attention_and_gate(int64_t layer);
   void wait_for_gate();
+  // From now on, or not any more, the residual before a layer's attention is written down, too.
+  // Costs a norm and a copy of each layer. MemoryError when the host is too small.
+  void tap_before_attention(bool on);
+  // [n, d], normalised, with the gain of the layer's router; there after wait_for_gate(). Null
+  // where it is not written down: unasked, or because the device has ranked experts.
+  const float* before_attention() const {
+    return taps_before_ && !ranked_ ? before_attention_.data() : nullptr;
+  }
   void shared_expert(int64_t layer);
   // residual += moe, where moe is [n, d] f32 in host memory.
   void add_from_host(const float* moe);
@@ -55,7 +63,6 @@ class DenseLayers {
   int32_t distances() const { return shape_.lookahead.count; }
   // From now on no layer is reachable.
   void stop_looking_ahead() { looks_ahead_ = false; }
-  bool looks_ahead() const { return looks_ahead_; }
   int32_t reachable(int64_t layer) const;
   // Of the i-th distance of the lookahead, i < reachable(layer): ids of the selection, [n, top_k],
   // or logits, [n, n_experts].
@@ -73,6 +80,7 @@ class DenseLayers {
 
  private:
   void attention(int64_t layer);
+  void write_down_residual(int64_t layer);
   Timepoint gate(int64_t layer);
   // Logits of the first `ahead` distances.
   void look_ahead(int64_t layer, int32_t ahead, DeviceAddr logits);
@@ -94,11 +102,12 @@ class DenseLayers {
   const ModelConfig& config_;
   Device& device_;
   DeviceOps& ops_;
-  EngineShape shape_;  // without a lookahead, where that is the router's
+  EngineShape shape_;
   DeviceWeights weights_;
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step
   bool looks_ahead_ = true;
+  bool taps_before_ = false;
   int64_t n_ranks_;
   bool ranked_ = false;
   Timepoint gate_{};
@@ -115,6 +124,7 @@ class DenseLayers {
   HostArray<float> embedded_;
   HostArray<float> gate_host_;  // as what begins at normed_
   HostArray<float> logits_host_;
+  HostArray<float> before_attention_;  // [n_batch, d], from the first tap on
 };
 
 }  // namespace tandem

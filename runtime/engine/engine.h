@@ -64,7 +64,9 @@ class Engine {
   }
 
   // Told what each layer's router saw and said, likewise.
-  void set_tap_hook(HybridExecutor::TapHook hook) { executor_->set_tap_hook(std::move(hook)); }
+  void set_tap_hook(HybridExecutor::TapHook hook, bool before_attention = false) {
+    executor_->set_tap_hook(std::move(hook), before_attention);
+  }
 
   // Forgets all tokens from `position` on (at most position()); the expert cache stays warm.
   void rewind(int64_t position);

@@ -8,6 +8,7 @@
 #include "runtime/error.h"
 #include "runtime/words.h"
 #include "scheduler/make_scheduling.h"
+#include "scheduler/predictor.h"
 
 namespace tandem {
 namespace {
@@ -70,7 +71,7 @@ std::string why_no_predictor(const SchedulingSettings& wanted) {
 // What guesses: a fitted lookahead takes the place of gates that are reused.
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
                    const SchedulingSettings& used, Lines* lines) {
-  if (gate_reuse_distance(used) == 0) {
+  if (lookahead_distance(used) == 0) {
     lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
     return;
   }
@@ -79,11 +80,12 @@ void add_predictor(const EngineSettings& settings, const SchedulingSettings& wan
                "the router has chosen the experts of all layers");
     return;
   }
+  const bool tables = needs_tables(used.predictor);
   std::string reason;
   if (settings.pregate) {
     reason = settings.pregate_from;
     const int32_t reach = settings.pregate->n_distances;
-    if (reach < used.prefetch.ahead) {
+    if (reach < used.prefetch.ahead && (!tables || used.predictor == "pair-table")) {
       reason += fmt::format("; it reaches {} layers, the policy {}", reach, used.prefetch.ahead);
     }
   }
@@ -91,13 +93,14 @@ void add_predictor(const EngineSettings& settings, const SchedulingSettings& wan
     reason += reason.empty() ? "" : "; ";
     reason += "where it guesses badly, the previous token or nobody";
   }
-  lines->add("predictor", wanted.predictor, settings.pregate ? "pregate" : "gate-reuse", reason);
+  const std::string gates = settings.pregate ? "pregate" : "gate-reuse";
+  lines->add("predictor", wanted.predictor, tables ? used.predictor : gates, reason);
 }
 
 // Where it is there and nobody looks at it.
 void add_unused_pregate(const EngineSettings& settings, const SchedulingSettings& used, bool cached,
                         std::vector<EffectiveSetting>* lines) {
-  if (!settings.pregate || (cached && gate_reuse_distance(used) > 0)) return;
+  if (!settings.pregate || (cached && lookahead_distance(used) > 0)) return;
   lines->push_back({"pregate", settings.pregate_from, "not used",
                     cached ? "it takes the place of gates that are reused, and none are"
                            : "there are no expert slots"});

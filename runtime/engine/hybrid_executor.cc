@@ -77,8 +77,8 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
       costs_(costs),
       expert_costs_(expert_costs(model)),
       cuts_(model),
-      ops_(make_ops(model, device, pool, shape)),
-      dense_(model, device, *ops_, shape),
+      ops_(make_ops(model, device, pool, device_part(shape))),
+      dense_(model, device, *ops_, device_part(shape)),
       slots_(model, device, room_for_experts(model, device, wish)),
       router_(model.config().routing, static_cast<int32_t>(shape.n_batch),
               policy_ranks(model.config().routing)),
@@ -121,6 +121,7 @@ void HybridExecutor::begin_step(const Batch& batch) {
   finish_cpu();  // of a step that was stopped
   batch_ = batch;
   dense_.embed(batch);
+  guesses_.begin_step(batch);
 }
 
 const RoutingDecision& HybridExecutor::route(LayerId layer) {
@@ -137,8 +138,8 @@ const RoutingDecision& HybridExecutor::route(LayerId layer) {
   guesses_.look_ahead(dense_, layer.value, &router_, &routing_);
   if (routing_hook_) routing_hook_(routing_);
   if (tap_hook_ && !dense_.ranked() && !decoupled_) {
-    tap_hook_(
-        {layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits()});
+    tap_hook_({layer, batch_.first_pos, batch_.tokens, dense_.expert_input(), dense_.gate_logits(),
+               dense_.before_attention()});
   }
   return routing_;
 }

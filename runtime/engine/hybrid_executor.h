@@ -38,6 +38,8 @@ struct RouterTap {
   // [n, d] f32: the residual behind attention, normalised, with gain
   const float* inputs = nullptr;
   const float* logits = nullptr;  // [n, n_experts] f32
+  // Likewise the residual before attention, with the same gain. Null unless asked for.
+  const float* before_attention = nullptr;
 };
 
 struct ExecutorStats {
@@ -91,9 +93,16 @@ class HybridExecutor final : public Executor {
   DecoupledRoutes* decoupled() { return decoupled_.get(); }
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   // For good: later layers' routing is not guessed any more.
-  void stop_looking_ahead() { dense_.stop_looking_ahead(); }
+  void stop_looking_ahead() {
+    dense_.stop_looking_ahead();
+    guesses_.stop();
+  }
   void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
-  void set_tap_hook(TapHook hook) { tap_hook_ = std::move(hook); }
+  // MemoryError when the host is too small for what the hook is told of before attention.
+  void set_tap_hook(TapHook hook, bool before_attention = false) {
+    dense_.tap_before_attention(before_attention);
+    tap_hook_ = std::move(hook);
+  }
   int32_t n_slots() const { return slots_.count(); }
   // Whether an expert may be fetched without a slot: it passes through a buffer.
   bool streams() const { return slots_.n_buffers() > 0; }

@@ -1,7 +1,6 @@
 #include "runtime/engine/layer_guesses.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "runtime/engine/host_vector.h"
 
@@ -18,6 +17,10 @@ LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape, 
   }
   if (!lookahead.fitted) return;
   resize_host(&use_, n * config.routing.n_experts, device, "activations");
+  if (lookahead.table != GuessTable::kNone) {
+    tables_.emplace(config, shape, device);
+    return;
+  }
   sorted_.resize(static_cast<size_t>(config.routing.n_experts));
   for (int32_t layer = 0; layer < config.n_layers; ++layer) {
     for (int32_t d = 1; d <= lookahead.count; ++d) {
@@ -29,7 +32,12 @@ LayerGuesses::LayerGuesses(const ModelConfig& config, const EngineShape& shape, 
 void LayerGuesses::look_ahead(const DenseLayers& dense, int64_t layer, Router* router,
                               RoutingDecision* routing) {
   if (n_exact_ > 0) {
-    repeat(dense, layer, routing);
+    repeat(layer, routing);
+    if (scores_) scores_->observe(*routing);
+    return;
+  }
+  if (tables_) {
+    look_up(routing);
     if (scores_) scores_->observe(*routing);
     return;
   }
@@ -41,14 +49,14 @@ void LayerGuesses::look_ahead(const DenseLayers& dense, int64_t layer, Router* r
   if (scores_) scores_->observe(*routing);
 }
 
-void LayerGuesses::repeat(const DenseLayers& dense, int64_t layer, RoutingDecision* routing) {
+void LayerGuesses::repeat(int64_t layer, RoutingDecision* routing) {
   const size_t n = routing->ids.size();
   routing->n_ahead = n_exact_;
   routing->exact_ahead = true;
   const auto all = std::span(predicted_).first(n * static_cast<size_t>(n_exact_));
   for (int32_t i = 0; i < n_exact_; ++i) {
     const auto known = all.subspan(static_cast<size_t>(i) * n, n);
-    if (dense.looks_ahead() && layer + 1 + i < n_layers_) {
+    if (!stopped_ && layer + 1 + i < n_layers_) {
       std::ranges::copy(routing->ids, known.begin());
     } else {
       std::fill(known.begin(), known.end(), ExpertId{});
@@ -97,16 +105,27 @@ void LayerGuesses::calibrate(const DenseLayers& dense, int64_t layer, int32_t re
 
 void LayerGuesses::calibrate(const PregateLink& link, const float* logits, int32_t top_k,
                              std::span<float> use) {
-  constexpr float kNever = -6;  // P is below a four-hundredth: not worth an exponential
   const size_t n_experts = sorted_.size();
   for (size_t first = 0; first < use.size(); first += n_experts) {
-    const std::span<const float> of_token{logits + first, n_experts};
-    const float middle = selection_middle(of_token, top_k, sorted_);
-    for (size_t e = 0; e < n_experts; ++e) {
-      const float z = link.calib_scale * (of_token[e] - middle) + link.calib_offset;
-      use[first + e] = z > kNever ? 1 / (1 + std::exp(-z)) : 0;
-    }
+    calibrated_use(link.calib_scale, link.calib_offset, top_k, {logits + first, n_experts},
+                   use.subspan(first, n_experts), sorted_);
   }
+}
+
+void LayerGuesses::look_up(RoutingDecision* routing) {
+  routing->n_ahead = tables_->distances();
+  const auto n_ahead = static_cast<size_t>(routing->n_ahead);
+  const auto predicted = std::span(predicted_).first(n_ahead * routing->ids.size());
+  const size_t uses = static_cast<size_t>(routing->n_tokens) * tables_->n_experts();
+  const auto use = std::span(use_).first(n_ahead * uses);
+  if (stopped_) {
+    std::fill(predicted.begin(), predicted.end(), ExpertId{});
+    std::fill(use.begin(), use.end(), 0.0F);
+  } else {
+    tables_->look_up(*routing, predicted, use);
+  }
+  routing->predicted = predicted;
+  routing->predicted_use = use;
 }
 
 }  // namespace tandem

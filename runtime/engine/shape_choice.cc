@@ -72,19 +72,41 @@ void check_router(const ModelConfig& config, const EngineSettings& settings) {
   check("SHA-256", decoupled_hash(*router), config.decoupled_router);
 }
 
+GuessTable table_of(const std::string& predictor) {
+  if (predictor == "pair-table") return GuessTable::kPairs;
+  if (predictor == "token-table") return GuessTable::kTokens;
+  return predictor == "draft-free" ? GuessTable::kDraftFree : GuessTable::kNone;
+}
+
+void check_tables(const EngineSettings& settings, const std::string& predictor) {
+  if (settings.pregate && settings.pregate->tables) return;
+  throw ConfigError(fmt::format(
+      "the predictor {} needs the tables of a fitted lookahead; {}; tandem pregate fit makes them",
+      predictor,
+      settings.pregate ? settings.pregate_from + " has none" : std::string("there is none")));
+}
+
 Lookahead wanted_lookahead(const ModelConfig& config, const EngineSettings& settings,
                            const Device& device) {
   // Where nothing can be fetched, nobody needs to guess.
   const bool cached = !device.info().host_memory && settings.expert_slots != 0;
+  const SchedulingSettings scheduling = requested_scheduling(settings);
   Lookahead lookahead;
-  lookahead.count = std::max(settings.recorded_distances,
-                             cached ? gate_reuse_distance(requested_scheduling(settings)) : 0);
-  if (settings.router && lookahead.count > 0) {
+  lookahead.count =
+      std::max(settings.recorded_distances, cached ? lookahead_distance(scheduling) : 0);
+  if (lookahead.count == 0) return lookahead;
+  if (settings.router) {
     lookahead.count = static_cast<int32_t>(config.n_layers) - 1;
-  } else if (settings.pregate && lookahead.count > 0) {
+    return lookahead;
+  }
+  lookahead.table = table_of(scheduling.predictor);
+  if (lookahead.table != GuessTable::kNone) check_tables(settings, scheduling.predictor);
+  if (settings.pregate) {
     check_pregate_shape(*settings.pregate, config, settings.pregate_from);
     lookahead.fitted = settings.pregate;
-    lookahead.count = std::min(lookahead.count, settings.pregate->n_distances);
+    const bool anywhere = lookahead.table == GuessTable::kTokens ||
+                          lookahead.table == GuessTable::kDraftFree;  // at any distance
+    if (!anywhere) lookahead.count = std::min(lookahead.count, settings.pregate->n_distances);
   }
   return lookahead;
 }

@@ -20,6 +20,10 @@ class ByteReader {
 
   uint64_t position() const { return position_; }
   uint64_t remaining() const { return bytes_.size() - position_; }
+  // What was read from a former position() on.
+  std::span<const std::byte> since(uint64_t position) const {
+    return bytes_.subspan(position, position_ - position);
+  }
 
   // Fails unless n items of at least item_bytes each can follow. Call before allocating for them.
   void need(uint64_t n, uint64_t item_bytes, std::string_view what) const;

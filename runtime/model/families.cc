@@ -35,6 +35,15 @@ void adjust_readme(const GgufFile& file, ModelConfig* config) {
                     fmt::format("{} is {}; expected 0 to {}", kWidth, width, kMaxWidth));
   }
   config->shared_ff = static_cast<int64_t>(width);
+  constexpr std::string_view kDense = "readme-moe.dense_architecture";
+  const std::string_view dense = file.need_string(kDense);
+  if (dense == "qwen3") {
+    config->rope.style = RopeStyle::kHalves;
+    config->qk_norm = QkNorm::kPerHead;
+  } else if (dense != "llama") {
+    throw FileError(file.name(), fmt::format("{} is {}; expected llama or qwen3", kDense,
+                                             tandem::quoted(dense)));
+  }
   constexpr std::string_view kHash = "readme-moe.router.sha256";
   const std::string_view hash = file.need_string(kHash);
   if (hash.size() != 64 || hash.find_first_not_of("0123456789abcdef") != hash.npos) {

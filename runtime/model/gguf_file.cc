@@ -179,6 +179,8 @@ const std::vector<std::pair<std::string_view, GgufValue>>& GgufFile::metadata() 
   return impl_->metadata.entries;
 }
 
+const std::vector<GgufRawValue>& GgufFile::raw_metadata() const { return impl_->metadata.raw; }
+
 const GgufValue* GgufFile::find(std::string_view key) const { return impl_->metadata.find(key); }
 
 const std::vector<GgufTensor>& GgufFile::tensors() const { return impl_->tensors; }

@@ -35,6 +35,13 @@ struct GgufArray {
 // Integers widen to 64 bits; f32 and f64 to double.
 using GgufValue = std::variant<bool, uint64_t, int64_t, double, std::string_view, GgufArray>;
 
+// A value as the file has it: its type id and the bytes behind that, so that a copy is exact where
+// GgufValue has widened it.
+struct GgufRawValue {
+  uint32_t type = 0;
+  ByteRange bytes;
+};
+
 // A ggml tensor type, whether or not a kernel here reads it.
 struct GgmlTypeInfo {
   uint32_t id;
@@ -80,6 +87,7 @@ class GgufFile {
   // Of the first part; the split.* bookkeeping included. Ordered as in the file.
   const std::vector<std::pair<std::string_view, GgufValue>>& metadata() const;
   const GgufValue* find(std::string_view key) const;
+  const std::vector<GgufRawValue>& raw_metadata() const;  // in the same order
 
   // nullopt when absent; FileError when present with another type or out of range.
   std::optional<uint64_t> get_uint(std::string_view key) const;  // any integer type, >= 0

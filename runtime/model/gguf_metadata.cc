@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <iterator>
 #include <type_traits>
 #include <variant>
@@ -63,6 +64,14 @@ std::vector<std::string_view> read_strings(ByteReader& in, uint64_t n, const std
   return values;
 }
 
+// entry: what has been read, a type id and a value.
+GgufRawValue raw_value(std::span<const std::byte> entry) {
+  GgufRawValue raw;
+  std::memcpy(&raw.type, entry.data(), sizeof(raw.type));
+  raw.bytes = entry.subspan(sizeof(raw.type));
+  return raw;
+}
+
 class MetadataReader {
  public:
   explicit MetadataReader(ByteReader& in) : in_(in) {}
@@ -79,7 +88,9 @@ class MetadataReader {
       if (!metadata.index.emplace(key, metadata.entries.size()).second) {
         in_.fail(fmt::format("key {} appears twice", quoted(key)));
       }
+      const uint64_t begin = in_.position();
       metadata.entries.emplace_back(key, read_value(fmt::format("key {}", quoted(key))));
+      metadata.raw.push_back(raw_value(in_.since(begin)));
     }
     return metadata;
   }

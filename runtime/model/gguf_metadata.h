@@ -35,6 +35,7 @@ enum class GgufType : uint32_t {
 // Views point into the image.
 struct GgufMetadata {
   std::vector<std::pair<std::string_view, GgufValue>> entries;  // in file order, keys unique
+  std::vector<GgufRawValue> raw;                                // in the same order
   std::unordered_map<std::string_view, size_t> index;           // key -> place in entries
 
   const GgufValue* find(std::string_view key) const;

@@ -182,41 +182,46 @@ const Family& known_family(const GgufFile& file, std::string_view arch) {
 
 }  // namespace
 
+void read_attention_config(const GgufFile& file, const Family& family, ModelConfig* config) {
+  const Keys keys(file, config->arch);
+  const std::string stem = std::filesystem::path(file.name()).stem().string();
+  config->name = std::string(file.get_string("general.name").value_or(stem));
+  config->n_layers = keys.count("block_count", kMaxLayers);
+  config->n_ctx_train = keys.count("context_length", kMaxContext);
+  config->d_model = keys.count("embedding_length", kMaxWidth);
+  config->n_heads = keys.heads("attention.head_count", 0);
+  if (config->n_heads < 1) keys.fail("attention.head_count", "is missing");
+  config->n_kv_heads = keys.heads("attention.head_count_kv", config->n_heads);
+  if (config->n_heads % config->n_kv_heads != 0) {
+    keys.fail("attention.head_count", fmt::format("is {}, not a multiple of the {} key-value heads",
+                                                  config->n_heads, config->n_kv_heads));
+  }
+  const int64_t even_split = config->d_model / config->n_heads;
+  config->head_dim = head_dim(keys, "attention.key_length", even_split);
+  config->v_head_dim = head_dim(keys, "attention.value_length", even_split);
+  config->rms_eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5);
+  config->clamp_qkv = keys.number_or("attention.clamp_kqv", 0.0);
+  config->qk_norm = family.qk_norm;
+  config->rope.style = family.rope;
+  read_rope(keys, config);
+  const GgufTensor* embedding = file.find_tensor("token_embd.weight");
+  if (embedding == nullptr) throw FileError(file.name(), "has no tensor token_embd.weight");
+  config->n_vocab = static_cast<int64_t>(embedding->ne[1]);
+}
+
 ModelConfig read_model_config(const GgufFile& file) {
   ModelConfig config;
   config.arch = std::string(file.need_string("general.architecture"));
   const Family& family = known_family(file, config.arch);
   const Keys keys(file, config.arch);
-  const std::string stem = std::filesystem::path(file.name()).stem().string();
-  config.name = std::string(file.get_string("general.name").value_or(stem));
   if (file.get_uint(keys.full("expert_count")).value_or(0) == 0) {
     throw FileError(file.name(), fmt::format("{} is 0 or absent: not a mixture-of-experts model",
                                              keys.full("expert_count")));
   }
-  config.n_layers = keys.count("block_count", kMaxLayers);
-  config.n_ctx_train = keys.count("context_length", kMaxContext);
-  config.d_model = keys.count("embedding_length", kMaxWidth);
-  config.n_heads = keys.heads("attention.head_count", 0);
-  if (config.n_heads < 1) keys.fail("attention.head_count", "is missing");
-  config.n_kv_heads = keys.heads("attention.head_count_kv", config.n_heads);
-  if (config.n_heads % config.n_kv_heads != 0) {
-    keys.fail("attention.head_count", fmt::format("is {}, not a multiple of the {} key-value heads",
-                                                  config.n_heads, config.n_kv_heads));
-  }
-  const int64_t even_split = config.d_model / config.n_heads;
-  config.head_dim = head_dim(keys, "attention.key_length", even_split);
-  config.v_head_dim = head_dim(keys, "attention.value_length", even_split);
-  config.rms_eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5);
-  config.clamp_qkv = keys.number_or("attention.clamp_kqv", 0.0);
-  config.qk_norm = family.qk_norm;
-  config.rope.style = family.rope;
+  read_attention_config(file, family, &config);
   config.expert_ff = expert_width(file, keys);
-  read_rope(keys, &config);
   read_routing(keys, family, &config);
   if (family.adjust != nullptr) family.adjust(file, &config);
-  const GgufTensor* embedding = file.find_tensor("token_embd.weight");
-  if (embedding == nullptr) throw FileError(file.name(), "has no tensor token_embd.weight");
-  config.n_vocab = static_cast<int64_t>(embedding->ne[1]);
   return config;
 }
 

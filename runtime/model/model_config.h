@@ -10,6 +10,7 @@
 namespace tandem {
 
 class GgufFile;
+struct Family;
 
 // Of the residual, of a routed and of a shared expert.
 inline constexpr uint64_t kMaxWidth = 1U << 20;
@@ -50,5 +51,9 @@ struct ModelConfig {
 // the embedding: vocab_size is not read, since a vocabulary that was padded or extended after
 // training may have left an older number there.
 ModelConfig read_model_config(const GgufFile& file);
+
+// All of it but experts and routing, by the keys of config->arch: what dense models have, too.
+// Errors as above.
+void read_attention_config(const GgufFile& file, const Family& family, ModelConfig* config);
 
 }  // namespace tandem

@@ -19,7 +19,9 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "tandem-taps";
-constexpr int64_t kVersion = 1;
+constexpr int64_t kRouterInputOnly = 1;  // versions
+constexpr int64_t kBothTaps = 2;
+constexpr const char* kTaps = "router-input, pre-attention";  // of the second
 constexpr int64_t kMostLayers = 4096;
 constexpr int64_t kMostExperts = 4096;
 constexpr int64_t kMostPrompts = 1000000;
@@ -28,15 +30,16 @@ constexpr size_t kMostInfoBytes = 1 << 16;
 fs::path info_file(const fs::path& folder) { return folder / "collection.json"; }
 
 std::string info_text(const CollectionInfo& info) {
-  const Json json = {{"format", kFormat},
-                     {"version", kVersion},
-                     {"model", info.model},
-                     {"router_sha256", info.router_hash},
-                     {"layers", info.shape.n_layers},
-                     {"experts", info.shape.n_experts},
-                     {"width", info.shape.d_model},
-                     {"prompts", info.n_prompts},
-                     {"made_with", info.made_with}};
+  Json json = {{"format", kFormat},
+               {"version", info.shape.before_attention ? kBothTaps : kRouterInputOnly},
+               {"model", info.model},
+               {"router_sha256", info.router_hash},
+               {"layers", info.shape.n_layers},
+               {"experts", info.shape.n_experts},
+               {"width", info.shape.d_model},
+               {"prompts", info.n_prompts},
+               {"made_with", info.made_with}};
+  if (info.shape.before_attention) json["taps"] = kTaps;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -62,10 +65,13 @@ CollectionInfo read_info(const fs::path& folder) {
   if (!json.is_object() || text(json, "format", where) != kFormat) {
     throw FileError(where, fmt::format("expected a JSON object of format {}", kFormat));
   }
-  if (number(json, "version", INT32_MAX, where) != kVersion) {
-    throw FileError(where, fmt::format("version: expected {}", kVersion));
-  }
+  const int64_t version = number(json, "version", INT32_MAX, where);
+  if (version > kBothTaps) throw FileError(where, "version: expected 1 or 2");
   CollectionInfo info;
+  info.shape.before_attention = version == kBothTaps;
+  if (info.shape.before_attention && text(json, "taps", where) != kTaps) {
+    throw FileError(where, fmt::format("taps: expected {}", kTaps));
+  }
   info.model = text(json, "model", where);
   info.router_hash = text(json, "router_sha256", where);
   info.shape.n_layers = static_cast<int32_t>(number(json, "layers", kMostLayers, where));

@@ -27,6 +27,7 @@ DecoupledShape read_shape(const SideCar& in) {
   shape.n_experts = count("experts");
   shape.top_k = count("top_k");
   shape.n_layers = count("layers");
+  shape.window = static_cast<int32_t>(in.number("window", 0, std::numeric_limits<int32_t>::max()));
   shape.rope_base = in.real("rope_base");
   shape.attention_scale = in.real("attention_scale");
   const std::string fault = decoupled_shape_fault(shape);
@@ -81,6 +82,7 @@ std::string decoupled_bytes(const DecoupledRouter& router) {
                       {"experts", std::to_string(s.n_experts)},
                       {"top_k", std::to_string(s.top_k)},
                       {"layers", std::to_string(s.n_layers)},
+                      {"window", std::to_string(s.window)},
                       {"rope_base", fmt::format("{}", s.rope_base)},
                       {"attention_scale", fmt::format("{}", s.attention_scale)},
                       {"training_tokens", std::to_string(router.training_tokens)},

@@ -87,6 +87,17 @@ void add(float* x, const float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
 
+void check_tensors(const DecoupledRouter& router) {
+  TANDEM_CHECK(std::ssize(router.blocks) == router.shape.n_blocks, "%zu blocks",
+               router.blocks.size());
+  for_each_decoupled_tensor(
+      router, [](const std::string& name, const std::vector<int64_t>& sides, const auto& values) {
+        int64_t n = 1;
+        for (const int64_t side : sides) n *= side;
+        TANDEM_CHECK(std::ssize(values) == n, "%s has %zu values", name.c_str(), values.size());
+      });
+}
+
 std::string range_fault(const char* what, int64_t got, int64_t least, int64_t most) {
   if (got >= least && got <= most) return "";
   return fmt::format("{}: expected {} to {}, got {}", what, least, most, got);
@@ -101,6 +112,7 @@ std::string decoupled_shape_fault(const DecoupledShape& s) {
   constexpr int32_t kMostBlocks = 64;
   constexpr int32_t kMostExperts = 4096;
   constexpr int32_t kMostLayers = 4096;
+  constexpr int32_t kMostWindow = 1 << 24;
   std::string fault;
   const auto check = [&](const char* what, int64_t got, int64_t least, int64_t most) {
     if (fault.empty()) fault = range_fault(what, got, least, most);
@@ -113,6 +125,7 @@ std::string decoupled_shape_fault(const DecoupledShape& s) {
   check("experts", s.n_experts, 1, kMostExperts);
   check("top_k", s.top_k, 1, s.n_experts);
   check("layers", s.n_layers, 1, kMostLayers);
+  check("window", s.window, 0, kMostWindow);
   if (!fault.empty()) return fault;
   if (s.width % (2 * s.n_heads) != 0) {
     return fmt::format("width: expected a multiple of twice the {} heads, got {}", s.n_heads,
@@ -137,8 +150,8 @@ std::string decoupled_tensor_name(size_t block, const char* part) {
 std::string decoupled_hash(const DecoupledRouter& router) {
   const DecoupledShape& s = router.shape;
   Sha256 hash;
-  const std::array<int32_t, 8> numbers{s.n_vocab, s.width,     s.n_heads, s.n_blocks,
-                                       s.ff,      s.n_experts, s.top_k,   s.n_layers};
+  const std::array<int32_t, 9> numbers{s.n_vocab,   s.width, s.n_heads,  s.n_blocks, s.ff,
+                                       s.n_experts, s.top_k, s.n_layers, s.window};
   hash.add(std::as_bytes(std::span(numbers)));
   const std::array<float, 2> reals{s.rope_base, s.attention_scale};
   hash.add(std::as_bytes(std::span(reals)));
@@ -153,6 +166,7 @@ DecoupledState::DecoupledState(const DecoupledRouter& router, int64_t n_ctx, int
   const DecoupledShape& s = router.shape;
   const std::string fault = decoupled_shape_fault(s);
   TANDEM_CHECK(fault.empty(), "%s", fault.c_str());
+  check_tensors(router);
   TANDEM_CHECK(n_ctx > 0 && max_tokens > 0, "n_ctx %lld, max_tokens %lld",
                static_cast<long long>(n_ctx), static_cast<long long>(max_tokens));
   const int64_t head = s.width / s.n_heads;
@@ -202,18 +216,20 @@ void DecoupledState::attend(size_t block, int64_t n, ParallelFor parallel) {
   const int64_t w = router_.shape.width;
   const int64_t n_heads = router_.shape.n_heads;
   const int64_t head = w / n_heads;
+  const int64_t window = router_.shape.window;
   const float* keys = keys_.data() + static_cast<int64_t>(block) * n_ctx_ * w;
   const float* values = values_.data() + static_cast<int64_t>(block) * n_ctx_ * w;
   const auto one = [&](int64_t t, int64_t h, float* scores) {
     const float* query = queries_.data() + t * w + h * head;
-    const int64_t seen = n_tokens_ + t + 1;
-    for (int64_t j = 0; j < seen; ++j) {
+    const int64_t end = n_tokens_ + t + 1;
+    const int64_t first = window > 0 ? std::max<int64_t>(0, end - window) : 0;
+    for (int64_t j = first; j < end; ++j) {
       scores[j] = router_.shape.attention_scale * dot(query, keys + j * w + h * head, head);
     }
-    softmax(scores, seen);
+    softmax(scores + first, end - first);
     float* out = attended_.data() + t * w + h * head;
     std::fill(out, out + head, 0.0F);
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = first; j < end; ++j) {
       const float* value = values + j * w + h * head;
       for (int64_t i = 0; i < head; ++i) out[i] += scores[j] * value[i];
     }

@@ -5,9 +5,8 @@
 //   x = embed[token]
 //   blocks: n = rms_norm(x) * attn_norm; q, k, v = wq n + bq, wk n + bk, wv n + bv; rope on q and
 //   k;
-//           a = sum over j <= i of softmax_j(attention_scale q_i . k_j) v_j, for each head
-//           x += wo a
-//           x += w2 silu(w1 (rms_norm(x) * ffn_norm) + b1) + b2
+//           a = sum over i - window < j <= i of softmax_j(attention_scale q_i . k_j) v_j, for each
+//           head x += wo a x += w2 silu(w1 (rms_norm(x) * ffn_norm) + b1) + b2
 //   logits = out (rms_norm(x) * out_norm)
 //
 // The logits are the same for every layer; a token uses the top_k largest. Here the router decides,
@@ -35,6 +34,9 @@ struct DecoupledShape {
   int32_t n_layers = 0;  // of the model
   float rope_base = 10000;
   float attention_scale = 1;  // of scores; Read-ME's code has 1
+  // Tokens that attention looks at, the last of them included; 0: all, as in Read-ME. What was not
+  // seen in training, neither so many tokens nor such distances, is not understood later.
+  int32_t window = 0;
 
   bool operator==(const DecoupledShape&) const = default;
 };
@@ -108,7 +110,8 @@ std::string decoupled_hash(const DecoupledRouter& router);
 // bit however the text is cut into calls, on any number of threads.
 class DecoupledState {
  public:
-  // The router outlives this. n_ctx: tokens that it can hold; max_tokens: of one call.
+  // The router outlives this; checked: its tensors have the sizes of its shape. n_ctx: tokens that
+  // it can hold; max_tokens: of one call.
   DecoupledState(const DecoupledRouter& router, int64_t n_ctx, int64_t max_tokens);
 
   // What the next tokens of the text need: [tokens.size(), n_experts] logits, f32, valid until the

@@ -12,6 +12,7 @@
 #include "runtime/model/byte_reader.h"
 #include "runtime/model/router_hash.h"
 #include "runtime/model/throwing_tasks.h"
+#include "runtime/pregate/fit_tables.h"
 #include "runtime/pregate/source_fit.h"
 
 namespace tandem {
@@ -48,7 +49,8 @@ void check_data(const Model& model, const Collection& data) {
   if (!model.config().decoupled_router.empty()) {
     throw ConfigError("the model's layers have no routers: there is nothing to guess");
   }
-  const TapShape shape = tap_shape(model.config());
+  TapShape shape = tap_shape(model.config());
+  shape.before_attention = data.info().shape.before_attention;
   if (data.info().shape != shape || data.info().router_hash != router_hash(model)) {
     throw ConfigError(fmt::format("the taps were collected with another model, {}",
                                   tandem::quoted(data.info().model)));
@@ -68,13 +70,84 @@ Pregate empty_pregate(const Collection& data, const ModelConfig& config, int32_t
   return out;
 }
 
+// Tasks in parallel that an interrupt stops, or an error of one of them.
+class StoppableTasks {
+ public:
+  // of: that there are in all.
+  StoppableTasks(ParallelFor parallel, const FitHooks& hooks, int64_t of)
+      : parallel_(parallel), hooks_(hooks), of_(of) {
+    if (hooks.progress) hooks.progress(0, of);
+  }
+
+  // From any thread.
+  bool go_on() {
+    if (hooks_.interrupted && hooks_.interrupted()) stopped_ = true;
+    return !stopped_;
+  }
+
+  // Whether all were done; a task that was stopped says false.
+  bool run(int64_t n, FunctionRef<bool(int64_t)> task) {
+    const int64_t before = done_;
+    run_throwing(parallel_, n, [&](int64_t i) {
+      if (!go_on()) return;
+      try {
+        if (!task(i)) return;
+      } catch (...) {
+        stopped_ = true;
+        throw;
+      }
+      const std::lock_guard lock(mutex_);
+      ++done_;
+      if (hooks_.progress) hooks_.progress(done_, of_);
+    });
+    return done_ == before + n;
+  }
+
+ private:
+  ParallelFor parallel_;
+  const FitHooks& hooks_;
+  int64_t of_;
+  std::mutex mutex_;
+  int64_t done_ = 0;
+  std::atomic<bool> stopped_ = false;
+};
+
+void take_tables(FittedTables tables, FitResult* result) {
+  size_t pair = 0;
+  for (LinkScore& score : result->scores) {
+    if (score.distance == 0) continue;
+    score.pair_table = tables.pairs[pair].recall;
+    score.pair_brier = tables.pairs[pair++].brier;
+  }
+  for (const TableScore& score : tables.tokens) {
+    result->token_scores.push_back({score.recall, score.brier});
+  }
+  result->known_tokens = tables.known;
+  result->pregate.tables = std::move(tables.tables);
+}
+
+std::vector<FitTask> tasks_of(const Collection& data, int32_t n_distances, int32_t epochs) {
+  const TapShape& shape = data.info().shape;
+  std::vector<FitTask> tasks;
+  for (int32_t s = 0; shape.before_attention && s < shape.n_layers; ++s) {
+    tasks.push_back({s, 0, 1, epochs});
+  }
+  for (int32_t s = 0; s + 1 < shape.n_layers; ++s) {  // the last layer has none behind it
+    tasks.push_back({s, 1, std::min(n_distances, shape.n_layers - 1 - s), epochs});
+  }
+  return tasks;
+}
+
 }  // namespace
 
 int64_t fit_task_bytes(const Model& model, const Collection& data,
                        const PregateFitSettings& settings) {
   check_data(model, data);
   const TapSplit split = split_answers(data);
-  return SourceFit::bytes(data.info().shape, settings.n_distances, tokens_of(split.validation));
+  const int64_t validation = tokens_of(split.validation);
+  const TapShape& shape = data.info().shape;
+  return std::max(SourceFit::bytes(shape, settings.n_distances, validation),
+                  table_task_bytes(shape, validation));
 }
 
 std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
@@ -86,40 +159,33 @@ std::optional<FitResult> fit_pregate(const Model& model, const Collection& data,
   result.training_tokens = tokens_of(split.training);
   result.validation_tokens = tokens_of(split.validation);
   result.test_tokens = tokens_of(split.test);
+  // Logits of P(use) are no logits that a bias could be added to.
+  result.refines = model.config().routing.bias.empty();
   Pregate& out = result.pregate;
   out = empty_pregate(data, model.config(), settings.n_distances);
   out.training_tokens = result.training_tokens;
 
-  const int64_t n_sources = out.n_layers - 1;  // the last layer has none behind it
-  std::vector<std::vector<FittedLink>> fitted(static_cast<size_t>(n_sources));
-  std::mutex mutex;
-  int64_t done = 0;
-  std::atomic<bool> stopped = false;  // by an interrupt or by an error of another task
-  const auto go_on = [&] {
-    if (hooks.interrupted && hooks.interrupted()) stopped = true;
-    return !stopped;
-  };
-  run_throwing(parallel, n_sources, [&](int64_t source) {
-    if (!go_on()) return;
-    try {
-      SourceFit fit(model, split, static_cast<int32_t>(source), out.n_distances);
-      fitted[static_cast<size_t>(source)] = fit.run(go_on);
-    } catch (...) {
-      stopped = true;
-      throw;
-    }
-    if (fitted[static_cast<size_t>(source)].empty()) return;
-    const std::lock_guard lock(mutex);
-    ++done;
-    if (hooks.progress) hooks.progress(done);
+  const std::vector<FitTask> sources =
+      tasks_of(data, out.n_distances, result.refines ? settings.epochs : 0);
+  StoppableTasks tasks(parallel, hooks, std::ssize(sources) + n_table_tasks(model.config()));
+  std::vector<std::vector<FittedLink>> fitted(sources.size());
+  const bool linked = tasks.run(std::ssize(sources), [&](int64_t i) {
+    SourceFit fit(model, split, sources[static_cast<size_t>(i)]);
+    auto& links = fitted[static_cast<size_t>(i)];
+    links = fit.run([&] { return tasks.go_on(); });
+    return !links.empty();
   });
-  if (done < n_sources) return std::nullopt;
-  for (auto& source : fitted) {
-    for (FittedLink& link : source) {
-      out.links.push_back(std::move(link.link));
+  if (!linked) return std::nullopt;
+  for (auto& links : fitted) {
+    for (FittedLink& link : links) {
       result.scores.push_back(link.score);
+      if (link.score.distance > 0) out.links.push_back(std::move(link.link));
     }
   }
+  const auto run = [&](int64_t n, FunctionRef<bool(int64_t)> task) { return tasks.run(n, task); };
+  std::optional<FittedTables> tables = fit_tables(model, split, out.n_distances, run);
+  if (!tables) return std::nullopt;
+  take_tables(std::move(*tables), &result);
   return result;
 }
 

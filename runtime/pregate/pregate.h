@@ -4,13 +4,17 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "runtime/pregate/expert_tables.h"
+
 namespace tandem {
 
-// logits of layer source + distance ~ weight x + bias, where x [d] is the input of the source
-// layer's router: its residual behind attention, normalised, with the layer's gain.
+// logits of layer source + distance ~ weight x + bias, or others that select alike, where x [d] is
+// the input of the source layer's router: its residual behind attention, normalised, with the
+// layer's gain.
 struct PregateLink {
   int32_t source = 0;
   int32_t distance = 1;
@@ -36,7 +40,8 @@ struct Pregate {
   int32_t d_model = 0;
   int32_t n_distances = 0;
   int64_t training_tokens = 0;
-  std::vector<PregateLink> links;  // by source, then distance; those that lead to a layer
+  std::vector<PregateLink> links;        // by source, then distance; those that lead to a layer
+  std::optional<ExpertTables> tables{};  // of the same distances
 
   // distance: 1 … n_distances. Null where that leads behind the last layer.
   const PregateLink* link(int32_t source, int32_t distance) const {

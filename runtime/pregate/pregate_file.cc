@@ -10,6 +10,7 @@
 #include "runtime/model/router_hash.h"
 #include "runtime/pregate/safetensors.h"
 #include "runtime/pregate/side_car.h"
+#include "runtime/pregate/tables_file.h"
 
 namespace tandem {
 namespace {
@@ -65,7 +66,12 @@ Pregate parse_pregate(std::span<const std::byte> file, const std::string& where)
       out.links.push_back(read_link(in, out, s, d));
     }
   }
-  in.expect_tensors(kTensorsOfLink * out.links.size());
+  size_t n_tensors = kTensorsOfLink * out.links.size();
+  if (!in.bare() && has_tables(in.content())) {
+    out.tables = read_tables(in.content(), out, where);
+    n_tensors += n_table_tensors(*out.tables);
+  }
+  in.expect_tensors(n_tensors);
   return out;
 }
 
@@ -106,6 +112,7 @@ std::string pregate_bytes(const Pregate& pregate) {
     pairs.push_back({link.recall, link.reuse_recall});
     content.tensors[name("recall")] = {"F32", {2}, bytes_of(pairs.back())};
   }
+  const TableStorage storage = add_tables(pregate, &content);
   return safetensors_bytes(content);
 }
 

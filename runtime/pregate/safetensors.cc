@@ -161,6 +161,51 @@ SafeTensors parse_safetensors(std::span<const std::byte> file, const std::string
   return Parser(file, where).parse();
 }
 
+namespace {
+
+void check_finite(const std::string& name, std::span<const std::byte> bytes, bool half,
+                  const std::string& where) {
+  const size_t size = half ? sizeof(uint16_t) : sizeof(uint32_t);
+  const uint32_t exponent = half ? 0x7C00 : 0x7F800000;
+  for (size_t i = 0; i < bytes.size(); i += size) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, bytes.data() + i, size);
+    if ((bits & exponent) != exponent) continue;
+    throw FileError(where, fmt::format("tensor {}: a number is not finite", name));
+  }
+}
+
+}  // namespace
+
+template <typename T>
+std::vector<T> tensor_values(const SafeTensors& content, const std::string& name, const char* dtype,
+                             const std::vector<int64_t>& shape, const std::string& where) {
+  const auto at = content.tensors.find(name);
+  if (at == content.tensors.end()) {
+    throw FileError(where, fmt::format("there is no tensor {}", name));
+  }
+  const SafeTensor& tensor = at->second;
+  if (tensor.dtype != dtype || tensor.shape != shape) {
+    throw FileError(
+        where, fmt::format("tensor {}: expected {} [{}], got {} [{}]", name, dtype,
+                           fmt::join(shape, ", "), tensor.dtype, fmt::join(tensor.shape, ", ")));
+  }
+  const std::string_view type = dtype;
+  if (type == "F16" || type == "F32") check_finite(name, tensor.bytes, type == "F16", where);
+  std::vector<T> out(tensor.bytes.size() / sizeof(T));
+  if (!out.empty()) std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
+  return out;
+}
+
+template std::vector<float> tensor_values(const SafeTensors&, const std::string&, const char*,
+                                          const std::vector<int64_t>&, const std::string&);
+template std::vector<uint8_t> tensor_values(const SafeTensors&, const std::string&, const char*,
+                                            const std::vector<int64_t>&, const std::string&);
+template std::vector<uint16_t> tensor_values(const SafeTensors&, const std::string&, const char*,
+                                             const std::vector<int64_t>&, const std::string&);
+template std::vector<int32_t> tensor_values(const SafeTensors&, const std::string&, const char*,
+                                            const std::vector<int64_t>&, const std::string&);
+
 std::string safetensors_bytes(const SafeTensors& content) {
   Json header;
   header[kMetadata] = content.metadata;

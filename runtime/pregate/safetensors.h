@@ -29,6 +29,12 @@ struct SafeTensors {
 // bytes, bytes that no tensor or two tensors own.
 SafeTensors parse_safetensors(std::span<const std::byte> file, const std::string& where);
 
+// The numbers of a tensor. FileError, opened by `where`, unless it is there, of this type and
+// shape, and finite where it is F16 or F32.
+template <typename T>
+std::vector<T> tensor_values(const SafeTensors& content, const std::string& name, const char* dtype,
+                             const std::vector<int64_t>& shape, const std::string& where);
+
 // The file's bytes; tensors in the order of their names.
 std::string safetensors_bytes(const SafeTensors& content);
 

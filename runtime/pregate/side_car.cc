@@ -2,10 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 
 #include "runtime/error.h"
 #include "runtime/model/byte_reader.h"
@@ -29,19 +27,12 @@ std::string explained(std::string_view name) {
   return tandem::quoted(name);
 }
 
-template <typename T>
-std::vector<T> copied(std::span<const std::byte> bytes) {
-  std::vector<T> out(bytes.size() / sizeof(T));
-  std::memcpy(out.data(), bytes.data(), out.size() * sizeof(T));
-  return out;
-}
-
 }  // namespace
 
 SideCar::SideCar(std::span<const std::byte> file, const std::string& where)
     : where_(where), content_(parse_safetensors(file, where)) {
   expect("format", kSideCarFormat);
-  expect("version", kSideCarVersion);
+  if (!bare()) expect("version", kSideCarVersion);
 }
 
 void SideCar::fail(const std::string& what) const { throw FileError(where_, what); }
@@ -91,34 +82,14 @@ float SideCar::real(const char* key) const {
   fail(fmt::format("__metadata__: {}: expected a number, got {}", key, tandem::quoted(digits)));
 }
 
-const SafeTensor& SideCar::tensor(const std::string& name, std::string_view dtype,
-                                  const std::vector<int64_t>& shape) const {
-  const auto at = content_.tensors.find(name);
-  if (at == content_.tensors.end()) fail(fmt::format("there is no tensor {}", name));
-  const SafeTensor& tensor = at->second;
-  if (tensor.dtype != dtype || tensor.shape != shape) {
-    fail(fmt::format("tensor {}: expected {} [{}], got {} [{}]", name, dtype,
-                     fmt::join(shape, ", "), tensor.dtype, fmt::join(tensor.shape, ", ")));
-  }
-  return tensor;
-}
-
 std::vector<float> SideCar::floats(const std::string& name,
                                    const std::vector<int64_t>& shape) const {
-  auto out = copied<float>(tensor(name, "F32", shape).bytes);
-  const bool finite = std::all_of(out.begin(), out.end(), [](float v) { return std::isfinite(v); });
-  if (!finite) fail(fmt::format("tensor {}: a number is not finite", name));
-  return out;
+  return tensor_values<float>(content_, name, "F32", shape, where_);
 }
 
 std::vector<uint16_t> SideCar::halves(const std::string& name,
                                       const std::vector<int64_t>& shape) const {
-  auto out = copied<uint16_t>(tensor(name, "F16", shape).bytes);
-  constexpr uint16_t kExponent = 0x7C00;
-  const bool finite =
-      std::all_of(out.begin(), out.end(), [](uint16_t v) { return (v & kExponent) != kExponent; });
-  if (!finite) fail(fmt::format("tensor {}: a number is not finite", name));
-  return out;
+  return tensor_values<uint16_t>(content_, name, "F16", shape, where_);
 }
 
 void SideCar::expect_tensors(size_t n) const {

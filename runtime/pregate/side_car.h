@@ -14,7 +14,8 @@
 namespace tandem {
 
 inline constexpr const char* kSideCarFormat = "tandem-pregate";
-inline constexpr const char* kSideCarVersion = "1";
+inline constexpr const char* kSideCarVersion = "2";
+inline constexpr const char* kBareSideCarVersion = "1";  // is read, too: it has no tables
 inline constexpr int64_t kMostTrainingTokens = int64_t{1} << 48;
 
 // A view: the bytes and `where`, which opens every message, outlive it. Every fault is a FileError.
@@ -23,6 +24,8 @@ class SideCar {
   // Format and version are checked.
   SideCar(std::span<const std::byte> file, const std::string& where);
 
+  bool bare() const { return text("version") == kBareSideCarVersion; }
+  const SafeTensors& content() const { return content_; }
   [[noreturn]] void fail(const std::string& what) const;
 
   // One of the kinds that there are (pregate_file.h).
@@ -42,9 +45,6 @@ class SideCar {
   void expect_tensors(size_t n) const;
 
  private:
-  const SafeTensor& tensor(const std::string& name, std::string_view dtype,
-                           const std::vector<int64_t>& shape) const;
-
   const std::string& where_;
   SafeTensors content_;
 };

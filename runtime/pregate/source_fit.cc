@@ -5,34 +5,25 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
+#include <random>
 #include <span>
 #include <utility>
 
-#include "runtime/pregate/platt.h"
+#include "runtime/pregate/refine.h"
+#include "runtime/pregate/source_fit_parts.h"
 #include "scheduler/routing.h"
 
 namespace tandem {
 namespace {
 
-using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Eigen::MatrixXd;
 using Eigen::VectorXd;
 using Eigen::VectorXf;
 
 constexpr int64_t kChunk = 512;  // tokens that are read at once
-constexpr double kNoCorrection = std::numeric_limits<double>::infinity();
+constexpr int64_t kBatch = 256;  // tokens of a step of refinement
 // Shares of the mean square of an input.
 constexpr std::array kRidges{1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0};
-
-int64_t in_common(std::span<const ExpertId> a, std::span<const ExpertId> b) {
-  return std::count_if(a.begin(), a.end(),
-                       [&](ExpertId id) { return std::find(b.begin(), b.end(), id) != b.end(); });
-}
-
-bool is_among(int64_t expert, std::span<const ExpertId> ids) {
-  return std::find(ids.begin(), ids.end(), ExpertId{static_cast<int32_t>(expert)}) != ids.end();
-}
 
 // Router of the target layer on the source layer's router input: the gains of the two differ.
 Rows reused_gate(const LayerWeights& source, const LayerWeights& target) {
@@ -63,41 +54,13 @@ Rows rounded(Rows weight) {
 
 }  // namespace
 
-// logits of all distances = weight x + bias.
-struct SourceFit::Guess {
-  double ridge = kNoCorrection;
-  Rows weight;    // [links * E, d]
-  VectorXf bias;  // [links * E]
-};
-
-struct SourceFit::Sums {
-  Rows reuse;  // [links * E, d]
-  int64_t n = 0;
-  MatrixXd gram;                           // [d, d], its lower half
-  MatrixXd cross;                          // [d, links * E] of inputs and what gate reuse lacks
-  VectorXd x;                              // [d]
-  VectorXd lacks;                          // [links * E]
-  std::vector<std::vector<int64_t>> uses;  // [links] of [E]
-};
-
-struct SourceFit::Chunk {
-  Rows inputs;  // [n, d]
-  Rows logits;  // [n, links * E] of later layers' routers
-};
-
-struct SourceFit::Link {
-  double ridge = kNoCorrection;
-  std::vector<uint16_t> halves;  // [E, d]
-  Rows weight;                   // the same
-  VectorXf bias;                 // [E]
-  PlattCurve curve;
-};
-
-SourceFit::SourceFit(const Model& model, const TapSplit& data, int32_t source, int32_t n_distances)
+SourceFit::SourceFit(const Model& model, const TapSplit& data, const FitTask& task)
     : model_(model),
       data_(data),
-      source_(source),
-      n_links_(std::min<int64_t>(n_distances, model.config().n_layers - 1 - source)),
+      source_(task.source),
+      first_(task.first_distance),
+      n_links_(task.n_distances),
+      epochs_(task.epochs),
       n_experts_(model.config().routing.n_experts),
       top_k_(static_cast<size_t>(model.config().routing.top_k)),
       router_(model.config().routing, 1),
@@ -107,11 +70,11 @@ SourceFit::SourceFit(const Model& model, const TapSplit& data, int32_t source, i
   const int64_t d = model.config().d_model;
   const int64_t all = n_links_ * n_experts_;
   const auto& layers = model.weights().layers;
-  const auto from = static_cast<size_t>(source);
+  const auto from = static_cast<size_t>(source_);
   sums_->reuse.resize(all, d);
   for (int64_t i = 0; i < n_links_; ++i) {
     sums_->reuse.middleRows(i * n_experts_, n_experts_) =
-        reused_gate(layers[from], layers[from + 1 + static_cast<size_t>(i)]);
+        reused_gate(layers[from], layers[from + static_cast<size_t>(first_ + i)]);
   }
   sums_->gram = MatrixXd::Zero(d, d);
   sums_->cross = MatrixXd::Zero(d, all);
@@ -138,44 +101,32 @@ void SourceFit::select(const float* logits, std::vector<ExpertId>* ids) {
   if (!router_.select(logits, 1, *ids)) ids->clear();
 }
 
-float SourceFit::middle(const float* logits) {
-  return selection_middle({logits, static_cast<size_t>(n_experts_)}, static_cast<int32_t>(top_k_),
-                          sorted_);
+void SourceFit::read_inputs(const TapFile& file, int64_t first, int64_t n, float* inputs) const {
+  if (first_ == 0) {
+    file.read_before_attention(source_, first, n, inputs);
+  } else {
+    file.read_inputs(source_, first, n, inputs);
+  }
 }
 
-template <typename F>
-bool SourceFit::for_each_chunk(const TapFiles& files, GoOn go_on, F f) {
+bool SourceFit::for_each_chunk(const TapFiles& files, GoOn go_on, FunctionRef<void(int64_t)> f) {
   Rows one;
   for (const auto& file : files) {
     for (int64_t first = 0; first < file->n_tokens(); first += kChunk) {
       if (!go_on()) return false;
       const int64_t n = std::min(kChunk, file->n_tokens() - first);
       chunk_->inputs.resize(n, model_.config().d_model);
-      file->read_inputs(source_, first, n, chunk_->inputs.data());
+      read_inputs(*file, first, n, chunk_->inputs.data());
       chunk_->logits.resize(n, n_links_ * n_experts_);
       one.resize(n, n_experts_);
       for (int64_t i = 0; i < n_links_; ++i) {
-        file->read_logits(source_ + 1 + static_cast<int32_t>(i), first, n, one.data());
+        file->read_logits(source_ + first_ + static_cast<int32_t>(i), first, n, one.data());
         chunk_->logits.middleCols(i * n_experts_, n_experts_) = one;
       }
       f(first);
     }
   }
   return true;
-}
-
-template <typename F>
-bool SourceFit::for_each_guess(const TapFiles& files, GoOn go_on, F f) {
-  return for_each_chunk(files, go_on, [&](int64_t first) {
-    for (size_t i = 0; i < links_.size(); ++i) {
-      Rows guess = chunk_->inputs * links_[i].weight.transpose();
-      guess.rowwise() += links_[i].bias.transpose();
-      for (int64_t t = 0; t < guess.rows(); ++t) {
-        const float* real = chunk_->logits.row(t).data() + static_cast<int64_t>(i) * n_experts_;
-        f(i, guess.row(t).data(), real, t, first + t == 0);
-      }
-    }
-  });
 }
 
 void SourceFit::count_uses() {
@@ -234,18 +185,12 @@ SourceFit::Guess SourceFit::solve(double ridge) const {
   return {ridge, rounded(s.reuse + correction.transpose().cast<float>()), bias.cast<float>()};
 }
 
-// Of gate reuse and its corrections the best on prompts that were not fitted, for each distance.
-bool SourceFit::choose(GoOn go_on) {
-  std::vector<Guess> guesses{reuse()};
-  for (const double ridge : kRidges) {
-    if (!go_on()) return false;
-    guesses.push_back(solve(ridge));
-  }
+bool SourceFit::count_right(GoOn go_on, std::span<const Guess> guesses, Counts* right) {
   const auto n_links = static_cast<size_t>(n_links_);
-  std::vector<std::vector<int64_t>> right(guesses.size(), std::vector<int64_t>(n_links, 0));
+  right->assign(guesses.size(), std::vector<int64_t>(n_links, 0));
   std::vector<ExpertId> truth;
   std::vector<ExpertId> guessed;
-  const bool done = for_each_chunk(data_.validation, go_on, [&](int64_t) {
+  return for_each_chunk(data_.validation, go_on, [&](int64_t) {
     std::vector<Rows> logits;
     logits.reserve(guesses.size());
     for (const Guess& guess : guesses) {
@@ -258,125 +203,122 @@ bool SourceFit::choose(GoOn go_on) {
         select(chunk_->logits.row(t).data() + at, &truth);
         for (size_t g = 0; g < guesses.size(); ++g) {
           select(logits[g].row(t).data() + at, &guessed);
-          right[g][i] += in_common(truth, guessed);
+          (*right)[g][i] += in_common(truth, guessed);
         }
       }
     }
   });
+}
+
+void SourceFit::take(const Guess& guess, size_t link) {
+  const auto at = static_cast<int64_t>(link) * n_experts_;
+  links_[link].weight = guess.weight.middleRows(at, n_experts_);
+  links_[link].bias = guess.bias.segment(at, n_experts_);
+}
+
+// Of gate reuse and its corrections the best on prompts that were not fitted, for each distance.
+bool SourceFit::choose(GoOn go_on) {
+  std::vector<Guess> guesses{reuse()};
+  for (const double ridge : kRidges) {
+    if (!go_on()) return false;
+    guesses.push_back(solve(ridge));
+  }
   sums_->gram.resize(0, 0);  // not needed any more
   sums_->cross.resize(0, 0);
-  for (size_t i = 0; i < n_links; ++i) {
+  Counts right;
+  const bool done = count_right(go_on, guesses, &right);
+  links_.resize(static_cast<size_t>(n_links_));
+  for (size_t i = 0; i < links_.size(); ++i) {
     size_t best = 0;
     for (size_t g = 1; g < guesses.size(); ++g) {
       if (right[g][i] > right[best][i]) best = g;
     }
-    const auto at = static_cast<int64_t>(i) * n_experts_;
-    Link link;
-    link.ridge = guesses[best].ridge;
-    link.weight = guesses[best].weight.middleRows(at, n_experts_);
-    link.bias = guesses[best].bias.segment(at, n_experts_);
-    for (const float w : link.weight.reshaped<Eigen::RowMajor>()) link.halves.push_back(to_half(w));
-    links_.push_back(std::move(link));
+    links_[i].ridge = guesses[best].ridge;
+    links_[i].right = right[best][i];
+    take(guesses[best], i);
   }
   return done;
 }
 
-// What a margin is worth, on the same prompts.
-bool SourceFit::calibrate(GoOn go_on) {
-  std::vector<std::vector<float>> margins(links_.size());
-  std::vector<std::vector<uint8_t>> used(links_.size());
-  int64_t n = 0;
-  for (const auto& file : data_.validation) n += file->n_tokens() * n_experts_;
+// What was chosen, as logits of P(use) by its calibration.
+SourceFit::Guess SourceFit::calibrated() const {
+  Guess guess{0, Rows(sums_->reuse.rows(), sums_->reuse.cols()), VectorXf(sums_->reuse.rows())};
   for (size_t i = 0; i < links_.size(); ++i) {
-    margins[i].reserve(static_cast<size_t>(n));
-    used[i].reserve(static_cast<size_t>(n));
+    const Link& link = links_[i];
+    const auto at = static_cast<int64_t>(i) * n_experts_;
+    const double scale = link.curve.scale > 0 ? link.curve.scale : 1;
+    const double shift = link.curve.offset - scale * link.middle;
+    guess.weight.middleRows(at, n_experts_) = static_cast<float>(scale) * link.weight;
+    guess.bias.segment(at, n_experts_).array() =
+        static_cast<float>(scale) * link.bias.array() + static_cast<float>(shift);
   }
-  std::vector<ExpertId> truth;
-  const auto gather = [&](size_t i, const float* guess, const float* real, int64_t, bool) {
-    select(real, &truth);
-    const float at = middle(guess);
-    for (int64_t e = 0; e < n_experts_; ++e) {
-      margins[i].push_back(guess[e] - at);
-      used[i].push_back(is_among(e, truth) ? 1 : 0);
-    }
-  };
-  if (!for_each_guess(data_.validation, go_on, gather)) return false;
-  for (size_t i = 0; i < links_.size(); ++i) links_[i].curve = fit_platt(margins[i], used[i]);
-  return true;
+  return guess;
 }
 
-std::vector<ExpertId> SourceFit::hot_list(size_t link) const {
-  const std::vector<int64_t>& uses = sums_->uses[link];
+// Inputs and, in place of logits, who was selected: 0 or 1.
+void SourceFit::read_tokens(std::span<const TokenAt> tokens) {
+  chunk_->inputs.resize(std::ssize(tokens), model_.config().d_model);
+  chunk_->logits.resize(std::ssize(tokens), n_links_ * n_experts_);
+  std::vector<float> real(static_cast<size_t>(n_experts_));
   std::vector<ExpertId> ids;
-  ids.reserve(uses.size());
-  for (int32_t e = 0; e < n_experts_; ++e) ids.push_back(ExpertId{e});
-  std::stable_sort(ids.begin(), ids.end(), [&](ExpertId a, ExpertId b) {
-    return uses[static_cast<size_t>(a.value)] > uses[static_cast<size_t>(b.value)];
-  });
-  ids.resize(top_k_);
-  return ids;
+  for (int64_t t = 0; t < std::ssize(tokens); ++t) {
+    const auto& [file, at] = tokens[static_cast<size_t>(t)];
+    read_inputs(*file, at, 1, chunk_->inputs.row(t).data());
+    auto used = chunk_->logits.row(t);
+    used.setZero();
+    for (int64_t i = 0; i < n_links_; ++i) {
+      file->read_logits(source_ + first_ + static_cast<int32_t>(i), at, 1, real.data());
+      select(real.data(), &ids);
+      for (const ExpertId id : ids) used[i * n_experts_ + id.value] = 1;
+    }
+  }
 }
 
-// On prompts that were held back from all of that.
-bool SourceFit::test(GoOn go_on, std::vector<LinkScore>* scores) {
-  scores->assign(links_.size(), {});
-  std::vector<std::vector<ExpertId>> hot;
-  for (size_t i = 0; i < links_.size(); ++i) hot.push_back(hot_list(i));
-  std::vector<std::vector<ExpertId>> before(links_.size());
-  std::vector<int64_t> n_followers(links_.size(), 0);
-  int64_t n_guesses = 0;
-  std::vector<ExpertId> truth;
-  std::vector<ExpertId> guessed;
-  VectorXf reused;
-  const auto score = [&](size_t i, const float* guess, const float* real, int64_t t, bool first) {
-    LinkScore& sum = (*scores)[i];
-    select(real, &truth);
-    const auto right = [&](std::span<const ExpertId> ids) {
-      return static_cast<double>(in_common(truth, ids));
-    };
-    select(guess, &guessed);
-    sum.fitted += right(guessed);
-    reused = sums_->reuse.middleRows(static_cast<int64_t>(i) * n_experts_, n_experts_) *
-             chunk_->inputs.row(t).transpose();
-    select(reused.data(), &guessed);
-    sum.gate_reuse += right(guessed);
-    sum.hot_list += right(hot[i]);
-    if (!first) {
-      sum.previous_token += right(before[i]);
-      ++n_followers[i];
+// Logistic regression from what was chosen on. Of each distance the guess behind that epoch is
+// kept that is best on the prompts that choose, or the one from before.
+bool SourceFit::refine(GoOn go_on) {
+  std::vector<TokenAt> tokens;
+  for (const auto& file : data_.training) {
+    for (int64_t t = 0; t < file->n_tokens(); ++t) tokens.push_back({file.get(), t});
+  }
+  const int64_t n_batches = (std::ssize(tokens) + kBatch - 1) / kBatch;
+  Guess guess = calibrated();
+  LogisticRegression regression(std::move(guess.weight), std::move(guess.bias),
+                                epochs_ * n_batches);
+  std::mt19937 random(1);  // the same order in every fit
+  Counts right;
+  for (int32_t epoch = 1; epoch <= epochs_; ++epoch) {
+    for (size_t i = tokens.size(); i > 1; --i) std::swap(tokens[i - 1], tokens[random() % i]);
+    for (int64_t b = 0; b < n_batches; ++b) {
+      if (!go_on()) return false;
+      const auto first = static_cast<size_t>(b * kBatch);
+      const size_t n = std::min<size_t>(kBatch, tokens.size() - first);
+      read_tokens(std::span(tokens).subspan(first, n));
+      regression.step(chunk_->inputs, &chunk_->logits);
     }
-    before[i] = truth;
-    const float at = middle(guess);
-    for (int64_t e = 0; e < n_experts_; ++e) {
-      const double p = links_[i].curve.probability(static_cast<double>(guess[e] - at));
-      sum.brier += std::pow(p - (is_among(e, truth) ? 1 : 0), 2);
+    guess = {0, rounded(regression.weight()), regression.bias()};
+    if (!count_right(go_on, {&guess, 1}, &right)) return false;
+    for (size_t i = 0; i < links_.size(); ++i) {
+      if (right[0][i] <= links_[i].right) continue;
+      links_[i].right = right[0][i];
+      links_[i].epochs = epoch;
+      take(guess, i);
     }
-    ++n_guesses;
-  };
-  if (!for_each_guess(data_.test, go_on, score)) return false;
-  const auto n = static_cast<double>(n_guesses) / static_cast<double>(links_.size());
-  const auto k = static_cast<double>(top_k_);
-  for (size_t i = 0; i < links_.size(); ++i) {
-    LinkScore& s = (*scores)[i];
-    s.source = source_;
-    s.distance = static_cast<int32_t>(i) + 1;
-    s.fitted /= n * k;
-    s.gate_reuse /= n * k;
-    s.hot_list /= n * k;
-    s.previous_token /= std::max(1.0, static_cast<double>(n_followers[i])) * k;
-    s.brier /= n * static_cast<double>(n_experts_);
-    s.ridge = links_[i].ridge;
   }
   return true;
 }
 
 std::vector<FittedLink> SourceFit::run(GoOn go_on) {
   std::vector<LinkScore> scores;
-  if (!accumulate(go_on) || !choose(go_on) || !calibrate(go_on) || !test(go_on, &scores)) return {};
+  if (!accumulate(go_on) || !choose(go_on) || !calibrate(go_on)) return {};
+  if (epochs_ > 0 && (!refine(go_on) || !calibrate(go_on))) return {};
+  if (!test(go_on, &scores)) return {};
   std::vector<FittedLink> out;
   for (size_t i = 0; i < links_.size(); ++i) {
     Link& link = links_[i];
-    out.push_back({{source_, scores[i].distance, std::move(link.halves),
+    std::vector<uint16_t> halves;
+    for (const float w : link.weight.reshaped<Eigen::RowMajor>()) halves.push_back(to_half(w));
+    out.push_back({{source_, scores[i].distance, std::move(halves),
                     std::vector<float>(link.bias.begin(), link.bias.end()),
                     static_cast<float>(link.curve.scale), static_cast<float>(link.curve.offset),
                     static_cast<float>(scores[i].fitted), static_cast<float>(scores[i].gate_reuse)},

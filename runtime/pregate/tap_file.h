@@ -17,6 +17,7 @@ struct TapShape {
   int32_t n_layers = 0;
   int32_t n_experts = 0;
   int32_t d_model = 0;
+  bool before_attention = false;  // whether the residual before attention is there, too
   bool operator==(const TapShape&) const = default;
 };
 
@@ -30,8 +31,9 @@ class TapBuffer {
   static int64_t token_bytes(const TapShape& shape);
   void clear();
   // One token in one layer, layers in order: a layer-0 call begins a token. input: [d] f32, logits:
-  // [n_experts] f32.
-  void add(int32_t layer, int32_t token, const float* input, const float* logits);
+  // [n_experts] f32, before_attention: [d] f32 or, where the shape has none, null.
+  void add(int32_t layer, int32_t token, const float* input, const float* logits,
+           const float* before_attention = nullptr);
   // Of tokens that have passed all layers.
   int64_t n_tokens() const { return n_whole_; }
   int64_t file_bytes() const;
@@ -44,6 +46,7 @@ class TapBuffer {
   std::vector<int32_t> tokens_;
   std::vector<std::vector<uint16_t>> inputs_;  // [n_layers] of [n, d]
   std::vector<std::vector<float>> logits_;     // [n_layers] of [n, n_experts]
+  std::vector<std::vector<uint16_t>> before_;  // [n_layers] of [n, d], or of nothing
 };
 
 // A mapped file. Its size is checked when it is opened, numbers when they are read.
@@ -53,13 +56,20 @@ class TapFile {
   TapFile(const std::string& path, const TapShape& shape);
 
   int64_t n_tokens() const { return n_; }
-  // Tokens [first, first + n) of one layer, as f32. inputs: [n, d], logits: [n, n_experts].
+  // All of them, as ids: [n_tokens()].
+  std::vector<int32_t> tokens() const;
+  // Tokens [first, first + n) of one layer, as f32. inputs, before: [n, d], logits: [n, n_experts].
   // FileError for a number that is not finite.
   void read_inputs(int32_t layer, int64_t first, int64_t n, float* inputs) const;
   void read_logits(int32_t layer, int64_t first, int64_t n, float* logits) const;
+  // Only where the shape has it.
+  void read_before_attention(int32_t layer, int64_t first, int64_t n, float* before) const;
 
  private:
   const std::byte* layer_at(int32_t layer) const;
+  // Halves [n, d] at `from`, which hold tokens from `first` on.
+  void read_halves(const std::byte* from, int32_t layer, int64_t first, int64_t n,
+                   float* inputs) const;
 
   std::string path_;
   FileImage image_;

@@ -27,8 +27,10 @@ struct RoutedText {
 };
 
 struct RouterTrainingSettings {
-  int32_t window = 256;  // tokens that are seen together, from a random place of a text on
-  int32_t batch = 8;     // windows of a step
+  // Tokens that are seen together, from a random place of a text on. What the router was not shown
+  // it does not understand: a shape whose own window is larger, or 0, runs worse than it trained.
+  int32_t window = 256;
+  int32_t batch = 8;  // windows of a step
   int64_t steps = 1000;
   int64_t warm_up = 50;         // steps of them, in which the rate rises from 0
   float learning_rate = 1e-3F;  // at most; falls to a tenth
@@ -56,9 +58,10 @@ struct RouterTrainingHooks {
   std::function<bool()> interrupted{};  // asked before each step
 };
 
-// ConfigError for settings, a shape or texts that cannot be: no text of two tokens, a token outside
-// the vocabulary, targets of another size, negative or not summing to 1, no validation text.
-// nullopt when it was interrupted. The shape has the router's width, heads, blocks and so on.
+// The shape has the router's width, heads, blocks and so on. ConfigError for settings, a shape or
+// texts that cannot be: no tokens to train on or to validate with, a token outside the vocabulary,
+// targets of another size, negative or not summing to 1; and for a loss that is not finite, since
+// the learning rate is too large. nullopt when it was interrupted.
 std::optional<RouterTrainingResult> train_decoupled_router(std::span<const RoutedText> training,
                                                            std::span<const RoutedText> validation,
                                                            const DecoupledShape& shape,
@@ -66,7 +69,7 @@ std::optional<RouterTrainingResult> train_decoupled_router(std::span<const Route
                                                            ParallelFor parallel,
                                                            const RouterTrainingHooks& hooks);
 
-// Memory that it takes, texts apart.
+// Memory that it takes, beside the texts and the DecoupledState of the longest validation text.
 int64_t router_training_bytes(const DecoupledShape& shape, const RouterTrainingSettings& settings);
 
 }  // namespace tandem

@@ -34,9 +34,12 @@ const std::vector<Rule> kRules = {
     {"runtime/model", {"runtime/cli", "runtime/engine"}},
     {"runtime/pregate",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/device", "runtime/engine",
-      "runtime/selftest", "runtime/text", "runtime/trace"}},
+      "runtime/refactor", "runtime/selftest", "runtime/text", "runtime/trace"}},
     {"runtime/probe",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
+      "runtime/selftest", "runtime/text", "runtime/trace"}},
+    {"runtime/refactor",
+     {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/device", "runtime/engine",
       "runtime/selftest", "runtime/text", "runtime/trace"}},
     {"runtime/selftest",
      {"runtime/calibrate", "runtime/cli", "runtime/config", "runtime/engine", "runtime/model",
@@ -122,6 +125,9 @@ TEST_CASE("runtime/pregate includes nothing but model, kernels and scheduler") {
   obeys("runtime/pregate");
 }
 TEST_CASE("runtime/probe includes nothing but device and kernels") { obeys("runtime/probe"); }
+TEST_CASE("runtime/refactor includes nothing but pregate, model, kernels and scheduler") {
+  obeys("runtime/refactor");
+}
 TEST_CASE("runtime/selftest includes nothing but device, kernels and probe") {
   obeys("runtime/selftest");
 }

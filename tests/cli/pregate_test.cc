@@ -80,7 +80,124 @@ TEST_CASE("a lookahead that is fitted to a few answers beats gate reuse at each 
         link["fitted"].get<double>() - link["gate_reuse"].get<double>();
   }
   for (int distance = 1; distance <= 4; ++distance) CHECK(gain[distance] > 0);
+  for (const auto& link : report["recall"]) {
+    CHECK(link["pair_table"].get<double>() > link["hot_list"].get<double>());
+    CHECK(link["pair_brier"].get<double>() < 0.11);  // of rates alone: 1/8 (1 - 1/8)
+  }
+  const nlohmann::json& table = report["token_table"];
+  REQUIRE(table["layers"].size() == 6);
+  CHECK(table["ids"].get<int>() > 10);
+  CHECK(table["known"].get<double>() > 0.2);
+  CHECK(table["layers"][0]["recall"].get<double>() > 0.3);
+  CHECK(contains(fit(dir).err, "\n  0                  -"));  // before the first layer
   CHECK(report["bytes"] == fs::file_size(dir / "side.safetensors"));
+}
+
+namespace {
+
+// The standard policy with another predictor.
+std::string policy_with(const TempDir& dir, const std::string& predictor) {
+  std::string policy = read_file(source_file("configs/policies/tandem.toml"));
+  const std::string standard = "predictor = \"gate-reuse\"";
+  REQUIRE(contains(policy, standard));
+  policy.replace(policy.find(standard), standard.size(),
+                 std::string("predictor = \"").append(predictor).append("\""));
+  const std::string path = dir / "policy.toml";
+  write_file(path, policy);
+  return path;
+}
+
+nlohmann::json story(const Strings& more) {
+  Strings args{"run",      "-p",  "Once upon a time",   "-n", "80", "-s", "3", "--json",
+               "--device", "sim", "--moe-expert-cache", "48"};
+  args.insert(args.end(), more.begin(), more.end());
+  const Outcome run = tandem(args);
+  INFO(run.err);
+  REQUIRE(run.exit_code == 0);
+  return run.json();
+}
+
+}  // namespace
+
+TEST_CASE("a policy with tables guesses from them, writes the same text, and says how well") {
+  const ReferenceArithmetic exact;
+  const TempDir dir;
+  REQUIRE(collect(dir).exit_code == 0);
+  REQUIRE(fit(dir).exit_code == 0);
+  const std::string side = dir / "side.safetensors";
+  const nlohmann::json reused = story({"--pregate", "none"});
+  for (const char* predictor : {"pair-table", "token-table", "draft-free"}) {
+    INFO(predictor);
+    const nlohmann::json run = story({"--pregate", side, "--policy", policy_with(dir, predictor)});
+    CHECK(run["token_ids"] == reused["token_ids"]);
+    CHECK(run["settings"]["predictor"]["effective"] == predictor);
+    for (const nlohmann::json& guess : run["lookahead"]) {
+      CHECK(guess["recall"].get<double>() > 0.2);
+      CHECK(guess["brier"].get<double>() < 0.12);
+    }
+  }
+}
+
+TEST_CASE("a predictor from tables is refused where a side-car has none, and in simulations") {
+  const TempDir dir;
+  const std::string policy = policy_with(dir, "token-table");
+  const auto refused = [](const Strings& args, const std::string& why) {
+    const Outcome run = tandem(args);
+    INFO(run.err);
+    CHECK(run.exit_code == 2);
+    CHECK(line_count(run.err) == 1);
+    CHECK(contains(run.err, why));
+  };
+  const Strings run{"run",      "-p",  "x",        "-n",   "1",
+                    "--device", "sim", "--policy", policy, "--pregate"};
+  const auto with = [&](const std::string& pregate) {
+    Strings args = run;
+    args.push_back(pregate);
+    return args;
+  };
+  const std::string shipped = source_file("demo/hearthside-q8_0.pregate.safetensors");
+  if (read_file(shipped).find("token.ids") == std::string::npos) {
+    refused(with(shipped), "the predictor token-table needs the tables of a fitted lookahead");
+  }
+  refused(with("none"), "there is none");
+  refused({"simulate", "--policy", policy}, "the predictor token-table needs a model's tables");
+  refused({"simulate", "--predictor", "draft-free"},
+          "the predictor draft-free needs a model's tables");
+}
+
+TEST_CASE("taps before attention are collected and scored on request, and not in the file") {
+  const TempDir dir;
+  const Outcome collected = collect(dir, {"--tap", "both"});
+  INFO(collected.err);
+  REQUIRE(collected.exit_code == 0);
+  const auto taps = contents(dir / "taps");
+  CHECK(contains(taps.front().second, "router-input, pre-attention"));  // collection.json
+  const Outcome fitted = fit(dir, {"--json"});
+  REQUIRE(fitted.exit_code == 0);
+  const nlohmann::json report = fitted.json();
+  std::vector<bool> seen(6);
+  double fits = 0;
+  double reuses = 0;
+  for (const auto& link : report["recall"]) {
+    if (link["distance"] != 0) continue;
+    seen[link["layer"].get<size_t>()] = true;
+    fits += link["fitted"].get<double>() / 6;
+    reuses += link["gate_reuse"].get<double>() / 6;
+  }
+  CHECK(std::count(seen.begin(), seen.end(), true) == 6);  // the first layer, too
+  CHECK(fits > reuses);
+  const std::string file = read_file(dir / "side.safetensors");
+  CHECK(contains(file, "pregate.1.d1.weight"));
+  CHECK_FALSE(contains(file, ".d0."));
+  const Outcome table = fit(dir);
+  CHECK(contains(table.err, "\n  0       "));
+  CHECK(contains(table.err, "Not in the file"));
+  const Outcome other = collect(dir);
+  CHECK(other.exit_code == 2);
+  CHECK(contains(other.err, "was begun with another model, other prompts or other settings"));
+  const Outcome neither = collect(dir, {"--tap", "pre-attention"});
+  CHECK(neither.exit_code == 2);
+  CHECK(line_count(neither.err) == 1);
 }
 
 TEST_CASE("collecting goes on where it was broken off, to the same files") {
@@ -142,29 +259,10 @@ TEST_CASE("a fit says in one line what is missing") {
   CHECK_FALSE(fs::exists(dir / "side.safetensors"));
 }
 
-namespace {
-
-nlohmann::json story(const Strings& more) {
-  Strings args{"run",      "-p",  "Once upon a time",   "-n", "80", "-s", "3", "--json",
-               "--device", "sim", "--moe-expert-cache", "48"};
-  args.insert(args.end(), more.begin(), more.end());
-  const Outcome run = tandem(args);
-  INFO(run.err);
-  REQUIRE(run.exit_code == 0);
-  return run.json();
-}
-
-}  // namespace
-
 TEST_CASE("a policy with a ladder says who was believed, and writes the same text") {
   const ReferenceArithmetic exact;
   const TempDir dir;
-  std::string policy = read_file(source_file("configs/policies/tandem.toml"));
-  const std::string standard = "predictor = \"gate-reuse\"";
-  REQUIRE(contains(policy, standard));
-  policy.replace(policy.find(standard), standard.size(), "predictor = \"ladder\"");
-  write_file(dir / "ladder.toml", policy);
-  const nlohmann::json ladder = story({"--policy", dir / "ladder.toml"});
+  const nlohmann::json ladder = story({"--policy", policy_with(dir, "ladder")});
   CHECK(ladder["token_ids"] == story({})["token_ids"]);
   const nlohmann::json& predictor = ladder["settings"]["predictor"];
   CHECK(predictor["requested"] == "ladder");

@@ -79,6 +79,7 @@ struct Refactored {
       file.values[name] = normals(n, &rng, 0.4F);
     }
     file.extra.add("readme-moe.router.sha256", router_hash);
+    file.extra.add("readme-moe.dense_architecture", "llama");
   }
   Model load() {
     image = file.file().build();

@@ -48,6 +48,10 @@ void read_all(const TapFile& file, const TapShape& shape) {
       file.read_inputs(layer, t, 1, inputs.data());
       file.read_logits(layer, t, 1, logits.data());
       TANDEM_CHECK(std::all_of(inputs.begin(), inputs.end(), finite), "token %d", int(t));
+      if (shape.before_attention) {
+        file.read_before_attention(layer, t, 1, inputs.data());
+        TANDEM_CHECK(std::all_of(inputs.begin(), inputs.end(), finite), "token %d", int(t));
+      }
       TANDEM_CHECK(std::all_of(logits.begin(), logits.end(), finite), "token %d", int(t));
     }
   }

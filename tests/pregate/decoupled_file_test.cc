@@ -26,6 +26,7 @@ DecoupledRouter small_router() {
   shape.n_layers = 7;
   shape.rope_base = 1234.5F;
   shape.attention_scale = 0.1F;
+  shape.window = 11;
   DecoupledRouter router = made_up_router(shape, 1);
   router.model.append("a model");
   router.training_tokens = 4321;
@@ -99,7 +100,7 @@ TEST_CASE("a decoupled router's file that lacks something or has too much is ref
         "f: __metadata__: expected the key scope");
   CHECK(fault_with("scope", "per-layer") ==
         "f: __metadata__: scope: expected shared-all-layers, got \"per-layer\"");
-  CHECK(fault_with("version", "2") == "f: __metadata__: version: expected 1, got \"2\"");
+  CHECK(fault_with("version", "3") == "f: __metadata__: version: expected 2, got \"3\"");
   CHECK(fault_with("format", "x") == "f: __metadata__: format: expected tandem-pregate, got \"x\"");
   for (const char* number : {"", "0", "-1", "1e3", "3 ", "99999999999999999999", "2147483648"}) {
     CHECK_THAT(fault_with("width", number), contains("width: expected a whole number from 1 to"));
@@ -107,6 +108,9 @@ TEST_CASE("a decoupled router's file that lacks something or has too much is ref
   for (const char* number : {"", "nan", "inf", "1e99", "0x1", "1 ", "1,5"}) {
     CHECK_THAT(fault_with("rope_base", number), contains("rope_base: expected a number, got"));
   }
+  CHECK_THAT(fault_with("window", "-1"), contains("window: expected a whole number from 0 to"));
+  CHECK(fault_with("window", "2000000000") ==
+        "f: __metadata__: window: expected 0 to 16777216, got 2000000000");
   CHECK(fault_with("vocab", "2000000000") ==
         "f: __metadata__: vocab: expected 1 to 16777216, got 2000000000");
   CHECK(fault_with("heads", "3") == "f: __metadata__: heads: expected 1 to 2, got 3");

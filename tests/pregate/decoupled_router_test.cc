@@ -25,6 +25,7 @@ DecoupledShape odd_shape() {
   shape.n_layers = 5;
   shape.rope_base = 100;
   shape.attention_scale = 0.7F;
+  shape.window = 9;
   return shape;
 }
 
@@ -161,6 +162,32 @@ TEST_CASE("a decoupled router at work is not handed what it has no room for") {
   CHECK(dies([&] { state.append(unknown); }, "token 64 of 64"));
 }
 
+TEST_CASE("a decoupled router that lacks numbers is not put to work") {
+  DecoupledRouter router = made_up_router(even_shape(), 22);
+  router.blocks[0].w1.pop_back();
+  CHECK(dies([&] { DecoupledState(router, 4, 4); }, "router.blk.0.w1 has 8191 values"));
+  router = made_up_router(even_shape(), 22);
+  router.blocks.emplace_back();
+  CHECK(dies([&] { DecoupledState(router, 4, 4); }, "2 blocks"));
+}
+
+TEST_CASE("a decoupled router of one block looks back no further than its window") {
+  DecoupledShape shape = even_shape();
+  shape.window = 4;
+  const DecoupledRouter router = made_up_router(shape, 20);
+  std::vector<int32_t> tokens = random_tokens(12, shape.n_vocab, 21);
+  const std::vector<float> before = logits_at_once(router, tokens);
+  tokens[3] = (tokens[3] + 1) % shape.n_vocab;
+  const std::vector<float> after = logits_at_once(router, tokens);
+  const auto n_experts = static_cast<size_t>(shape.n_experts);
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    const auto row = [&](const std::vector<float>& all) {
+      return std::span(all).subspan(t * n_experts, n_experts);
+    };
+    CHECK(same_bits(row(before), row(after)) == (t < 3 || t > 6));
+  }
+}
+
 TEST_CASE("appending nothing to a decoupled router changes nothing") {
   const DecoupledRouter router = made_up_router(even_shape(), 15);
   DecoupledState state(router, 4, 4);
@@ -209,6 +236,9 @@ TEST_CASE("the hash of a decoupled router is of every number in it") {
   CHECK(decoupled_hash(other) != hash);
   other = router;
   other.shape.attention_scale = 1;
+  CHECK(decoupled_hash(other) != hash);
+  other = router;
+  other.shape.window = 0;
   CHECK(decoupled_hash(other) != hash);
 }
 

@@ -86,8 +86,8 @@ TEST_CASE("a side-car that lacks something or has too much is refused by name") 
   CHECK(fault_after([](SafeTensors*) {}) == "no error");
   CHECK_THAT(fault_after([](SafeTensors* c) { c->metadata.erase("format"); }),
              contains("expected the key format"));
-  CHECK_THAT(fault_after([](SafeTensors* c) { c->metadata["version"] = "2"; }),
-             contains("version: expected 1, got \"2\""));
+  CHECK_THAT(fault_after([](SafeTensors* c) { c->metadata["version"] = "3"; }),
+             contains("version: expected 2, got \"3\""));
   CHECK_THAT(fault_after([](SafeTensors* c) { c->metadata["kind"] = "mlp"; }),
              contains("kind: expected linear"));
   CHECK_THAT(fault_after([](SafeTensors* c) { c->metadata["tap"] = "nowhere"; }),

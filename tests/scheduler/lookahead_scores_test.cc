@@ -93,4 +93,41 @@ TEST_CASE("steps of several tokens are not scored, and a guess is scored once") 
   CHECK(scores.of(1).tokens == 1);
 }
 
+TEST_CASE("guesses for the next token are held against it, and count apart") {
+  LookaheadScores scores(3, 6, 2, 2);
+  scores.observe(Seen(1, {0, 1}, {{2, 3}, {4, 5}}).decision);  // of layer 2 and the next layer 0
+  scores.observe(Seen(2, {2, 3}, {{0, 4}, {1, 5}}).decision);  // of the next layers 0 and 1
+  scores.observe(Seen(0, {4, 1}, {{-1, -1}, {-1, -1}}).decision);
+  scores.observe(Seen(1, {1, 5}, {{-1, -1}, {-1, -1}}).decision);
+  CHECK(scores.of(0, 1).recall == Approx(0.5));  // 4 of {4, 1}
+  CHECK(scores.of(0, 2).recall == Approx(0.5));
+  CHECK(scores.of(1, 2).recall == Approx(1));
+  CHECK(scores.of(1).tokens == 1);
+  CHECK(scores.of(1).recall == Approx(1));
+  CHECK(scores.of(2).tokens == 0);
+  CHECK(scores.of_next_token(1).tokens == 1);
+  CHECK(scores.of_next_token(1).recall == Approx(0.5));
+  CHECK(scores.of_next_token(2).tokens == 2);
+  CHECK(scores.of_next_token(2).recall == Approx(0.75));
+}
+
+TEST_CASE("a guess for the next token is void where that comes with others") {
+  LookaheadScores scores(2, 6, 2, 1);
+  scores.observe(Seen(1, {0, 1}, {{0, 1}}).decision);
+  Seen batch(0, {0, 1, 2, 3}, {{-1, -1, -1, -1}});
+  batch.decision.n_tokens = 2;
+  scores.observe(batch.decision);
+  scores.observe(Seen(0, {0, 1}, {{-1, -1}}).decision);
+  CHECK(scores.of_next_token(1).tokens == 0);
+}
+
+TEST_CASE("of a distance longer than a token nothing is scored") {
+  LookaheadScores scores(2, 6, 2, 3);
+  for (int layer = 0; layer < 8; ++layer) {
+    scores.observe(Seen(layer % 2, {0, 1}, {{0, 1}, {0, 1}, {0, 1}}).decision);
+  }
+  CHECK(scores.of_next_token(2).tokens == 6);
+  CHECK(scores.of_next_token(3).tokens == 0);
+}
+
 }  // namespace tandem::test

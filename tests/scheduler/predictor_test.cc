@@ -50,6 +50,38 @@ TEST_CASE("a calibrated lookahead is expected as it says, and not when it lies")
   CHECK(loads_of(*liar, 1)[4] < 0.05F);
 }
 
+TEST_CASE("a guess for the next token is expected there, and void where that comes with others") {
+  const auto predictor = make_predictor("draft-free", {2, 8, 1});
+  // A token's last layer says of the next token what never comes, and it comes in batches.
+  for (int i = 0; i < 200; ++i) {
+    predictor->observe(Observed(1, {0, 1}, {6, 7}).decision);
+    CHECK(loads_of(*predictor, 1)[6] > 0.5F);
+    Observed batch(0, {0, 1}, {});
+    batch.decision.n_tokens = 5;
+    predictor->observe(batch.decision);
+    CHECK(loads_of(*predictor, 1).empty());
+  }
+  // The same when it comes alone.
+  for (int i = 0; i < 400; ++i) {
+    predictor->observe(Observed(1, {0, 1}, {6, 7}).decision);
+    predictor->observe(Observed(0, {0, 1}, {}).decision);
+  }
+  predictor->observe(Observed(1, {0, 1}, {6, 7}).decision);
+  CHECK(loads_of(*predictor, 1)[6] < 0.05F);
+}
+
+TEST_CASE("predictors from tables read the lookahead that comes with the routing") {
+  for (const char* name : {"pair-table", "token-table", "draft-free"}) {
+    CHECK(needs_tables(name));
+    const auto predictor = make_predictor(name, {4, 8, 2});
+    predictor->observe(Observed(0, {0, 1}, {2, 3, 4, 5}).decision);
+    CHECK(loads_of(*predictor, 2)[4] > 0.5F);
+  }
+  for (const char* name : {"none", "hot-list", "gate-reuse", "ladder"}) {
+    CHECK_FALSE(needs_tables(name));
+  }
+}
+
 TEST_CASE("the previous token's experts are expected again") {
   const auto predictor = make_predictor("previous-token", {2, 8, 2});
   predictor->observe(Observed(0, {0, 1}, {}).decision);

@@ -93,17 +93,20 @@ inline void reference_block(const DecoupledRouter::Block& block, const Decoupled
   const size_t head = width / static_cast<size_t>(shape.n_heads);
   for (size_t t = 0; t < text->size(); ++t) {
     Doubles mixed(width, 0.0);
+    const auto window = static_cast<size_t>(shape.window);
+    const size_t first_seen = window > 0 && t >= window ? t - window + 1 : 0;
     for (size_t first = 0; first < width; first += head) {
       Doubles weights;
       double total = 0;
-      for (size_t j = 0; j <= t; ++j) {
+      for (size_t j = first_seen; j <= t; ++j) {
         double score = 0;
         for (size_t i = first; i < first + head; ++i) score += q[t][i] * k[j][i];
         weights.push_back(std::exp(static_cast<double>(shape.attention_scale) * score));
         total += weights.back();
       }
-      for (size_t j = 0; j <= t; ++j) {
-        for (size_t i = first; i < first + head; ++i) mixed[i] += weights[j] / total * v[j][i];
+      for (size_t j = first_seen; j <= t; ++j) {
+        const double share = weights[j - first_seen] / total;
+        for (size_t i = first; i < first + head; ++i) mixed[i] += share * v[j][i];
       }
     }
     Doubles& x = (*text)[t];

@@ -128,7 +128,7 @@ class GgufBuilder {
   Bytes build(Fields* fields = nullptr) const {
     Fields ignored;
     Image image{{}, fields != nullptr ? *fields : ignored};
-    for (const char c : std::string_view("GGUF")) append(image.bytes, c);
+    image.bytes = {std::byte{'G'}, std::byte{'G'}, std::byte{'U'}, std::byte{'F'}};
     image.put_narrow(version_);
     image.put_wide(claimed_tensors_.value_or(tensors_.size()));
     image.put_wide(claimed_entries_.value_or(entries_.size()));
