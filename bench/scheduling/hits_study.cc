@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -39,6 +40,35 @@ std::vector<SimStep> every_token(const Trace& trace) {
     }
   }
   return steps;
+}
+
+// As if so many users were served at a time: their tokens take turns, and where a sequence ends the
+// next one begins. Measured is all after the first third.
+std::vector<SimStep> taking_turns(const Trace& trace, const std::vector<SimStep>& steps,
+                                  int64_t users) {
+  std::vector<int32_t> sequence_of(static_cast<size_t>(trace.n_tokens()));
+  for (const TraceStep& step : trace.steps) {
+    std::fill_n(sequence_of.begin() + step.first_token, step.n_tokens, step.sequence);
+  }
+  std::map<int32_t, std::deque<SimStep>> waiting;
+  for (const SimStep& step : steps) {
+    waiting[sequence_of[static_cast<size_t>(step.rows.front())]].push_back(step);
+  }
+  std::vector<SimStep> turns;
+  std::vector<std::deque<SimStep>> served;
+  while (!waiting.empty() || !served.empty()) {
+    while (!waiting.empty() && std::cmp_less(served.size(), users)) {
+      served.push_back(std::move(waiting.begin()->second));
+      waiting.erase(waiting.begin());
+    }
+    for (auto& sequence : served) {
+      turns.push_back(sequence.front());
+      sequence.pop_front();
+      turns.back().measured = 3 * turns.size() > steps.size();
+    }
+    std::erase_if(served, [](const auto& sequence) { return sequence.empty(); });
+  }
+  return turns;
 }
 
 ReplayInput make_replay(const Workload& load, double share) {
@@ -110,6 +140,7 @@ class Study {
     fmt::print("| policy | per layer | shared | per layer, cold | shared, cold |\n");
     fmt::print("|---|---|---|---|---|\n");
     steps_ = hits_.prompts ? every_token(load.trace) : decoding(load.trace);
+    if (hits_.users > 1) steps_ = taking_turns(load.trace, steps_, hits_.users);
     for (const Kind& kind : kinds(hits_.windows)) {
       const Rates layer = replay_shares(load, kind, PoolShape::kPerLayer);
       const Rates shared = replay_shares(load, kind, PoolShape::kShared);

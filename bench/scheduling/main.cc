@@ -75,6 +75,9 @@ int run(int argc, char** argv) {
   hits->add_option("--real", options.grid.real, "a recorded trace: FILE, or FILE=SHAPE")
       ->required();
   hits->add_flag("--prompts", hits_options.prompts, "their tokens as well, one by one");
+  hits->add_option("--users", hits_options.users,
+                   "at a time: the tokens of so many sequences take turns")
+      ->check(CLI::Range(int64_t{1}, int64_t{4096}));
   hits->add_option("--windows", hits_options.windows, "of windowed-belady, tokens that are known")
       ->delimiter(',')
       ->check(CLI::Range(0, 1000000));

@@ -33,6 +33,7 @@ void paper_study(const StudyOptions& options);
 void thinking_study(const StudyOptions& options);
 struct HitsOptions {
   bool prompts = false;             // their tokens as well, one by one; else decoding alone
+  int64_t users = 1;                // at a time, whose tokens take turns
   std::vector<int64_t> windows{2};  // of windowed-belady: tokens whose routing is known
 };
 // Hit rates of all eviction policies beside Belady's, with the cache alone: no times. Throws when
