@@ -148,9 +148,7 @@ void ModelOptions::add_placement(CLI::App* app) {
       ->type_name("NAME")
       ->check(not_empty())
       ->capture_default_str();
-  app->add_option(
-         "--pregate", pregate,
-         "fitted lookahead, or a refactored model's router; auto: MODEL.pregate.safetensors")
+  app->add_option("--pregate", pregate, "lookahead or router; auto: MODEL.pregate.safetensors")
       ->type_name("FILE|auto|none")
       ->check(not_empty())
       ->capture_default_str();
