@@ -11,6 +11,7 @@
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
+#include "tests/support/decoupled_reference.h"
 #include "tests/support/dies.h"
 #include "tests/support/file_error.h"
 #include "tests/support/temp_dir.h"
@@ -34,17 +35,15 @@ std::vector<float> normals(size_t n, std::mt19937* rng, float sigma) {
 }
 
 std::shared_ptr<DecoupledRouter> random_router(uint32_t seed) {
-  auto router = std::make_shared<DecoupledRouter>();
-  router->shape = {kVocab, 8, 2, 1, 16, kExperts, 1, kLayers, 10000, 1};
-  std::mt19937 rng(seed);
-  router->blocks.resize(1);
-  for_each_decoupled_tensor(
-      *router, [&](const std::string&, const std::vector<int64_t>& sides, std::vector<float>& to) {
-        size_t n = 1;
-        for (const int64_t side : sides) n *= static_cast<size_t>(side);
-        to = normals(n, &rng, 1);
-      });
-  router->model.append("random");
+  DecoupledShape shape;
+  shape.n_vocab = kVocab;
+  shape.width = 8;
+  shape.n_heads = 2;
+  shape.ff = 16;
+  shape.n_experts = kExperts;
+  shape.n_layers = kLayers;
+  auto router = std::make_shared<DecoupledRouter>(made_up_router(shape, seed));
+  for (float& x : router->embed) x *= 4;  // so that tokens differ in their experts
   return router;
 }
 

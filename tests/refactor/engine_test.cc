@@ -12,6 +12,7 @@
 #include "tests/engine/engine_testing.h"
 #include "tests/refactor/tiny_dense.h"
 #include "tests/support/catch.h"
+#include "tests/support/decoupled_reference.h"
 #include "tests/support/temp_dir.h"
 
 namespace tandem::test {
@@ -40,24 +41,14 @@ ExpertMasks rotated_masks(const TinyDense& tiny, int32_t experts, int64_t residu
 }
 
 std::shared_ptr<DecoupledRouter> random_router(const TinyDense& tiny, int32_t experts) {
-  auto router = std::make_shared<DecoupledRouter>();
-  DecoupledShape& shape = router->shape;
+  DecoupledShape shape;
   shape.n_vocab = static_cast<int32_t>(tiny.vocab);
   shape.width = 8;
   shape.n_heads = 2;
   shape.ff = 16;
   shape.n_experts = experts;
   shape.n_layers = static_cast<int32_t>(tiny.layers);
-  router->blocks.resize(1);
-  std::mt19937 random(5);
-  std::normal_distribution<float> normal;
-  for_each_decoupled_tensor(*router, [&](const std::string&, const std::vector<int64_t>& sides,
-                                         auto& values) {
-    const int64_t n = std::accumulate(sides.begin(), sides.end(), int64_t{1}, std::multiplies<>());
-    values.resize(static_cast<size_t>(n));
-    for (float& value : values) value = normal(random);
-  });
-  return router;
+  return std::make_shared<DecoupledRouter>(made_up_router(shape, 5));
 }
 
 std::vector<int32_t> experts_of(const DecoupledRouter& router, const std::vector<int32_t>& tokens) {
