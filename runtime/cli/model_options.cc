@@ -132,7 +132,8 @@ void ModelOptions::add_engine(CLI::App* app) {
 
 void ModelOptions::add_placement(CLI::App* app) {
   const auto names = causal_policy_names();
-  const std::vector<std::string> policies(names.begin(), names.end());
+  std::vector<std::string> policies(names.begin(), names.end());
+  policies.emplace_back("windowed-belady");  // of refactored models
   app->add_option("--device", device, "where to compute; sim: a simulated GPU")
       ->type_name("auto|cpu|cuda|sim|sim-cuda")
       ->check(one_of({"auto", "cpu", "cuda", "sim", "sim-cuda"}))

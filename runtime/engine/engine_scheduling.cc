@@ -128,8 +128,9 @@ SchedulingSettings requested_scheduling(const EngineSettings& settings) {
   if (settings.router ? needs_whole_future(wanted) : needs_future(wanted)) {
     throw ConfigError(
         fmt::format("policy \"{}\" knows the future (eviction {}, prefetcher {}); only tandem "
-                    "simulate can use it",
-                    wanted.name, wanted.policy, wanted.prefetcher));
+                    "simulate can use it{}",
+                    wanted.name, wanted.policy, wanted.prefetcher,
+                    needs_whole_future(wanted) ? "" : ", and runs of refactored models"));
   }
   if (settings.cache_inserts) wanted.prefetch.fills = *settings.cache_inserts;
   return wanted;

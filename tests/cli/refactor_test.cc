@@ -123,6 +123,52 @@ TEST_CASE("a dense model is refactored, with its router beside it, and the repor
   CHECK_FALSE(contains(model, "blk.1.ffn_down.weight"));
 }
 
+TEST_CASE("a refactored model runs, is traced and fitted to nothing, and wants its router") {
+  const TempDir dir;
+  REQUIRE(refactor(dir).exit_code == 0);
+  const std::string moe = dir / "moe.gguf";
+  const auto run = [&](const Strings& more) {
+    Strings args{"run", "-m", moe, "-p", "Once upon", "-n", "8", "--temp", "0", "--ignore-eos"};
+    args.insert(args.end(), more.begin(), more.end());
+    return tandem(args);
+  };
+  const Outcome cpu = run({"--device", "cpu", "--json"});
+  INFO(cpu.err);
+  REQUIRE(cpu.exit_code == 0);
+  const Outcome sim = run({"--device", "sim", "--moe-expert-cache", "3", "--cache-policy",
+                           "windowed-belady", "--json"});
+  INFO(sim.err);
+  REQUIRE(sim.exit_code == 0);
+  CHECK(sim.json()["token_ids"] == cpu.json()["token_ids"]);
+  CHECK(sim.json()["settings"]["predictor"]["effective"] == "decoupled");
+
+  write_file(dir / "prompts.txt", "Once upon\n");
+  const Outcome traced = tandem({"trace", "-m", moe, "-f", dir / "prompts.txt", "-n", "8", "--out",
+                                 dir / "t.trace", "--json", "--ignore-eos"});
+  INFO(traced.err);
+  REQUIRE(traced.exit_code == 0);
+  CHECK(traced.json()["lookahead"] == "decoupled");
+  CHECK(traced.json()["recall"][0] == 1);
+
+  const auto refused = [](const Outcome& outcome, const std::string& why, int exit_code = 2) {
+    INFO(outcome.err);
+    CHECK(outcome.exit_code == exit_code);
+    CHECK(line_count(outcome.err) == 1);
+    CHECK(contains(outcome.err, why));
+  };
+  refused(
+      tandem({"pregate", "collect", "-m", moe, "-f", dir / "prompts.txt", "--out", dir / "taps"}),
+      "have no routers: there is nothing to guess");
+  refused(
+      tandem({"run", "-p", "x", "-n", "1", "--device", "sim", "--cache-policy", "windowed-belady"}),
+      "only tandem simulate can use it, and runs of refactored models");
+  refused(run({"--pregate", "none"}), "have no routers; expected --pregate FILE");
+  refused(run({"--pregate", source_file("demo/hearthside-q8_0.pregate.safetensors")}),
+          "have no routers; expected --pregate FILE");
+  refused(tandem({"run", "-p", "x", "-n", "1", "--pregate", dir / "moe.pregate.safetensors"}),
+          "routers of its own", 1);  // a file that is wrong
+}
+
 TEST_CASE("the same refactoring on other threads gives the same files") {
   const TempDir dir;
   REQUIRE(refactor(dir).exit_code == 0);
