@@ -1,9 +1,14 @@
 #include "runtime/engine/decoupled_routes.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <new>
 
 #include "kernels/check.h"
+#include "runtime/error.h"
 
 namespace tandem {
 
@@ -17,6 +22,28 @@ DecoupledRoutes::DecoupledRoutes(const ModelConfig& config, const EngineShape& s
   logits_.resize(static_cast<size_t>(shape.n_ctx) * n_experts);
   chosen_.resize(static_cast<size_t>(n_batch_ * config.routing.top_k));
   used_.resize(static_cast<size_t>((shape.n_ctx + n_batch_ - 1) / n_batch_) * n_experts);
+}
+
+int64_t DecoupledRoutes::bytes(const ModelConfig& config, const EngineShape& shape) {
+  const int64_t batches = (shape.n_ctx + shape.n_batch - 1) / shape.n_batch;
+  const int64_t n_experts = config.routing.n_experts;
+  return DecoupledState::bytes(shape.router->shape, shape.n_ctx, shape.n_batch) +
+         shape.n_ctx * n_experts * int64_t{sizeof(float)} +
+         shape.n_batch * config.routing.top_k * int64_t{sizeof(ExpertId)} + batches * n_experts;
+}
+
+std::unique_ptr<DecoupledRoutes> make_decoupled_routes(const ModelConfig& config,
+                                                       const EngineShape& shape, Device& device) {
+  if (!shape.router) return nullptr;
+  const int64_t bytes = DecoupledRoutes::bytes(config, shape);
+  device.host_buffer(bytes, "router");
+  if (device.info().counts_only) return nullptr;
+  try {
+    return std::make_unique<DecoupledRoutes>(config, shape);
+  } catch (const std::bad_alloc&) {
+    throw HostMemoryError(
+        fmt::format("router: cannot allocate {:.2f} GiB of host memory", std::ldexp(bytes, -30)));
+  }
 }
 
 bool DecoupledRoutes::know(std::span<const int32_t> tokens, int64_t position) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/eviction_policy.h"
+#include "runtime/device/device.h"
 #include "runtime/engine/engine_shape.h"
 #include "runtime/model/model_config.h"
 #include "runtime/pregate/decoupled_router.h"
@@ -21,6 +22,8 @@ namespace tandem {
 class DecoupledRoutes final : public FutureUses {
  public:
   DecoupledRoutes(const ModelConfig& config, const EngineShape& shape);
+  // Host memory that one takes, beside the router's weights.
+  static int64_t bytes(const ModelConfig& config, const EngineShape& shape);
 
   // Tokens of the sequence from `position` on, which will be read in batches of n_batch; all before
   // were given before. Forgets what was known behind it. False when a logit is not finite.
@@ -53,5 +56,10 @@ class DecoupledRoutes final : public FutureUses {
   int32_t layer_ = 0;
   bool news_ = false;
 };
+
+// Null where layers have routers of their own, and where the device only counts what it would hold.
+// MemoryError when the host is too small.
+std::unique_ptr<DecoupledRoutes> make_decoupled_routes(const ModelConfig& config,
+                                                       const EngineShape& shape, Device& device);
 
 }  // namespace tandem

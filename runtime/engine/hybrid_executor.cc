@@ -86,7 +86,7 @@ HybridExecutor::HybridExecutor(const Model& model, Device& device, ThreadPool& p
   const ModelConfig& c = model.config();
   const int64_t pairs = shape.n_batch * c.routing.top_k;
   resize_host(&cpu_hidden_, pairs * c.expert_ff, device, "activations");
-  if (shape.router) decoupled_ = std::make_unique<DecoupledRoutes>(c, shape);
+  decoupled_ = make_decoupled_routes(c, shape, device);
   cpu_out_ = {device, shape.n_batch * c.d_model, "activations"};
   resize_host(&rows_, pairs, device, "activations");
   const auto n_experts = static_cast<size_t>(c.routing.n_experts);

@@ -8,6 +8,9 @@
 #include <random>
 
 #include "runtime/engine/decoupled_routes.h"
+#include "runtime/engine/device_choice.h"
+#include "runtime/engine/memory_plan.h"
+#include "runtime/engine/shape_choice.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/catch.h"
@@ -241,6 +244,22 @@ TEST_CASE("the next use of an expert among known tokens is found as by looking t
       }
     }
   }
+}
+
+TEST_CASE("a plan counts what a router remembers of the context among the host's memory") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const EngineSettings settings = with_router(sim_settings(4), router);
+  const MachineProfile machine = test_machine();
+  const OpenDevice device = open_device(settings, machine);
+  std::vector<EffectiveSetting> lines;
+  const EngineShape shape = choose_shape(model, machine, settings, *device.device, &lines);
+  const MemoryPlan plan = plan_memory(model, *device.device, machine, shape, cache_wish(settings));
+  const auto counted = std::ranges::find(plan.host, "router", &TaggedBytes::tag);
+  REQUIRE(counted != plan.host.end());
+  // Keys and values of one block of width 8, and logits of four experts, of 64 positions at least.
+  CHECK(counted->bytes >= 64 * (2 * 8 + 4) * 4);
 }
 
 TEST_CASE("a refactored model runs with its own router and no other") {
