@@ -81,6 +81,7 @@ void ExpertCache::commit(const CacheAccess& access) {
                access.admission.most_per_layer);
   TANDEM_CHECK(access.pieces.empty() || access.pieces.size() == access.incoming.size(),
                "%zu incoming, %zu times pieces", access.incoming.size(), access.pieces.size());
+  ++n_changes_;
   unlock();
   for (const ExpertId expert : use.used) {
     const SlotId slot = find({use.layer, expert});
@@ -97,6 +98,7 @@ void ExpertCache::commit(const CacheAccess& access) {
   if (adapts) note_margins(use);
   policy_->on_use(use);
   ++n_commits_;
+  ++n_changes_;
   layer(use.layer).stale = true;
   for (const LayerId id : policy_->reordered()) layer(id).stale = true;
   for (size_t i = 0; i < access.incoming.size(); ++i) {
@@ -196,18 +198,27 @@ bool ExpertCache::refuses(const CacheAccess& access, size_t incoming, const Offe
 void ExpertCache::lock(SlotId slot) {
   at(slot).locked = true;
   locked_.push_back(slot);
-  touched(slot);
+  ++n_changes_;
+  stays(slot);
 }
 
 void ExpertCache::unlock() {
   for (const SlotId slot : locked_) {
     at(slot).locked = false;
-    touched(slot);
+    may_leave(slot);
   }
   locked_.clear();
 }
 
-void ExpertCache::touched(SlotId slot) {
+// The slot was perhaps evictable and is so no more.
+void ExpertCache::stays(SlotId slot) {
+  if (!at(slot).key.layer.valid()) return;
+  Layer& own = layer(at(slot).key.layer);
+  if (own.weakest == slot) own.stale = true;
+}
+
+// The slot was perhaps not evictable.
+void ExpertCache::may_leave(SlotId slot) {
   if (at(slot).key.layer.valid()) layer(at(slot).key.layer).stale = true;
 }
 
@@ -220,22 +231,28 @@ void ExpertCache::set_pieces(SlotId slot, int32_t pieces, ModelTime ready) {
 
 ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
   const Layer& own = layer(id);
-  const bool per_layer = has_quotas();
   const auto& free = free_[static_cast<size_t>(own.slot_class)];
   const bool below_quota = static_cast<int32_t>(own.slots.size()) < own.quota;
-  if (!free.empty() && (!per_layer || below_quota)) return {free.back(), true, 0};
+  if (!free.empty() && (!has_quotas() || below_quota)) return {free.back(), true, 0};
+  const int32_t to = has_quotas() ? id.value : own.slot_class;
+  if (offered_at_ != n_changes_ || offered_to_ != to) {
+    offered_ = least(own, [&](Layer* other) { return weakest(other); });
+    offered_to_ = to;
+    offered_at_ = n_changes_;
+  }
+  if (offered_.slot.valid() || !demand) return offered_;
+  return least(own, [&](Layer* other) { return weakest_of(*other, true); });
+}
+
+// Of the layers whose slots this one may take.
+template <typename WeakestOf>
+ExpertCache::Offer ExpertCache::least(const Layer& own, WeakestOf weakest_of_layer) const {
   Offer best;
-  const auto look = [&](auto candidate) {
-    for (Layer& other : layers_) {
-      if (per_layer ? &other != &own : other.slot_class != own.slot_class) continue;
-      const Weakest one = candidate(&other);
-      if (!one.slot.valid()) continue;
-      if (!best.slot.valid() || one.value < best.value) best = {one.slot, false, one.value};
-    }
-  };
-  look([&](Layer* other) { return weakest(other); });
-  if (!best.slot.valid() && demand) {
-    look([&](Layer* other) { return weakest_of(*other, true); });
+  for (Layer& other : layers_) {
+    if (has_quotas() ? &other != &own : other.slot_class != own.slot_class) continue;
+    const Weakest one = weakest_of_layer(&other);
+    if (!one.slot.valid()) continue;
+    if (!best.slot.valid() || one.value < best.value) best = {one.slot, false, one.value};
   }
   return best;
 }
@@ -258,12 +275,15 @@ ExpertCache::Weakest ExpertCache::weakest_of(const Layer& layer, bool even_prote
   for (const SlotId slot : layer.slots) {
     if (at(slot).locked || (at(slot).protect && !even_protected)) continue;
     const double value = policy_->value(at(slot).key);
-    const bool tie = weakest.slot.valid() && value == weakest.value;
-    if (weakest.slot.valid() && value > weakest.value) continue;
-    if (tie && at(slot).key.expert > at(weakest.slot).key.expert) continue;
-    weakest = {slot, value};
+    if (weaker(slot, value, weakest)) weakest = {slot, value};
   }
   return weakest;
+}
+
+// Of one layer's.
+bool ExpertCache::weaker(SlotId slot, double value, const Weakest& than) const {
+  if (!than.slot.valid() || value < than.value) return true;
+  return value == than.value && at(slot).key.expert <= at(than.slot).key.expert;
 }
 
 void ExpertCache::insert(ExpertKey key, SlotId slot) {
@@ -278,6 +298,7 @@ void ExpertCache::insert(ExpertKey key, SlotId slot) {
   auto& free = free_[static_cast<size_t>(layer(key.layer).slot_class)];
   TANDEM_CHECK(!free.empty() && free.back() == slot, "slot %d was not offered", slot.value);
   free.pop_back();
+  ++n_changes_;
   ++stats_.inserts;
   ++n_resident_;
   slot_of_[index(key)] = slot;
@@ -290,6 +311,7 @@ void ExpertCache::insert(ExpertKey key, SlotId slot) {
 }
 
 void ExpertCache::drop(SlotId slot) {
+  ++n_changes_;
   const ExpertKey key = at(slot).key;
   TANDEM_CHECK(key.layer.valid() && !at(slot).locked, "slot %d is empty or in use", slot.value);
   Layer& own = layer(key.layer);
@@ -306,8 +328,13 @@ void ExpertCache::drop(SlotId slot) {
 
 void ExpertCache::protect(SlotId slot, bool on) {
   if (at(slot).protect == on) return;
+  ++n_changes_;
   at(slot).protect = on;
-  touched(slot);
+  if (on) {
+    stays(slot);
+  } else {
+    may_leave(slot);
+  }
 }
 
 }  // namespace tandem

@@ -173,11 +173,15 @@ class ExpertCache {
     SlotId slot;
     double value = 0;
   };
+  template <typename WeakestOf>
+  Offer least(const Layer& own, WeakestOf weakest_of_layer) const;
   Weakest weakest(Layer* layer) const;
   Weakest weakest_of(const Layer& layer, bool even_protected) const;
+  bool weaker(SlotId slot, double value, const Weakest& than) const;
   void lock(SlotId slot);
   void unlock();
-  void touched(SlotId slot);
+  void stays(SlotId slot);
+  void may_leave(SlotId slot);
 
   CacheShape shape_;
   std::unique_ptr<EvictionPolicy> policy_;
@@ -186,7 +190,11 @@ class ExpertCache {
   std::vector<SlotId> slot_of_;            // [n_layers * n_experts]
   std::vector<Slot> slots_;
   int64_t n_commits_ = 0;
-  mutable std::vector<Layer> layers_;  // `weakest` is a memory of what was computed
+  mutable std::vector<Layer> layers_;  // `weakest` is a memory of what was computed,
+  mutable Offer offered_;              // as is this, of the last offer that was not free:
+  mutable int32_t offered_to_ = 0;     // the layer, or where slots are shared their class,
+  mutable int64_t offered_at_ = -1;    // as of this change
+  int64_t n_changes_ = 0;              // of who may leave, and of values
   std::vector<SlotId> locked_;
   // For kAdapted.
   QuotaAdapter adapter_;

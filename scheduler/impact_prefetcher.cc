@@ -186,6 +186,7 @@ void ImpactPrefetcher::prefetch(const LayerPlan& plan, ExpertCache& cache, Execu
              settings_.patience * std::min(kMostTokens, filler_.tokens_of_copy(plan.layer()));
   guess(&cache);
   add_fills(plan, cache);
+  if (filler_.full()) return;
   weigh(cache);
   for (const Candidate& candidate : candidates_) {
     if (!bring(candidate, &cache)) break;

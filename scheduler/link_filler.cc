@@ -29,6 +29,9 @@ LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& ex
   for (const ExpertCost& expert : experts) {
     piece_us_.push_back(model.h2d_us(expert.bytes) / pieces_);
     piece_bytes_.push_back(expert.bytes / pieces_);
+    const auto same = std::find(piece_us_.begin(), piece_us_.end(), piece_us_.back());
+    if (same + 1 != piece_us_.end()) continue;
+    sizes_.push_back(LayerId{static_cast<int32_t>(piece_us_.size()) - 1});
   }
   slices_.reserve(256);
   landed_.reserve(256);
@@ -151,6 +154,10 @@ void LinkFiller::start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCac
 bool LinkFiller::fits(LayerId layer) const {
   return piece_end(at_, layer) <= deadline_ + overrun_ * copy_us(layer, 1) &&
          slices_.size() < slices_.capacity();
+}
+
+bool LinkFiller::full() const {
+  return std::none_of(sizes_.begin(), sizes_.end(), [&](LayerId layer) { return fits(layer); });
 }
 
 bool LinkFiller::send(ExpertKey key, SlotId slot, ExpertCache* cache) {

@@ -35,6 +35,8 @@ class LinkFiller {
   double tokens_of_copy(LayerId layer) const;
   // Whether the window has room for one more piece of this layer's experts.
   bool fits(LayerId layer) const;
+  // Whether it has room for no layer's.
+  bool full() const;
   // Gives the expert its slot. `offer` is the cache's.
   void start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCache* cache);
   // Sends the next piece of an expert with a slot; false when the window is full.
@@ -70,6 +72,7 @@ class LinkFiller {
   double overrun_;
   std::vector<double> piece_us_;      // [n_layers] believed
   std::vector<int64_t> piece_bytes_;  // [n_layers]
+  std::vector<LayerId> sizes_;        // a layer for each size of a piece
   int32_t pieces_;
   size_t n_experts_;
   std::vector<double> idle_us_;       // [n_layers] of the window after the layer

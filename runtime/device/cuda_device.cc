@@ -152,11 +152,11 @@ Timepoint CudaDevice::enqueued(Stream stream, bool marked, double us) {
   }
   Lane& to = lane(stream);
   ++to.n;
-  if (marked) mark(&to);
+  if (marked) record(&to);
   return clock_.run(stream, us);
 }
 
-void CudaDevice::mark(Lane* lane) {
+void CudaDevice::record(Lane* lane) {
   void* event = nullptr;
   if (lane->marks.size() < kMarks) {
     check(cuda_.create_event(&event), "creating an event");
@@ -173,12 +173,11 @@ void* CudaDevice::event_behind(Timepoint point) {
   Lane& of = lane(point.stream);
   TANDEM_CHECK(point.n <= of.n, "operation %llu of %llu", static_cast<unsigned long long>(point.n),
                static_cast<unsigned long long>(of.n));
-  const auto behind = [&] {
-    return std::lower_bound(of.marks.begin(), of.marks.end(), point.n,
-                            [](const Mark& mark, uint64_t n) { return mark.n < n; });
-  };
-  if (behind() == of.marks.end()) mark(&of);
-  return behind()->event;
+  if (of.marks.empty() || of.marks.back().n < point.n) record(&of);
+  // From the newest: what is waited for was mostly enqueued a moment ago.
+  auto behind = of.marks.rbegin();
+  while (behind + 1 != of.marks.rend() && (behind + 1)->n >= point.n) ++behind;
+  return behind->event;
 }
 
 Timepoint CudaDevice::copy_to_device(Stream stream, DeviceAddr to, const void* from,
@@ -186,8 +185,7 @@ Timepoint CudaDevice::copy_to_device(Stream stream, DeviceAddr to, const void* f
   check_lost("a copy to the device");
   check(cuda_.copy_to_device(to.at, from, bytes, lane(stream).stream), "a copy to the device");
   copied_bytes_ += bytes;
-  return enqueued(stream, stream == Stream::kCopy,
-                  model_.profile().link.latency_us + model_.h2d_us(bytes));
+  return enqueued(stream, false, model_.profile().link.latency_us + model_.h2d_us(bytes));
 }
 
 Timepoint CudaDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
@@ -198,14 +196,19 @@ Timepoint CudaDevice::copy_rows_to_device(Stream stream, DeviceAddr to, const vo
         "a copy to the device");
   const int64_t bytes = copy.rows * copy.row_bytes;
   copied_bytes_ += bytes;
-  return enqueued(stream, stream == Stream::kCopy,
-                  model_.profile().link.latency_us + model_.h2d_us(bytes));
+  return enqueued(stream, false, model_.profile().link.latency_us + model_.h2d_us(bytes));
 }
 
 Timepoint CudaDevice::copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) {
   check_lost("a copy to the host");
   check(cuda_.copy_to_host(to, from.at, bytes, lane(stream).stream), "a copy to the host");
   return enqueued(stream, true, model_.profile().link.latency_us + model_.d2h_us(bytes));
+}
+
+void CudaDevice::mark(Stream stream) {
+  check_lost("marking work");
+  Lane& of = lane(stream);
+  if (of.marks.empty() || of.marks.back().n < of.n) record(&of);
 }
 
 Timepoint CudaDevice::launch(Stream stream, const KernelCall& call) {
@@ -303,7 +306,7 @@ void CudaDevice::host_wait_all() {
   for (size_t i = 0; i < lanes_.size(); ++i) {
     Lane& lane = lanes_[i];
     if (lane.n == host_waited_[i]) continue;
-    if (lane.marks.empty() || lane.marks.back().n < lane.n) mark(&lane);
+    if (lane.marks.empty() || lane.marks.back().n < lane.n) record(&lane);
     await(lane.marks.back().event);
     host_waited_[i] = lane.n;
   }

@@ -46,6 +46,7 @@ class CudaDevice final : public ModelledDevice {
   Timepoint copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
                                 const RowCopy& copy) override;
   Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) override;
+  void mark(Stream stream) override;
   Timepoint launch(Stream stream, const KernelCall& call) override;
   bool keeps_graphs() const override { return true; }
   void begin_graph() override;
@@ -87,7 +88,7 @@ class CudaDevice final : public ModelledDevice {
   void check_lost(const char* what) const;
   // Counts an operation that was enqueued; later ones are told from it by waits where `marked`.
   Timepoint enqueued(Stream stream, bool marked, double us);
-  void mark(Lane* lane);
+  void record(Lane* lane);
   // An event that is recorded behind `point`.
   void* event_behind(Timepoint point);
   // DeviceError when it has failed, or has not come within the patience.

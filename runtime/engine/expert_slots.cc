@@ -90,6 +90,9 @@ std::vector<int64_t> ExpertSlots::expert_bytes(const Model& model, const Device&
 ExpertSlots::ExpertSlots(const Model& model, Device& device, const SlotRoom& wanted)
     : model_(model), device_(device), shape_(wanted.cache) {
   if (device.info().host_memory) return;
+  for (const LayerWeights& layer : model.weights().layers) {
+    lies_.push_back(lie_of(layer.experts.front(), device));  // a layer's experts are alike
+  }
   if (const int64_t bytes = packing_bytes(model, device); bytes > 0) {
     packed_ = {device, bytes, "packing of experts"};
   }
@@ -162,6 +165,7 @@ void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) 
     state.ready = copy(from.up, to.up);
   }
   state.ready = copy(from.down, to.down);
+  device_.mark(Stream::kCopy);
 }
 
 Timepoint ExpertSlots::copy_packing(const WeightView& host, const WeightView& device) {
@@ -198,15 +202,21 @@ void ExpertSlots::drop_host_pages(ExpertKey key) const {
   }
 }
 
+ExpertSlots::Lie ExpertSlots::lie_of(const ExpertWeights& host, const Device& device) {
+  Lie lie{in_slot(host, device)};
+  const int64_t gate_bytes = slot_bytes(lie.matrices.gate);
+  lie.up_at = take_turns(host) ? host.gate.run_bytes() : gate_bytes;
+  lie.down_at = gate_bytes + slot_bytes(lie.matrices.up);
+  return lie;
+}
+
 ExpertWeights ExpertSlots::weights(ExpertKey key, SlotId slot) const {
-  ExpertWeights view = in_slot(host_weights(model_, key), device_);
-  const DeviceAddr gate = address(slot);
-  const DeviceAddr behind = gate + slot_bytes(view.gate);
-  const DeviceAddr down = behind + slot_bytes(view.up);
-  const DeviceAddr up = take_turns(view) ? gate + view.gate.run_bytes() : behind;
-  view.gate.data = gate.at;
-  view.up.data = up.at;
-  view.down.data = down.at;
+  const Lie& lie = lies_[static_cast<size_t>(key.layer.value)];
+  ExpertWeights view = lie.matrices;
+  const DeviceAddr at = address(slot);
+  view.gate.data = at.at;
+  view.up.data = (at + lie.up_at).at;
+  view.down.data = (at + lie.down_at).at;
   return view;
 }
 

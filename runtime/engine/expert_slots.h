@@ -72,10 +72,18 @@ class ExpertSlots {
     Timepoint ready;
     Timepoint last_use;
   };
+  // How a layer's experts lie in a slot, with no address yet.
+  struct Lie {
+    ExpertWeights matrices;
+    int64_t up_at = 0;
+    int64_t down_at = 0;
+  };
+  static Lie lie_of(const ExpertWeights& host, const Device& device);
 
   const Model& model_;
   Device& device_;
   CacheShape shape_;
+  std::vector<Lie> lies_;  // [n_layers]
   std::string refusal_;
   std::vector<SlotClass> classes_;
   std::vector<DeviceAddr> bases_;  // of each class
