@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 
 namespace tandem {
@@ -38,6 +39,7 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
   guesses_.reserve(most);
   fills_.reserve(kMostFills + static_cast<size_t>(n_experts_));
   candidates_.reserve(most + kMostFills);
+  until_routed_.resize(static_cast<size_t>(settings.ahead) + 2);
   for (auto& slots : protected_) slots.reserve(2 * most);
 }
 
@@ -127,31 +129,59 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
   }
 }
 
-void ImpactPrefetcher::weigh(const ExpertCache& cache) {
-  candidates_.assign(guesses_.begin(), guesses_.end());
-  candidates_.insert(candidates_.end(), fills_.begin(), fills_.end());
-  for (Candidate& candidate : candidates_) {
-    const SlotId slot = cache.find(candidate.key);
-    const int32_t missing = cache.shape().pieces - (slot.valid() ? cache.pieces(slot) : 0);
-    double in_time = 1;
-    if (candidate.ahead > 0 && missing > 0) {
-      const double left = filler_.until_routed(candidate.ahead);
-      in_time = std::clamp(left / filler_.copy_us(candidate.key.layer, missing), 0.0, 1.0);
-    }
-    const double waits = filler_.tokens_until_landed(candidate.key.layer, missing);
-    const double kept = std::max(0.0, horizon_ - waits);
-    // Who is guessed for the next token has that use in `now`.
-    const double more = candidate.ahead > 0
-                            ? std::max(0.0, kept - 1) * forecast_->rate(candidate.key)
-                            : uses(candidate.key, kept);
-    candidate.gain = candidate.now * in_time + more;
-    candidate.density = candidate.gain / std::max(1, missing);
+// Whom an expert of the layer would displace is worth so much; more than anything where there is no
+// slot for it.
+double ImpactPrefetcher::least_worth(LayerId layer, const ExpertCache& cache) {
+  const ExpertCache::Offer offer = cache.offer(layer);
+  if (!offer.slot.valid()) return std::numeric_limits<double>::infinity();
+  if (offer.free) return 0;
+  if (const ExpertKey key = cache.occupant(offer.slot); key != weakest_) {
+    weakest_ = key;
+    weakest_uses_ = uses(key, horizon_);
   }
+  return weakest_uses_ * (1 + settings_.hysteresis);
+}
+
+void ImpactPrefetcher::weigh(const ExpertCache& cache) {
+  candidates_.clear();
+  weakest_ = {};
+  for (int32_t ahead = 1; ahead <= settings_.ahead + 1; ++ahead) {
+    until_routed_[static_cast<size_t>(ahead)] = filler_.until_routed(ahead);
+  }
+  for (const Candidate& guess : guesses_)
+    weigh(guess, guess.now + std::max(0.0, horizon_ - 1) * forecast_->rate(guess.key), cache);
+  for (const Candidate& fill : fills_) weigh(fill, fill.gain, cache);
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
     if (a.known != b.known) return a.known;
     if (a.known && a.ahead != b.ahead) return a.ahead < b.ahead;
     return a.density != b.density ? a.density > b.density : a.key < b.key;
   });
+}
+
+// most: what it gains if it lands at once. Few gain more than they would displace, so that is asked
+// first.
+void ImpactPrefetcher::weigh(Candidate candidate, double most, const ExpertCache& cache) {
+  const SlotId slot = cache.find(candidate.key);
+  const double needed =
+      slot.valid() || candidate.known
+          ? 0
+          : std::max(settings_.least_gain, least_worth(candidate.key.layer, cache));
+  if (most < needed) return;
+  const int32_t missing = cache.shape().pieces - (slot.valid() ? cache.pieces(slot) : 0);
+  double in_time = 1;
+  if (candidate.ahead > 0 && missing > 0) {
+    const double left = until_routed_[static_cast<size_t>(candidate.ahead)];
+    in_time = std::clamp(left / filler_.copy_us(candidate.key.layer, missing), 0.0, 1.0);
+  }
+  const double waits = filler_.tokens_until_landed(candidate.key.layer, missing);
+  const double kept = std::max(0.0, horizon_ - waits);
+  // Who is guessed for the next token has that use in `now`.
+  const double more = candidate.ahead > 0 ? std::max(0.0, kept - 1) * forecast_->rate(candidate.key)
+                                          : uses(candidate.key, kept);
+  candidate.gain = candidate.now * in_time + more;
+  if (candidate.gain < needed) return;
+  candidate.density = candidate.gain / std::max(1, missing);
+  candidates_.push_back(candidate);
 }
 
 // False when the window is full.

@@ -52,6 +52,8 @@ class ImpactPrefetcher final : public Prefetcher {
   bool forecast_loads(LayerId layer);
   void add_fills(const LayerPlan& plan, const ExpertCache& cache);
   void weigh(const ExpertCache& cache);
+  void weigh(Candidate candidate, double most, const ExpertCache& cache);
+  double least_worth(LayerId layer, const ExpertCache& cache);
   bool bring(const Candidate& candidate, ExpertCache* cache);
   double uses(ExpertKey key, double tokens) const;
   double weight(LayerId layer, float load) const;
@@ -67,11 +69,14 @@ class ImpactPrefetcher final : public Prefetcher {
   int32_t layer_ = 0;
   int32_t n_tokens_ = 1;
   double horizon_ = 0;
-  double arithmetic_ = 1;           // corrects the believed share of arithmetic over reading
-  std::vector<float> loads_;        // [n_experts]
-  std::vector<Candidate> guesses_;  // absent experts guessed for the next layers
-  std::vector<Candidate> fills_;    // absent experts that were missed
-  std::vector<Candidate> candidates_;
+  double arithmetic_ = 1;              // corrects the believed share of arithmetic over reading
+  std::vector<float> loads_;           // [n_experts]
+  std::vector<Candidate> guesses_;     // absent experts guessed for the next layers
+  std::vector<Candidate> fills_;       // absent experts that were missed
+  std::vector<Candidate> candidates_;  // of both, those that are worth more than they displace
+  std::vector<double> until_routed_;   // [ahead + 2]
+  ExpertKey weakest_;                  // of whom uses are known
+  double weakest_uses_ = 0;
   std::vector<std::vector<SlotId>> protected_;  // [n_layers]
 };
 
