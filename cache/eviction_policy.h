@@ -33,6 +33,8 @@ class UseForecast {
   virtual ~UseForecast() = default;
   virtual double next(ExpertKey key) const = 0;  // when its layer's turn comes next
   virtual double rate(ExpertKey key) const = 0;  // in the long run
+  // next() of all experts of a layer, rounded. [n_experts]
+  virtual void next(LayerId layer, std::span<float> uses) const = 0;
 };
 
 class EvictionPolicy {

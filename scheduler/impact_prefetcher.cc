@@ -80,9 +80,7 @@ void ImpactPrefetcher::guess(ExpertCache* cache) {
 // False where nothing more than the rates of use is known.
 bool ImpactPrefetcher::forecast_loads(LayerId layer) {
   if (n_tokens_ > 1 || own_rates_ != nullptr) return false;
-  for (int32_t e = 0; e < n_experts_; ++e) {
-    loads_[static_cast<size_t>(e)] = static_cast<float>(forecast_->next({layer, ExpertId{e}}));
-  }
+  forecast_->next(layer, loads_);
   return true;
 }
 

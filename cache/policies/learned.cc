@@ -15,6 +15,19 @@ void add_row(const float* row, std::span<float> to) {
   for (size_t e = 0; e < to.size(); ++e) to[e] += row[e];
 }
 
+// The same, four at a time where there are four: they come from a farther cache, so all at once.
+void add_rows(std::span<const float* const> rows, std::span<float> to) {
+  if (rows.size() != 4) {
+    for (const float* row : rows) add_row(row, to);
+    return;
+  }
+  const float* a = rows[0];
+  const float* b = rows[1];
+  const float* c = rows[2];
+  const float* d = rows[3];
+  for (size_t e = 0; e < to.size(); ++e) to[e] = to[e] + a[e] + b[e] + c[e] + d[e];
+}
+
 }  // namespace
 
 LearnedUse::LearnedUse(const PolicyShape& shape, std::span<const double> values)
@@ -96,10 +109,12 @@ void LearnedUse::visit(int32_t layer, const Selection& selection) {
   last_[static_cast<size_t>(layer)] = selection;
   std::fill(sum_of(layer).begin(), sum_of(layer).end(), 0.0F);
   for (const Target& target : targets_[static_cast<size_t>(layer)]) {
-    for (const int16_t i : selection.inputs()) {
-      add_row(&weights_[target.source.weights + static_cast<size_t>(i) * n_experts_],
-              sum_of(target.layer));
+    const std::span<const int16_t> inputs = selection.inputs();
+    std::array<const float*, kInputs> rows{};
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      rows[i] = &weights_[target.source.weights + static_cast<size_t>(inputs[i]) * n_experts_];
     }
+    add_rows(std::span(rows).first(inputs.size()), sum_of(target.layer));
   }
 }
 
@@ -144,6 +159,12 @@ double LearnedUse::next(ExpertKey key) const {
   const auto layer = static_cast<size_t>(key.layer.value);
   const float sum = sums_[layer * n_experts_ + static_cast<size_t>(key.expert.value)];
   return std::clamp(rate(key) + static_cast<double>(trust_[layer].value * sum), kLeast, 1.0);
+}
+
+void LearnedUse::next(LayerId layer, std::span<float> uses) const {
+  for (int32_t e = 0; e < static_cast<int32_t>(uses.size()); ++e) {
+    uses[static_cast<size_t>(e)] = static_cast<float>(LearnedUse::next({layer, ExpertId{e}}));
+  }
 }
 
 double LearnedUse::value(ExpertKey key) const {

@@ -42,6 +42,7 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
   double value(ExpertKey key) const override;
   const UseForecast* forecast() const override { return this; }
   double next(ExpertKey key) const override;
+  void next(LayerId layer, std::span<float> uses) const override;
   double rate(ExpertKey key) const override { return rates_.rate(key); }
 
  private:

@@ -79,6 +79,11 @@ class TwoRateUse final : public EvictionPolicy, public UseForecast {
   }
   const UseForecast* forecast() const override { return this; }
   double next(ExpertKey key) const override { return rate(key); }
+  void next(LayerId layer, std::span<float> uses) const override {
+    for (int32_t e = 0; e < static_cast<int32_t>(uses.size()); ++e) {
+      uses[static_cast<size_t>(e)] = static_cast<float>(rate({layer, ExpertId{e}}));
+    }
+  }
   double rate(ExpertKey key) const override {
     const Record& record = rates_.at(key);
     return mix_ * record.fast + (1 - mix_) * record.slow;
