@@ -85,21 +85,33 @@ bool ImpactPrefetcher::forecast_loads(LayerId layer) {
 }
 
 void ImpactPrefetcher::guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache) {
-  const double least = sure ? settings_.least_gain : kSureForecast;
-  for (int32_t e = 0; e < n_experts_; ++e) {
-    const float load = loads_[static_cast<size_t>(e)];
-    if (load < least) continue;
-    const ExpertKey key{layer, ExpertId{e}};
-    const SlotId slot = cache->find(key);
-    if (slot.valid()) {
-      if (sure) {
-        cache->protect(slot, true);
-        protected_[static_cast<size_t>(layer.value)].push_back(slot);
-      }
-      if (cache->pieces(slot) == cache->shape().pieces) continue;
+  const auto least = static_cast<float>(sure ? settings_.least_gain : kSureForecast);
+  // Most experts are not guessed, so they are passed over by blocks.
+  constexpr size_t kBlock = 16;
+  for (size_t first = 0; first < loads_.size(); first += kBlock) {
+    const auto block = std::span(loads_).subspan(first, std::min(kBlock, loads_.size() - first));
+    int32_t n_guessed = 0;
+    for (const float load : block) n_guessed += load >= least ? 1 : 0;
+    if (n_guessed == 0) continue;
+    for (size_t i = 0; i < block.size(); ++i) {
+      if (block[i] < least) continue;
+      guess_expert({layer, ExpertId{static_cast<int32_t>(first + i)}}, block[i], ahead, sure,
+                   cache);
     }
-    guesses_.push_back({key, weight(layer, load), 0, 0, ahead, sure && predictor_->exact()});
   }
+}
+
+void ImpactPrefetcher::guess_expert(ExpertKey key, float load, int32_t ahead, bool sure,
+                                    ExpertCache* cache) {
+  const SlotId slot = cache->find(key);
+  if (slot.valid()) {
+    if (sure) {
+      cache->protect(slot, true);
+      protected_[static_cast<size_t>(key.layer.value)].push_back(slot);
+    }
+    if (cache->pieces(slot) == cache->shape().pieces) return;
+  }
+  guesses_.push_back({key, weight(key.layer, load), 0, 0, ahead, sure && predictor_->exact()});
 }
 
 void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache) {
@@ -118,13 +130,15 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
   const auto better = [&](const Candidate& a, const Candidate& b) {
     return a.gain != b.gain ? a.gain > b.gain : a.key < b.key;
   };
-  std::sort(fills_.begin() + static_cast<std::ptrdiff_t>(before), fills_.end(), better);
-  const size_t most = before + static_cast<size_t>(settings_.fills);
-  if (fills_.size() > most) fills_.resize(most);
-  if (fills_.size() > kMostFills) {
-    std::sort(fills_.begin(), fills_.end(), better);
-    fills_.resize(kMostFills);
-  }
+  // As many as that of the best, in no order.
+  const auto keep = [&](size_t first, size_t most) {
+    if (fills_.size() <= first + most) return;
+    const auto begin = fills_.begin() + static_cast<std::ptrdiff_t>(first);
+    std::nth_element(begin, begin + static_cast<std::ptrdiff_t>(most), fills_.end(), better);
+    fills_.resize(first + most);
+  };
+  keep(before, static_cast<size_t>(settings_.fills));
+  keep(0, kMostFills);
 }
 
 // Whom an expert of the layer would displace is worth so much; more than anything where there is no

@@ -49,6 +49,7 @@ class ImpactPrefetcher final : public Prefetcher {
 
   void guess(ExpertCache* cache);
   void guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache);
+  void guess_expert(ExpertKey key, float load, int32_t ahead, bool sure, ExpertCache* cache);
   bool forecast_loads(LayerId layer);
   void add_fills(const LayerPlan& plan, const ExpertCache& cache);
   void weigh(const ExpertCache& cache);

@@ -103,6 +103,18 @@ void LearnedUse::note(const LayerUse& use) {
   }
 }
 
+// Asks for what learn() will change when the layer's turn comes. With many experts the weights are
+// larger than the core's own caches.
+void LearnedUse::fetch_rows(int32_t layer) const {
+  constexpr size_t kLine = 64 / sizeof(float);
+  for (const Source& source : sources_[static_cast<size_t>(layer)]) {
+    for (const int16_t i : last_[static_cast<size_t>(source.layer)].inputs()) {
+      const float* row = &weights_[source.weights + static_cast<size_t>(i) * n_experts_];
+      for (size_t e = 0; e < n_experts_; e += kLine) __builtin_prefetch(row + e, 1);
+    }
+  }
+}
+
 // One token has passed a layer: what had been said of it is learnt from, then it speaks itself.
 void LearnedUse::visit(int32_t layer, const Selection& selection) {
   learn(layer, selection);
@@ -116,6 +128,7 @@ void LearnedUse::visit(int32_t layer, const Selection& selection) {
     }
     add_rows(std::span(rows).first(inputs.size()), sum_of(target.layer));
   }
+  fetch_rows((layer + 1) % n_layers_);
 }
 
 void LearnedUse::learn(int32_t layer, const Selection& selection) {

@@ -82,6 +82,7 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
   void note(const LayerUse& use);
   void visit(int32_t layer, const Selection& selection);
   void learn(int32_t layer, const Selection& selection);
+  void fetch_rows(int32_t layer) const;
   void update_trust(Trust* trust, std::span<const float> sum);
 
   int32_t n_layers_;
