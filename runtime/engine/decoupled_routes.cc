@@ -11,6 +11,11 @@
 #include "runtime/error.h"
 
 namespace tandem {
+namespace {
+
+constexpr int64_t kTokensAtOnce = 64;  // between two looks at whether to go on
+
+}  // namespace
 
 DecoupledRoutes::DecoupledRoutes(const ModelConfig& config, const EngineShape& shape)
     : config_(config),
@@ -46,7 +51,9 @@ std::unique_ptr<DecoupledRoutes> make_decoupled_routes(const ModelConfig& config
   }
 }
 
-bool DecoupledRoutes::know(std::span<const int32_t> tokens, int64_t position) {
+DecoupledRoutes::Known DecoupledRoutes::know(std::span<const int32_t> tokens, int64_t position,
+                                             ParallelFor parallel,
+                                             const std::function<bool()>& go_on) {
   const auto n = static_cast<int64_t>(tokens.size());
   const int64_t n_experts = config_.routing.n_experts;
   state_.rewind(position);
@@ -56,17 +63,21 @@ bool DecoupledRoutes::know(std::span<const int32_t> tokens, int64_t position) {
   layer_ = -1;
   news_ = true;
   std::fill(used_.begin(), used_.end(), 0);
-  for (int64_t b = 0; b < n_batches_; ++b) {
-    const int64_t from = b * n_batch_;
-    const int64_t some = std::min(n - from, n_batch_);
-    const auto batch = tokens.subspan(static_cast<size_t>(from), static_cast<size_t>(some));
-    const std::span<const float> logits = state_.append(batch);
+  for (int64_t from = 0; from < n;) {
+    if (go_on && !go_on()) return Known::kStopped;
+    // Never of two batches.
+    const int64_t some = std::min({n - from, n_batch_ - from % n_batch_, kTokensAtOnce});
+    const auto part = tokens.subspan(static_cast<size_t>(from), static_cast<size_t>(some));
+    const std::span<const float> logits = state_.append(part, parallel);
     std::ranges::copy(logits, logits_.begin() + (position + from) * n_experts);
     const auto chosen = std::span(chosen_).first(static_cast<size_t>(some * config_.routing.top_k));
-    if (!router_.select(logits.data(), static_cast<int32_t>(some), chosen)) return false;
-    for (const ExpertId expert : chosen) used_[index(b, expert)] = 1;
+    if (!router_.select(logits.data(), static_cast<int32_t>(some), chosen)) {
+      return Known::kNotFinite;
+    }
+    for (const ExpertId expert : chosen) used_[index(from / n_batch_, expert)] = 1;
+    from += some;
   }
-  return true;
+  return Known::kAll;
 }
 
 void DecoupledRoutes::visit(const Batch& batch, LayerId layer) {

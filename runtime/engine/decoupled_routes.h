@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "cache/eviction_policy.h"
+#include "kernels/parallel.h"
 #include "runtime/device/device.h"
 #include "runtime/engine/engine_shape.h"
 #include "runtime/model/model_config.h"
@@ -25,9 +27,12 @@ class DecoupledRoutes final : public FutureUses {
   // Host memory that one takes, beside the router's weights.
   static int64_t bytes(const ModelConfig& config, const EngineShape& shape);
 
+  enum class Known : uint8_t { kAll, kStopped, kNotFinite };
   // Tokens of the sequence from `position` on, which will be read in batches of n_batch; all before
-  // were given before. Forgets what was known behind it. False when a logit is not finite.
-  bool know(std::span<const int32_t> tokens, int64_t position);
+  // were given before. Forgets what was known behind it. go_on: asked every few tokens; where it
+  // says false nothing is known from `position` on. kNotFinite: a logit is not finite.
+  Known know(std::span<const int32_t> tokens, int64_t position, ParallelFor parallel = serial_for,
+             const std::function<bool()>& go_on = {});
   // A layer of a batch is next; the same batch's layers come in order.
   void visit(const Batch& batch, LayerId layer);
   // Of a batch's tokens, [n, n_experts].

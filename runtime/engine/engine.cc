@@ -130,11 +130,7 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
     throw ConfigError(fmt::format("{} tokens after {} do not fit into the context of {}; raise -c",
                                   n, position_, shape_.n_ctx));
   }
-  if (DecoupledRoutes* routes = executor_->decoupled()) {
-    if (!routes->know(tokens, position_)) {
-      throw FileError(model_.file().name(), "its router gives values that are not finite");
-    }
-  }
+  if (executor_->decoupled() != nullptr && !route(tokens, progress)) return {};
   std::span<const float> logits;
   for (int64_t done = 0; done < n;) {
     const int64_t size = std::min(n - done, shape_.n_batch);
@@ -149,6 +145,17 @@ std::span<const float> Engine::eval(std::span<const int32_t> tokens, int64_t n_l
     throw FileError(model_.file().name(), "the model gives logits that are not finite");
   }
   return logits;
+}
+
+bool Engine::route(std::span<const int32_t> tokens,
+                   const std::function<bool(int64_t done)>& progress) {
+  executor_->finish_stopped();  // it uses the pool
+  const auto known = executor_->decoupled()->know(tokens, position_, pool_,
+                                                  [&] { return !progress || progress(0); });
+  if (known == DecoupledRoutes::Known::kNotFinite) {
+    throw FileError(model_.file().name(), "its router gives values that are not finite");
+  }
+  return known == DecoupledRoutes::Known::kAll;
 }
 
 bool Engine::holds_all_experts() const {

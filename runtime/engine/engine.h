@@ -90,8 +90,11 @@ class Engine {
   void pin_experts();
   void choose_products(const MachineProfile& machine);
   void make_cache(const EngineSettings& settings);
-  // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
+  // Chooses the experts of all tokens, where that is done before the layers. False when `progress`,
+  // which is told 0, stopped it; the sequence is then unchanged.
+  bool route(std::span<const int32_t> tokens, const std::function<bool(int64_t done)>& progress);
   bool holds_all_experts() const;
+  // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
   bool step(const Batch& batch, int64_t done, const std::function<bool(int64_t done)>& progress,
             std::span<const float>* logits);
 

@@ -91,6 +91,8 @@ class HybridExecutor final : public Executor {
 
   // Null where layers have routers of their own. know() before a step of these tokens.
   DecoupledRoutes* decoupled() { return decoupled_.get(); }
+  // Waits for what a step that was stopped has left the CPU to do.
+  void finish_stopped() { finish_cpu(); }
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
   // For good: later layers' routing is not guessed any more.
   void stop_looking_ahead() {

@@ -54,7 +54,7 @@ struct Refactored {
   explicit Refactored(const std::string& router_hash) {
     file.arch = "readme-moe";
     file.counts = {{"block_count", kLayers},
-                   {"context_length", 64},
+                   {"context_length", 160},
                    {"embedding_length", kWidth},
                    {"attention.head_count", 2},
                    {"expert_count", kExperts},
@@ -171,6 +171,44 @@ TEST_CASE("a refactored model gives the same on all devices, however its tokens 
   CHECK(relative_error(others, reference) > 0.01);
 }
 
+TEST_CASE(
+    "a refactored model can be stopped while its router reads, and goes on as if it had not") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const Tokens tokens = some_tokens(150);
+  const auto settings_of = [&](const EngineSettings& some) {
+    EngineSettings settings = with_router(some, router);
+    settings.n_ctx = 160;
+    settings.n_batch = 100;
+    settings.n_threads = 2;
+    return settings;
+  };
+  for (const EngineSettings& settings :
+       {settings_of(cpu_settings()), settings_of(sim_settings(3)), settings_of(cuda_settings(3))}) {
+    Engine fresh(model, test_machine(), settings);
+    const std::span<const float> logits = fresh.eval(tokens);
+    const std::vector<float> expected(logits.begin(), logits.end());
+
+    Engine engine(model, test_machine(), settings);
+    // Before any token is routed, between the first tokens and the others, and in the layers.
+    for (const int stop_at : {1, 2, 5}) {
+      int calls = 0;
+      const auto stopped = engine.eval(tokens, 1, [&](int64_t done) {
+        CHECK(done <= 100);
+        return ++calls < stop_at;
+      });
+      CHECK(calls == stop_at);
+      CHECK(stopped.empty());
+      CHECK(engine.position() == 0);
+    }
+    int at_start = 0;
+    const auto count = [&](int64_t done) { return at_start += done == 0 ? 1 : 0, true; };
+    CHECK(std::ranges::equal(engine.eval(tokens, 1, count), expected));
+    CHECK(at_start == 4);  // 64, 36 and 50 tokens are routed; then the first layer
+  }
+}
+
 TEST_CASE("what a router has chosen for later layers is known, not guessed") {
   const auto router = random_router(1);
   Refactored refactored(decoupled_hash(*router));
@@ -218,8 +256,8 @@ TEST_CASE("the next use of an expert among known tokens is found as by looking t
   DecoupledRoutes routes(config, shape);
   const Tokens tokens = some_tokens(19);
   const std::vector<int32_t> experts = experts_of(*router, tokens);
-  REQUIRE(routes.know(std::span(tokens).first(4), 0));
-  REQUIRE(routes.know(std::span(tokens).subspan(4), 4));
+  REQUIRE(routes.know(std::span(tokens).first(4), 0) == DecoupledRoutes::Known::kAll);
+  REQUIRE(routes.know(std::span(tokens).subspan(4), 4) == DecoupledRoutes::Known::kAll);
   bool news = true;
   for (size_t first = 4; first < tokens.size(); first += 2) {
     const size_t n = std::min<size_t>(2, tokens.size() - first);
