@@ -11,26 +11,6 @@ namespace {
 
 constexpr int32_t kPieces = 4;
 
-// Remembers what it was to copy.
-class CopyingExecutor final : public Executor {
- public:
-  int32_t n_layers() const override { return 2; }
-  Clocks clocks() const override { return {}; }
-  void begin_step(const Batch& /*batch*/) override {}
-  const RoutingDecision& route(LayerId /*layer*/) override { return routing_.decision; }
-  void run(const LayerPlan& /*plan*/) override {}
-  void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) override {
-    copied.assign(slices.begin(), slices.end());
-    for (ModelTime& t : landed) t = 1;
-  }
-  std::span<const float> end_step() override { return {}; }
-
-  std::vector<CopySlice> copied;
-
- private:
-  Loads routing_{0, {1, 0, 0, 0}};
-};
-
 }  // namespace
 
 TEST_CASE("an expert that gets the slot of one just copied is copied as itself") {
