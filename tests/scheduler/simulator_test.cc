@@ -330,14 +330,8 @@ TEST_CASE("what the idle link cannot bring of the missed experts is dropped") {
 TEST_CASE("looking ahead loses nothing where the link brings little of what is missed") {
   // Experts and rates as in the study's worst cell: it would take the link several tokens to bring
   // what one misses.
-  SyntheticTraceSettings routes;
-  routes.n_layers = 12;
-  routes.n_experts = 64;
-  routes.top_k = 4;
-  routes.n_sequences = 3;
-  routes.n_prompt = 16;
-  routes.n_decode = 64;
-  routes.seed = 3;
+  const SyntheticTraceSettings routes{
+      "small", 12, 64, 4, 0, /*n_sequences=*/3, /*n_prompt=*/16, /*n_decode=*/64, /*seed=*/3};
   Fixture f;
   f.trace = make_synthetic_trace(routes);
   f.shape.n_layers = 12;
