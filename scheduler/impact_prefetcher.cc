@@ -9,10 +9,13 @@ namespace tandem {
 namespace {
 
 constexpr std::array kRates{0.25, 0.01, 0.25, 0.4};
-// Of a copy; more is never worth it.
+// That the link is behind; more makes no difference.
 constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
 constexpr size_t kMostFills = 32;
+// Less likely guesses cost more, by pieces that are in the way of what is asked for, than they
+// bring.
+constexpr float kLeastGuess = 0.15F;
 // A forecast that is worth acting on where no lookahead confirms it; lower ones are mere rates.
 constexpr float kSureForecast = 0.2F;
 
@@ -111,6 +114,7 @@ void ImpactPrefetcher::guess_expert(ExpertKey key, float load, int32_t ahead, bo
     }
     if (cache->pieces(slot) == cache->shape().pieces) return;
   }
+  if (load < kLeastGuess) return;
   guesses_.push_back({key, weight(key.layer, load), 0, 0, ahead, sure && predictor_->exact()});
 }
 
@@ -223,9 +227,9 @@ void ImpactPrefetcher::prefetch(const LayerPlan& plan, ExpertCache& cache, Execu
   if (own_rates_) own_rates_->on_use(plan.use);
   filler_.open(plan, cache, exec.clocks());
   arithmetic_ = plan.factors.cpu_token / plan.factors.cpu_read;
-  // Where a copy takes long, so does bringing back who was displaced for it.
-  horizon_ = settings_.horizon +
-             settings_.patience * std::min(kMostTokens, filler_.tokens_of_copy(plan.layer()));
+  // Who is displaced queues for the link behind all that is missed.
+  horizon_ =
+      settings_.horizon + settings_.patience * std::min(kMostTokens, filler_.tokens_of_misses());
   guess(&cache);
   add_fills(plan, cache);
   if (filler_.full()) return;

@@ -22,6 +22,7 @@ LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& ex
       pieces_(cache.shape().pieces),
       n_experts_(static_cast<size_t>(cache.shape().n_experts)),
       idle_us_(experts.size(), -1.0),
+      missed_us_(experts.size(), -1.0),
       gap_us_(experts.size(), -1.0),
       layer_us_(experts.size(), -1.0),
       transfers_(static_cast<size_t>(cache.n_slots())),
@@ -77,16 +78,18 @@ void LinkFiller::forget(Transfer* transfer) {
   *transfer = {};
 }
 
-void LinkFiller::note_idle(size_t layer, double us) {
-  average(&idle_us_[layer], us);
-  token_idle_us_ = 0;
-  for (const double idle : idle_us_) {
-    if (idle < 0) {
-      token_idle_us_ = 0;
-      return;
-    }
-    token_idle_us_ += idle;
+void LinkFiller::note_token(size_t layer, double idle_us, double missed_us) {
+  average(&idle_us_[layer], idle_us);
+  average(&missed_us_[layer], missed_us);
+  double idle = 0;
+  double missed = 0;
+  for (size_t l = 0; l < idle_us_.size(); ++l) {
+    if (idle_us_[l] < 0) return;
+    idle += idle_us_[l];
+    missed += missed_us_[l];
   }
+  token_idle_us_ = idle;
+  token_missed_us_ = missed;
 }
 
 double LinkFiller::tokens_until_landed(LayerId layer, int32_t missing) const {
@@ -110,7 +113,11 @@ void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clo
   cpu_until_ = now.cpu;
   const size_t next = (layer + 1) % gap_us_.size();
   deadline_ = end + std::max(0.0, gap_us_[next]);
-  note_idle(layer, std::max(0.0, deadline_ - at_));
+  int32_t missed = 0;
+  for (const PlannedExpert& expert : plan.experts) {
+    missed += pieces_ - std::max(expert.gpu, expert.present);
+  }
+  note_token(layer, std::max(0.0, deadline_ - at_), copy_us(plan.layer(), missed));
   slices_.clear();
 }
 
@@ -128,9 +135,9 @@ double LinkFiller::copy_us(LayerId layer, int32_t missing) const {
   return believed_us(layer, missing) * factors_.copy;
 }
 
-double LinkFiller::tokens_of_copy(LayerId layer) const {
+double LinkFiller::tokens_of_misses() const {
   if (token_idle_us_ <= 0) return std::numeric_limits<double>::infinity();
-  return copy_us(layer, pieces_) / token_idle_us_;
+  return token_missed_us_ / token_idle_us_;
 }
 
 double LinkFiller::piece_end(double from, LayerId layer) const {

@@ -31,8 +31,9 @@ class LinkFiller {
   // Tokens until so many pieces would have landed behind all transfers that were begun, were the
   // link as idle as it was of late; infinity before a first token has shown that.
   double tokens_until_landed(LayerId layer, int32_t missing) const;
-  // Tokens that a whole expert takes of the link's idle time; infinity before a first token.
-  double tokens_of_copy(LayerId layer) const;
+  // Tokens of the link's idle time that it would take to bring what a token missed of late, which
+  // is what the CPU computed; infinity before a first token.
+  double tokens_of_misses() const;
   // Whether the window has room for one more piece of this layer's experts.
   bool fits(LayerId layer) const;
   // Whether it has room for no layer's.
@@ -59,7 +60,7 @@ class LinkFiller {
            static_cast<size_t>(key.expert.value);
   }
   void settle(const LayerPlan& plan);
-  void note_idle(size_t layer, double us);
+  void note_token(size_t layer, double idle_us, double missed_us);
   void forget(Transfer* transfer);
   void lose(SlotId slot);
   double believed_us(LayerId layer, int32_t pieces) const {
@@ -75,8 +76,10 @@ class LinkFiller {
   std::vector<LayerId> sizes_;        // a layer for each size of a piece
   int32_t pieces_;
   size_t n_experts_;
-  std::vector<double> idle_us_;       // [n_layers] of the window after the layer
-  double token_idle_us_ = 0;          // their sum; 0 before all are known
+  std::vector<double> idle_us_;    // [n_layers] of the window after the layer
+  std::vector<double> missed_us_;  // [n_layers] to copy what the layer missed
+  double token_idle_us_ = 0;       // sums of both; 0 before all layers are known
+  double token_missed_us_ = 0;
   double begun_us_ = 0;               // what the transfers under way still need, as believed
   std::vector<double> gap_us_;        // [n_layers] from the end of the layer before to the routing
   std::vector<double> layer_us_;      // [n_layers] from routing to end

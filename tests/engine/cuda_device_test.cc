@@ -6,6 +6,7 @@
 
 #include "runtime/device/host_array.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/expert_slots.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/error.h"
 #include "tests/engine/engine_testing.h"
@@ -58,6 +59,48 @@ Model small_model() { return Model::load(GgufFile::open(kFamilies + "qwen2moe-bf
 
 }  // namespace
 
+TEST_CASE("copies that are not marked are waited for with those behind them") {
+  FakeCuda fake;
+  {
+    const auto device = open();
+    const DeviceAddr at = device->alloc(1024, "x");
+    std::vector<std::byte> host(1024);
+    const Timepoint first = device->copy_to_device(Stream::kCopy, at, host.data(), 1024);
+    device->copy_to_device(Stream::kCopy, at, host.data(), 1024);
+    device->wait(Stream::kCompute, first);
+    REQUIRE(fake.waits.size() == 1);
+    CHECK(fake.waits[0].n == 2);
+  }
+  CHECK(fake.misuse.empty());
+}
+
+TEST_CASE("who waits for a fetched expert waits for no expert behind it") {
+  const Model model = small_model();
+  FakeCuda fake;
+  {
+    const auto device = open();
+    CacheShape shape;
+    shape.n_layers = static_cast<int32_t>(model.config().n_layers);
+    shape.n_experts = model.config().routing.n_experts;
+    shape.expert_bytes = ExpertSlots::expert_bytes(model, *device);
+    shape.capacity_bytes = int64_t{1} << 24;
+    ExpertSlots slots(model, *device, {shape, 0});
+    REQUIRE(slots.count() >= 2);
+    const int64_t ff = model.config().expert_ff;
+    const uint64_t before = slots.ready(SlotId{0}).n;
+    slots.fetch({LayerId{0}, ExpertId{0}}, SlotId{0}, 0, ff);
+    const Timepoint first = slots.ready(SlotId{0});
+    slots.fetch({LayerId{0}, ExpertId{1}}, SlotId{1}, 0, ff);
+    CHECK(first.n > before);
+    CHECK(slots.ready(SlotId{1}).n > first.n);
+    fake.waits.clear();
+    device->wait(Stream::kCompute, first);
+    REQUIRE(fake.waits.size() == 1);
+    CHECK(fake.waits[0].n == first.n);
+  }
+  CHECK(fake.misuse.empty());
+}
+
 TEST_CASE("a stream that waits for another's operation waits for an event recorded behind it") {
   FakeCuda fake;
   {
@@ -66,6 +109,7 @@ TEST_CASE("a stream that waits for another's operation waits for an event record
     std::vector<std::byte> host(1024);
     const auto copy = [&] { return device->copy_to_device(Stream::kCopy, at, host.data(), 1024); };
     const Timepoint first = copy();
+    device->mark(Stream::kCopy);
     copy();
     device->wait(Stream::kCompute, first);
     REQUIRE(fake.waits.size() == 1);

@@ -1,5 +1,6 @@
 #include "scheduler/link_filler.h"
 
+#include <cmath>
 #include <vector>
 
 #include "tests/scheduler/scheduler_testing.h"
@@ -9,26 +10,6 @@ namespace tandem::test {
 namespace {
 
 constexpr int32_t kPieces = 4;
-
-// Remembers what it was to copy.
-class CopyingExecutor final : public Executor {
- public:
-  int32_t n_layers() const override { return 2; }
-  Clocks clocks() const override { return {}; }
-  void begin_step(const Batch& /*batch*/) override {}
-  const RoutingDecision& route(LayerId /*layer*/) override { return routing_.decision; }
-  void run(const LayerPlan& /*plan*/) override {}
-  void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) override {
-    copied.assign(slices.begin(), slices.end());
-    for (ModelTime& t : landed) t = 1;
-  }
-  std::span<const float> end_step() override { return {}; }
-
-  std::vector<CopySlice> copied;
-
- private:
-  Loads routing_{0, {1, 0, 0, 0}};
-};
 
 }  // namespace
 
@@ -60,6 +41,32 @@ TEST_CASE("an expert that gets the slot of one just copied is copied as itself")
   CHECK(exec.copied[1].key == second);
   CHECK(exec.copied[1].first_piece == 0);
   CHECK(exec.copied[1].n_pieces == kPieces);
+}
+
+TEST_CASE("how long the link would take for what a token misses is known after a token") {
+  const std::vector<ExpertCost> costs(2, {4'000'000, 1000, kPieces});
+  ExpertCache cache({2, 4, kPieces, {4'000'000, 4'000'000}, 4'000'000},
+                    make_eviction_policy("lru", {2, 4, nullptr, {}}));
+  LinkFiller filler(CostModel(round_machine()), costs, cache, 0);
+  LayerPlan plan;
+  plan.pieces = kPieces;
+  // One expert runs on the GPU; three pieces of another are the CPU's, and three of a third, of
+  // which one had come. All pieces of an expert take the link 200 us.
+  plan.experts.resize(3);
+  plan.experts[0].gpu = kPieces;
+  plan.experts[1].gpu = 1;
+  plan.experts[2].present = 1;
+  CHECK(std::isinf(filler.tokens_of_misses()));
+  plan.use.layer = LayerId{0};
+  // The link is busy for 600 of 1000 us, then for 800.
+  plan.start = {0, 0, 0};
+  filler.open(plan, cache, {1000, 0, 600});
+  CHECK(std::isinf(filler.tokens_of_misses()));
+  plan.use.layer = LayerId{1};
+  plan.start = {1000, 1000, 1000};
+  filler.open(plan, cache, {2000, 0, 1800});
+  // It was idle for 600 us, and twelve pieces take 600.
+  CHECK(filler.tokens_of_misses() == Approx(1));
 }
 
 }  // namespace tandem::test

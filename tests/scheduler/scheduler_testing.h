@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "scheduler/executor.h"
 #include "scheduler/machine_profile.h"
 #include "scheduler/routing.h"
 
@@ -36,6 +37,28 @@ struct Loads {
   }
   Loads(const Loads&) = delete;
   Loads& operator=(const Loads&) = delete;
+};
+
+// Remembers what it was to copy, and copies in no time.
+class CopyingExecutor final : public Executor {
+ public:
+  explicit CopyingExecutor(Clocks clocks = {}) : clocks_(clocks) {}
+  int32_t n_layers() const override { return 2; }
+  Clocks clocks() const override { return clocks_; }
+  void begin_step(const Batch& /*batch*/) override {}
+  const RoutingDecision& route(LayerId /*layer*/) override { return routing_.decision; }
+  void run(const LayerPlan& /*plan*/) override {}
+  void prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) override {
+    copied.assign(slices.begin(), slices.end());
+    for (ModelTime& t : landed) t = 1;
+  }
+  std::span<const float> end_step() override { return {}; }
+
+  std::vector<CopySlice> copied;
+
+ private:
+  Clocks clocks_;
+  Loads routing_{0, {1, 0, 0, 0}};
 };
 
 }  // namespace tandem::test

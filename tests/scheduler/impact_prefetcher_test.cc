@@ -1,0 +1,58 @@
+#include "scheduler/impact_prefetcher.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "tests/scheduler/scheduler_testing.h"
+#include "tests/support/catch.h"
+
+namespace tandem::test {
+namespace {
+
+constexpr int32_t kPieces = 4;
+
+// Says of the next layer's expert 2 alone that it is used, with this probability.
+class OneGuess final : public Predictor {
+ public:
+  explicit OneGuess(float use) : use_(use) {}
+  void observe(const RoutingDecision& /*routing*/) override {}
+  bool predict(int32_t ahead, std::span<float> loads) const override {
+    if (ahead != 1) return false;
+    std::fill(loads.begin(), loads.end(), 0.0F);
+    loads[2] = use_;
+    return true;
+  }
+
+ private:
+  float use_;
+};
+
+// What is copied where an expert of the next layer is guessed, with slots and link free.
+std::vector<CopySlice> copied_for(float use) {
+  const std::vector<ExpertCost> costs(2, {4'000'000, 1000, kPieces});
+  ExpertCache cache({2, 4, kPieces, {4'000'000, 4'000'000}, 16'000'000},
+                    make_eviction_policy("lru", {2, 4, nullptr, {}}));
+  ImpactPrefetcher prefetcher(CostModel(round_machine()), costs, cache,
+                              std::make_unique<OneGuess>(use), {});
+  CopyingExecutor exec({1e6, 0, 0});
+  const Loads routing(0, {1, 0, 0, 0});
+  LayerPlan plan;
+  plan.use.layer = LayerId{0};
+  plan.pieces = kPieces;
+  prefetcher.observe(routing.decision, cache);
+  prefetcher.prefetch(plan, cache, exec);
+  return exec.copied;
+}
+
+}  // namespace
+
+TEST_CASE("a likely guess is fetched, an unlikely one is not, even where the link is idle") {
+  const std::vector<CopySlice> likely = copied_for(0.2F);
+  REQUIRE(likely.size() == 1);
+  CHECK(likely[0].key == ExpertKey{LayerId{1}, ExpertId{2}});
+  CHECK(likely[0].n_pieces == kPieces);
+  CHECK(copied_for(0.1F).empty());
+}
+
+}  // namespace tandem::test
