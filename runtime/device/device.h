@@ -147,8 +147,9 @@ class Device {
   virtual Timepoint copy_rows_to_device(Stream stream, DeviceAddr to, const void* from,
                                         const RowCopy& copy) = 0;
   virtual Timepoint copy_to_host(Stream stream, void* to, DeviceAddr from, int64_t bytes) = 0;
-  // What is enqueued up to here can be waited for without waiting for what comes after it; elsewhere
-  // a wait may be for more. Copies to the host are marked, launches where the call says so.
+  // What is enqueued up to here can be waited for without waiting for what comes after it;
+  // elsewhere a wait may be for more. Copies to the host are marked, launches where the call says
+  // so.
   virtual void mark(Stream /*stream*/) {}
   virtual Timepoint launch(Stream stream, const KernelCall& call) = 0;
   // Whether work can be kept as a graph: bodies of launches only enqueue. Then launches and copies
