@@ -91,7 +91,7 @@ ExpertSlots::ExpertSlots(const Model& model, Device& device, const SlotRoom& wan
     : model_(model), device_(device), shape_(wanted.cache) {
   if (device.info().host_memory) return;
   for (const LayerWeights& layer : model.weights().layers) {
-    lies_.push_back(lie_of(layer.experts.front(), device));  // a layer's experts are alike
+    layouts_.push_back(layout_of(layer.experts.front(), device));  // a layer's experts are alike
   }
   if (const int64_t bytes = packing_bytes(model, device); bytes > 0) {
     packed_ = {device, bytes, "packing of experts"};
@@ -202,21 +202,21 @@ void ExpertSlots::drop_host_pages(ExpertKey key) const {
   }
 }
 
-ExpertSlots::Lie ExpertSlots::lie_of(const ExpertWeights& host, const Device& device) {
-  Lie lie{in_slot(host, device)};
-  const int64_t gate_bytes = slot_bytes(lie.matrices.gate);
-  lie.up_at = take_turns(host) ? host.gate.run_bytes() : gate_bytes;
-  lie.down_at = gate_bytes + slot_bytes(lie.matrices.up);
-  return lie;
+ExpertSlots::SlotLayout ExpertSlots::layout_of(const ExpertWeights& host, const Device& device) {
+  SlotLayout layout{in_slot(host, device)};
+  const int64_t gate_bytes = slot_bytes(layout.matrices.gate);
+  layout.up_at = take_turns(host) ? host.gate.run_bytes() : gate_bytes;
+  layout.down_at = gate_bytes + slot_bytes(layout.matrices.up);
+  return layout;
 }
 
 ExpertWeights ExpertSlots::weights(ExpertKey key, SlotId slot) const {
-  const Lie& lie = lies_[static_cast<size_t>(key.layer.value)];
-  ExpertWeights view = lie.matrices;
+  const SlotLayout& layout = layouts_[static_cast<size_t>(key.layer.value)];
+  ExpertWeights view = layout.matrices;
   const DeviceAddr at = address(slot);
   view.gate.data = at.at;
-  view.up.data = (at + lie.up_at).at;
-  view.down.data = (at + lie.down_at).at;
+  view.up.data = (at + layout.up_at).at;
+  view.down.data = (at + layout.down_at).at;
   return view;
 }
 

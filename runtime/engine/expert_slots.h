@@ -73,17 +73,17 @@ class ExpertSlots {
     Timepoint last_use;
   };
   // How a layer's experts lie in a slot, with no address yet.
-  struct Lie {
+  struct SlotLayout {
     ExpertWeights matrices;
     int64_t up_at = 0;
     int64_t down_at = 0;
   };
-  static Lie lie_of(const ExpertWeights& host, const Device& device);
+  static SlotLayout layout_of(const ExpertWeights& host, const Device& device);
 
   const Model& model_;
   Device& device_;
   CacheShape shape_;
-  std::vector<Lie> lies_;  // [n_layers]
+  std::vector<SlotLayout> layouts_;  // [n_layers]
   std::string refusal_;
   std::vector<SlotClass> classes_;
   std::vector<DeviceAddr> bases_;  // of each class
