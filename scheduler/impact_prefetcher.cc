@@ -145,8 +145,8 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
   keep(0, kMostFills);
 }
 
-// Whom an expert of the layer would displace is worth so much; more than anything where there is no
-// slot for it.
+// What an expert of the layer must be worth more than, because of whom it would displace; infinity
+// where there is no slot for it.
 double ImpactPrefetcher::least_worth(LayerId layer, const ExpertCache& cache) {
   const ExpertCache::Offer offer = cache.offer(layer);
   if (!offer.slot.valid()) return std::numeric_limits<double>::infinity();
@@ -205,11 +205,10 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
   SlotId slot = cache->find(candidate.key);
   if (!slot.valid()) {
     if (!filler_.fits(candidate.key.layer)) return false;
-    if (candidate.gain < settings_.least_gain && !candidate.known) return true;
+    // Others may have been brought since it was weighed.
     const ExpertCache::Offer offer = cache->offer(candidate.key.layer);
     if (!offer.slot.valid()) return true;
-    const double loss = offer.free ? 0 : uses(cache->occupant(offer.slot), horizon_);
-    if (candidate.gain <= loss * (1 + settings_.hysteresis) && !candidate.known) return true;
+    if (!candidate.known && candidate.gain <= least_worth(candidate.key.layer, *cache)) return true;
     filler_.start(candidate.key, offer, cache);
     slot = offer.slot;
     if (candidate.ahead > 0) {

@@ -11,13 +11,20 @@ namespace {
 
 constexpr int32_t kPieces = 4;
 
+// Two layers of four experts, which share one slot.
+struct OneSlot {
+  std::vector<ExpertCost> costs = std::vector<ExpertCost>(2, {4'000'000, 1000, kPieces});
+  ExpertCache cache{{2, 4, kPieces, {4'000'000, 4'000'000}, 4'000'000},
+                    make_eviction_policy("lru", {2, 4, nullptr, {}})};
+  LinkFiller filler{CostModel(round_machine()), costs, cache, 0};
+};
+
 }  // namespace
 
 TEST_CASE("an expert that gets the slot of one just copied is copied as itself") {
-  const std::vector<ExpertCost> costs(2, {4'000'000, 1000, kPieces});
-  ExpertCache cache({2, 4, kPieces, {4'000'000, 4'000'000}, 4'000'000},
-                    make_eviction_policy("lru", {2, 4, nullptr, {}}));
-  LinkFiller filler(CostModel(round_machine()), costs, cache, 0);
+  OneSlot parts;
+  ExpertCache& cache = parts.cache;
+  LinkFiller& filler = parts.filler;
   CopyingExecutor exec;
   LayerPlan plan;
   plan.use.layer = LayerId{0};
@@ -44,10 +51,9 @@ TEST_CASE("an expert that gets the slot of one just copied is copied as itself")
 }
 
 TEST_CASE("how long the link would take for what a token misses is known after a token") {
-  const std::vector<ExpertCost> costs(2, {4'000'000, 1000, kPieces});
-  ExpertCache cache({2, 4, kPieces, {4'000'000, 4'000'000}, 4'000'000},
-                    make_eviction_policy("lru", {2, 4, nullptr, {}}));
-  LinkFiller filler(CostModel(round_machine()), costs, cache, 0);
+  OneSlot parts;
+  ExpertCache& cache = parts.cache;
+  LinkFiller& filler = parts.filler;
   LayerPlan plan;
   plan.pieces = kPieces;
   // One expert runs on the GPU; three pieces of another are the CPU's, and three of a third, of
