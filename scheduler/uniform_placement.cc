@@ -80,20 +80,50 @@ class UniformSearch {
     }
   }
 
-  // More pieces fetched: the link ends later and the CPU has less. Both bound what is worth a look.
+  // More pieces fetched: link and GPU end later and the CPU has less. Where the two cross is a good
+  // start, and what it takes bounds what else is worth a look.
   void choose_fetched(bool split) {
-    const int32_t most = std::min(absent_, problem_.room) * pieces_;
-    for (int32_t n = 0; n <= most; ++n) {
-      const bool part = n % pieces_ != 0;
-      if (part && split) continue;
-      now_.fetched = n;
-      set_up();
-      const double margin = kSame * (1 + std::abs(best_));
-      if (copies_ && link_ > best_ + margin) return;
-      if (cpu_end(residents_ * pieces_) > best_ + margin) continue;
-      choose_resident(split || part);
+    const int32_t step = split ? pieces_ : 1;
+    const int32_t most = std::min(absent_, problem_.room) * pieces_ / step;
+    int32_t low = 0;
+    int32_t high = most;
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      fetch(middle * step);
+      if (gpu_end(residents_ * pieces_) >= cpu_end(residents_ * pieces_)) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    const int32_t crossing = low;
+    for (int32_t n = std::max(0, crossing - 1); n <= crossing; ++n) {
+      fetch(n * step);
+      choose_resident(split || n * step % pieces_ != 0);
+    }
+    for (int32_t n = first_worth_it(step); n <= most; ++n) {
+      if (n == crossing || n == crossing - 1) continue;
+      fetch(n * step);
+      if (copies_ && link_ > best_ + margin()) return;
+      if (cpu_end(residents_ * pieces_) > best_ + margin()) continue;
+      choose_resident(split || n * step % pieces_ != 0);
     }
   }
+
+  void fetch(int32_t n) {
+    now_.fetched = n;
+    set_up();
+  }
+
+  // Steps below this leave the CPU more than it can do by `best_` with the link idle.
+  int32_t first_worth_it(int32_t step) {
+    fetch(0);
+    const double may_take = best_ + margin() - problem_.now.cpu - cost_.cpu_first;
+    const double fits = std::max(0.0, may_take / (piece_ * cpu_)) + 1;  // pieces, one for rounding
+    return fits >= cpu_pieces_ ? 0 : static_cast<int32_t>((cpu_pieces_ - fits) / step);
+  }
+
+  double margin() const { return kSame * (1 + std::abs(best_)); }
 
   // The GPU's end rises and the CPU's falls with the residents' pieces: the best lies at the
   // crossing.
