@@ -9,12 +9,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <random>
+#include <memory>
 #include <thread>
 #include <vector>
 
 #include "bench/gpu/fewest_bytes.h"
+#include "bench/gpu/routes.h"
 #include "kernels/parallel.h"
 #include "kernels/simd.h"
 #include "runtime/config/embedded.h"
@@ -29,8 +29,7 @@ namespace {
 int64_t calls = 0;
 int64_t d_model = 0;
 int64_t n_vocab = 0;
-std::vector<float> random_logits;
-size_t next_logits = 0;
+Routes* routes = nullptr;
 
 int done() {
   ++calls;
@@ -55,10 +54,7 @@ std::vector<GateCopy> graphs;
 
 // Router logits are new ones each time; everything else stays as it is.
 void give_logits(const GateCopy& copy) {
-  const auto n = static_cast<size_t>(copy.n - d_model);
-  if (next_logits + n > random_logits.size()) next_logits = 0;
-  std::memcpy(copy.to + d_model, random_logits.data() + next_logits, n * sizeof(float));
-  next_logits += n;
+  routes->next({copy.to + d_model, static_cast<size_t>(copy.n - d_model)});
 }
 
 int copy_to_host(void* to, const void* /*from*/, int64_t bytes, void* /*stream*/) {
@@ -172,7 +168,18 @@ SimdOps no_products() {
   return ops;
 }
 
-void measure(const std::string& path, int tokens, int rounds, int slots, bool cpu) {
+struct Wish {
+  std::string path{};
+  int tokens = 500;
+  int rounds = 5;
+  int slots = 0;
+  bool cpu = false;
+  bool random = false;
+};
+
+void measure(const Wish& wish) {
+  const std::string& path = wish.path;
+  const int tokens = wish.tokens;
   Model model = Model::load(path.empty() ? GgufFile::from_memory(embedded_model(), "demo")
                                          : GgufFile::open(path));
   model.pack(PackScope::kExperts, serial_for, [](int64_t) {});
@@ -180,18 +187,21 @@ void measure(const std::string& path, int tokens, int rounds, int slots, bool cp
   override_simd(&nothing);
   MachineProfile machine = load_machine_profile(std::string(kDefaultMachine));
   // Or a CPU that no plan wants, so that misses are fetched.
-  if (!cpu) machine.cpu = {0.01, 0.01, 1000, 0};
+  if (!wish.cpu) machine.cpu = {0.01, 0.01, 1000, 0};
   EngineSettings settings;
   settings.scheduling = load_scheduling_policy(std::string(kDefaultPolicy));
   settings.n_threads = 1;
-  if (slots > 0) settings.expert_slots = slots;
+  if (wish.slots > 0) settings.expert_slots = wish.slots;
   settings.n_ctx = tokens + 64;
   d_model = model.config().d_model;
   n_vocab = model.config().n_vocab;
-  std::mt19937 rng(1);
-  std::normal_distribution<float> normal(0, 2);
-  random_logits.resize(1 << 20);
-  for (float& f : random_logits) f = normal(rng);
+  std::unique_ptr<Routes> given;
+  if (wish.random) {
+    given = std::make_unique<RandomRoutes>();
+  } else {
+    given = std::make_unique<TraceRoutes>(model.config(), tokens);
+  }
+  routes = given.get();
 
   CudaDeviceFacts facts{};
   Engine engine(model, machine, settings,
@@ -201,8 +211,9 @@ void measure(const std::string& path, int tokens, int rounds, int slots, bool cp
   const int32_t token = 1;
 
   const int64_t layers = model.config().n_layers;
-  for (int round = 0; round < rounds; ++round) {
+  for (int round = 0; round < wish.rounds; ++round) {
     engine.rewind(0);
+    routes->rewind();
     std::vector<double> us;
     const auto on_cpu_now = [&] {
       const ExecutorStats stats = engine.stats().experts;
@@ -235,21 +246,18 @@ void measure(const std::string& path, int tokens, int rounds, int slots, bool cp
 
 int main(int argc, char** argv) {
   CLI::App app{"Time of the host alone, per layer of a decode token"};
-  std::string path;
-  int tokens = 500;
-  int rounds = 5;
-  int slots = 0;
-  app.add_option("-m,--model", path, "GGUF file; without it the built-in demo model");
-  app.add_option("-n", tokens, "tokens a round")->check(CLI::Range(1, 100000));
-  app.add_option("--slots", slots, "expert slots; 0: all experts have one")
+  tandem::Wish wish;
+  app.add_option("-m,--model", wish.path, "GGUF file; without it the built-in demo model");
+  app.add_option("-n", wish.tokens, "tokens a round")->check(CLI::Range(1, 100000));
+  app.add_option("--slots", wish.slots, "expert slots; 0: all experts have one")
       ->check(CLI::Range(0, 1000000));
-  app.add_option("-r,--rounds", rounds, "rounds")->check(CLI::Range(1, 1000));
-  bool cpu = false;
-  app.add_flag("--cpu", cpu, "a CPU that plans give experts to");
+  app.add_option("-r,--rounds", wish.rounds, "rounds")->check(CLI::Range(1, 1000));
+  app.add_flag("--cpu", wish.cpu, "a CPU that plans give experts to");
+  app.add_flag("--random", wish.random, "routes without a past, instead of a synthetic trace's");
   CLI11_PARSE(app, argc, argv);
   fmt::print(
       "model,round,us_median,us_p90,us_p99,cuda_calls,experts_on_cpu,device_bytes,fewest_bytes,"
       "ratio\n");
-  tandem::measure(path, tokens, rounds, slots, cpu);
+  tandem::measure(wish);
   return 0;
 }
