@@ -29,13 +29,13 @@ LogisticRegression::LogisticRegression(Rows weight, Eigen::VectorXf bias, int64_
 
 void LogisticRegression::step(const Rows& inputs, Rows* used) {
   TANDEM_CHECK(steps_ < n_steps_, "%lld steps", static_cast<long long>(n_steps_));
-  Rows logits = inputs * weight_.transpose();
-  logits.rowwise() += bias_.transpose();
+  products_.rows_by_rows(inputs, weight_, &logits_);
+  logits_.rowwise() += bias_.transpose();
   // What P lacks to what was used, of the mean over tokens.
   Rows& error = *used;
   error.array() =
-      (1 / (1 + (-logits.array()).exp()) - error.array()) / static_cast<float>(inputs.rows());
-  gradient_.noalias() = error.transpose() * inputs;
+      (1 / (1 + (-logits_.array()).exp()) - error.array()) / static_cast<float>(inputs.rows());
+  products_.columns_by_columns(error, inputs, &gradient_);
   const Eigen::VectorXf bias_gradient = error.colwise().sum();
 
   const float left = 1 - static_cast<float>(steps_) / static_cast<float>(n_steps_);

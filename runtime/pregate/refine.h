@@ -6,9 +6,9 @@
 #include <Eigen/Core>
 #include <cstdint>
 
-namespace tandem {
+#include "runtime/pregate/float_products.h"
 
-using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+namespace tandem {
 
 // P(output) = 1 / (1 + exp(-(weight x + bias))), fitted step by step with Adam (Kingma and Ba,
 // arXiv 1412.6980). A step's length is a share of the mean size of an output's first weights, and
@@ -30,7 +30,8 @@ class LogisticRegression {
   Rows mean_, square_;  // of gradients, [outputs, d], moving averages
   Eigen::VectorXf bias_mean_, bias_square_;
   Eigen::VectorXf rate_;  // [outputs]
-  Rows gradient_;
+  Rows logits_, gradient_;
+  FloatProducts products_;
   int64_t n_steps_;
   int64_t steps_ = 0;
 };

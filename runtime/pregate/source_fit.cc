@@ -90,10 +90,11 @@ int64_t SourceFit::bytes(const TapShape& shape, int32_t n_distances, int64_t val
   const int64_t d = shape.d_model;
   const int64_t all = int64_t{n_distances} * shape.n_experts;
   const int64_t squares = (2 * 8 + 4) * d * d;  // the sum and its factor, a chunk's
-  const int64_t sides = (3 * 8 + 4 * (2 + std::ssize(kRidges))) * d * all;
+  const int64_t sides = (3 * 8 + 4 * (3 + std::ssize(kRidges))) * d * all;
   // Squares are gone when margins are gathered.
   const int64_t margins = validation_tokens * all * int64_t{sizeof(float) + sizeof(uint8_t)};
-  return std::max(squares, margins) + sides + 4 * kChunk * (d + (4 + std::ssize(kRidges)) * all);
+  return std::max(squares, margins) + sides +
+         4 * kChunk * (3 * d + (6 + std::ssize(kRidges)) * all);
 }
 
 void SourceFit::select(const float* logits, std::vector<ExpertId>* ids) {
@@ -141,24 +142,24 @@ void SourceFit::count_uses() {
 }
 
 bool SourceFit::accumulate(GoOn go_on) {
-  const int64_t d = model_.config().d_model;
   // What all logits of a softmax have in common selects nobody.
   const bool centred = model_.config().routing.score == ScoreFunction::kSoftmax;
   Sums& s = *sums_;
-  Rows square(d, d);
+  Rows reused, square, cross;
   const bool done = for_each_chunk(data_.training, go_on, [&](int64_t) {
     count_uses();
     const Rows& x = chunk_->inputs;
     Rows& lacks = chunk_->logits;
-    lacks.noalias() -= x * s.reuse.transpose();
+    chunk_->products.rows_by_rows(x, s.reuse, &reused);
+    lacks -= reused;
     for (int64_t i = 0; centred && i < n_links_; ++i) {
       auto part = lacks.middleCols(i * n_experts_, n_experts_);
       part.colwise() -= part.rowwise().mean().eval();
     }
-    square.setZero();
-    square.selfadjointView<Eigen::Lower>().rankUpdate(x.transpose());
+    chunk_->products.columns_by_columns(x, x, &square);
     s.gram.triangularView<Eigen::Lower>() += square.cast<double>();
-    s.cross += (x.transpose() * lacks).cast<double>();
+    chunk_->products.columns_by_columns(x, lacks, &cross);
+    s.cross += cross.cast<double>();
     s.x += x.colwise().sum().transpose().cast<double>();
     s.lacks += lacks.colwise().sum().transpose().cast<double>();
     s.n += x.rows();
@@ -194,7 +195,7 @@ bool SourceFit::count_right(GoOn go_on, std::span<const Guess> guesses, Counts* 
     std::vector<Rows> logits;
     logits.reserve(guesses.size());
     for (const Guess& guess : guesses) {
-      logits.emplace_back(chunk_->inputs * guess.weight.transpose());
+      chunk_->products.rows_by_rows(chunk_->inputs, guess.weight, &logits.emplace_back());
       logits.back().rowwise() += guess.bias.transpose();
     }
     for (int64_t t = 0; t < chunk_->logits.rows(); ++t) {

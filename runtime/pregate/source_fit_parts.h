@@ -36,6 +36,7 @@ struct SourceFit::Sums {
 struct SourceFit::Chunk {
   Rows inputs;  // [n, d]
   Rows logits;  // [n, links * E] of later layers' routers
+  FloatProducts products;
 };
 
 struct SourceFit::Link {

@@ -27,9 +27,10 @@ float SourceFit::middle(const float* logits) {
 
 template <typename F>
 bool SourceFit::for_each_guess(const TapFiles& files, GoOn go_on, F f) {
+  Rows guess;
   return for_each_chunk(files, go_on, [&](int64_t first) {
     for (size_t i = 0; i < links_.size(); ++i) {
-      Rows guess = chunk_->inputs * links_[i].weight.transpose();
+      chunk_->products.rows_by_rows(chunk_->inputs, links_[i].weight, &guess);
       guess.rowwise() += links_[i].bias.transpose();
       for (int64_t t = 0; t < guess.rows(); ++t) {
         const float* real = chunk_->logits.row(t).data() + static_cast<int64_t>(i) * n_experts_;
