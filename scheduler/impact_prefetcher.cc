@@ -29,6 +29,7 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
       n_experts_(cache.shape().n_experts),
       predictor_(std::move(predictor)),
       filler_(model, experts, cache, settings.overrun),
+      absent_(n_layers_, n_experts_, settings.ahead),
       forecast_(cache.policy().forecast()),
       loads_(static_cast<size_t>(n_experts_)),
       protected_(static_cast<size_t>(n_layers_)) {
@@ -53,6 +54,7 @@ void ImpactPrefetcher::observe(const RoutingDecision& routing, ExpertCache& cach
   for (const SlotId slot : protected_[static_cast<size_t>(layer_)]) cache.protect(slot, false);
   protected_[static_cast<size_t>(layer_)].clear();
   if (predictor_) predictor_->observe(routing);
+  absent_.observe(routing);
 }
 
 // Expected uses by so many tokens from now on.
@@ -114,8 +116,13 @@ void ImpactPrefetcher::guess_expert(ExpertKey key, float load, int32_t ahead, bo
     }
     if (cache->pieces(slot) == cache->shape().pieces) return;
   }
+  const bool known = sure && predictor_->exact();
+  if (sure && !known) {
+    absent_.add(key, ahead, load);
+    load *= static_cast<float>(absent_.share(ahead));
+  }
   if (load < kLeastGuess) return;
-  guesses_.push_back({key, weight(key.layer, load), 0, 0, ahead, sure && predictor_->exact()});
+  guesses_.push_back({key, weight(key.layer, load), 0, 0, ahead, known});
 }
 
 void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cache/policies/scores.h"
+#include "scheduler/absent_guesses.h"
 #include "scheduler/link_filler.h"
 #include "scheduler/predictor.h"
 #include "scheduler/prefetcher.h"
@@ -65,6 +66,7 @@ class ImpactPrefetcher final : public Prefetcher {
   int32_t n_experts_;
   std::unique_ptr<Predictor> predictor_;
   LinkFiller filler_;
+  AbsentGuesses absent_;
   std::unique_ptr<TwoRateUse> own_rates_;  // where the policy forecasts nothing
   const UseForecast* forecast_;
   int32_t layer_ = 0;

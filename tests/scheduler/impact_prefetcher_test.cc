@@ -28,22 +28,33 @@ class OneGuess final : public Predictor {
   float use_;
 };
 
-// What is copied where an expert of the next layer is guessed, with slots and link free.
-std::vector<CopySlice> copied_for(float use) {
-  const std::vector<ExpertCost> costs(2, {4'000'000, 1000, kPieces});
-  ExpertCache cache({2, 4, kPieces, {4'000'000, 4'000'000}, 16'000'000},
-                    make_eviction_policy("lru", {2, 4, nullptr, {}}));
-  ImpactPrefetcher prefetcher(CostModel(round_machine()), costs, cache,
-                              std::make_unique<OneGuess>(use), {});
-  CopyingExecutor exec({1e6, 0, 0});
-  const Loads routing(0, {1, 0, 0, 0});
-  LayerPlan plan;
-  plan.use.layer = LayerId{0};
-  plan.pieces = kPieces;
-  prefetcher.observe(routing.decision, cache);
-  prefetcher.prefetch(plan, cache, exec);
-  return exec.copied;
-}
+// Two layers with room for all experts of both; expert 2 of the next layer is guessed.
+struct Guessing {
+  std::vector<ExpertCost> costs = std::vector<ExpertCost>(2, {4'000'000, 1000, kPieces});
+  ExpertCache cache{{2, 4, kPieces, {4'000'000, 4'000'000}, 32'000'000},
+                    make_eviction_policy("lru", {2, 4, nullptr, {}})};
+  ImpactPrefetcher prefetcher;
+
+  explicit Guessing(float use)
+      : prefetcher(CostModel(round_machine()), costs, cache, std::make_unique<OneGuess>(use), {}) {}
+
+  // What is copied behind a layer that uses expert 0.
+  std::vector<CopySlice> copied_behind(int layer, const Clocks& clocks) {
+    CopyingExecutor exec(clocks);
+    const Loads routing(layer, {1, 0, 0, 0});
+    LayerPlan plan;
+    plan.use.layer = LayerId{layer};
+    plan.pieces = kPieces;
+    prefetcher.observe(routing.decision, cache);
+    prefetcher.prefetch(plan, cache, exec);
+    return exec.copied;
+  }
+};
+
+constexpr Clocks kIdleLink{1e6, 0, 0};
+constexpr Clocks kBusyLink{0, 0, 1e6};
+
+std::vector<CopySlice> copied_for(float use) { return Guessing(use).copied_behind(0, kIdleLink); }
 
 }  // namespace
 
@@ -53,6 +64,15 @@ TEST_CASE("a likely guess is fetched, an unlikely one is not, even where the lin
   CHECK(likely[0].key == ExpertKey{LayerId{1}, ExpertId{2}});
   CHECK(likely[0].n_pieces == kPieces);
   CHECK(copied_for(0.1F).empty());
+}
+
+TEST_CASE("guesses of absent experts are believed as far as such guesses came true") {
+  Guessing wrong(0.6F);
+  for (int token = 0; token < 300; ++token) {
+    CHECK(wrong.copied_behind(0, kBusyLink).empty());
+    CHECK(wrong.copied_behind(1, kBusyLink).empty());
+  }
+  CHECK(wrong.copied_behind(0, kIdleLink).empty());
 }
 
 }  // namespace tandem::test
