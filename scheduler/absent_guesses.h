@@ -14,6 +14,8 @@ class AbsentGuesses {
  public:
   AbsentGuesses(int32_t n_layers, int32_t n_experts, int32_t max_ahead);
 
+  // The layer is about to be guessed; what a step that was stopped has left is forgotten.
+  void begin(LayerId layer, int32_t ahead) { guesses(layer.value, ahead).clear(); }
   // An absent expert of the layer is guessed, so many layers ahead, to be used by `load` tokens.
   void add(ExpertKey key, int32_t ahead, float load);
   // The layer's routing is known.

@@ -91,6 +91,7 @@ bool ImpactPrefetcher::forecast_loads(LayerId layer) {
 
 void ImpactPrefetcher::guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache) {
   const auto least = static_cast<float>(sure ? settings_.least_gain : kSureForecast);
+  if (sure) absent_.begin(layer, ahead);
   // Most experts are not guessed, so they are passed over by blocks.
   constexpr size_t kBlock = 16;
   for (size_t first = 0; first < loads_.size(); first += kBlock) {

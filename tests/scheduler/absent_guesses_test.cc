@@ -54,4 +54,13 @@ TEST_CASE("an absent guess is held against the layer it was made for, once") {
   CHECK(guesses.share(1) == after);
 }
 
+TEST_CASE("an absent guess of a step that was stopped is held against nobody") {
+  AbsentGuesses guesses(1, 4, 1);
+  const Loads unused(0, {1, 0, 0, 0});
+  guesses.add(kThird, 1, 1);
+  guesses.begin(LayerId{0}, 1);
+  guesses.observe(unused.decision);
+  CHECK(guesses.share(1) == 1);
+}
+
 }  // namespace tandem::test
