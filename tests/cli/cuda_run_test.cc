@@ -51,9 +51,9 @@ class WithGpu {
 
 // The last ones when some text is there.
 #ifdef TANDEM_SANITIZED
-const std::vector<int> kFailingCalls{1, 200, 1600};
+const std::vector<int> kFailingCalls{1, 200, 1300};
 #else
-const std::vector<int> kFailingCalls{0, 1, 2, 10, 40, 100, 200, 400, 800, 1600};
+const std::vector<int> kFailingCalls{0, 1, 2, 10, 40, 100, 200, 400, 800, 1300};
 #endif
 
 Strings story(const Strings& more) {
