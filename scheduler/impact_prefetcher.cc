@@ -53,7 +53,8 @@ void ImpactPrefetcher::observe(const RoutingDecision& routing, ExpertCache& cach
   n_tokens_ = routing.n_tokens;
   for (const SlotId slot : protected_[static_cast<size_t>(layer_)]) cache.protect(slot, false);
   protected_[static_cast<size_t>(layer_)].clear();
-  if (predictor_) predictor_->observe(routing);
+  if (!predictor_) return;
+  predictor_->observe(routing);
   absent_.observe(routing);
 }
 
