@@ -13,9 +13,6 @@ constexpr std::array kRates{0.25, 0.01, 0.25, 0.4};
 constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
 constexpr size_t kMostFills = 32;
-// Less likely guesses cost more, by pieces that are in the way of what is asked for, than they
-// bring.
-constexpr float kLeastGuess = 0.15F;
 // A forecast that is worth acting on where no lookahead confirms it; lower ones are mere rates.
 constexpr float kSureForecast = 0.2F;
 
@@ -123,7 +120,7 @@ void ImpactPrefetcher::guess_expert(ExpertKey key, float load, int32_t ahead, bo
     absent_.add(key, ahead, load);
     load *= static_cast<float>(absent_.share(ahead));
   }
-  if (load < kLeastGuess) return;
+  if (load < settings_.least_guess) return;
   guesses_.push_back({key, weight(key.layer, load), 0, 0, ahead, known});
 }
 

@@ -16,14 +16,15 @@
 namespace tandem {
 
 struct PrefetchSettings {
-  int32_t ahead = 3;         // layers that are guessed
-  int32_t fills = 2;         // just missed experts of a layer that are considered
-  double horizon = 1;        // tokens of later use that count, at least
-  double patience = 2;       // and for each token that the link needs for what a token misses
-  double hysteresis = 0.3;   // how much more a newcomer must be worth than whom it displaces
-  double least_gain = 0.05;  // uses; less is not worth a copy
-  double overrun = 1;        // pieces past the end of the idle time
-  int32_t per_layer = 2;     // of "hybrimoe" alone: experts begun in a layer, at most
+  int32_t ahead = 3;          // layers that are guessed
+  int32_t fills = 2;          // just missed experts of a layer that are considered
+  double horizon = 1;         // tokens of later use that count, at least
+  double patience = 2;        // and for each token that the link needs for what a token misses
+  double hysteresis = 0.3;    // how much more a newcomer must be worth than whom it displaces
+  double least_gain = 0.05;   // uses; less is not worth a copy
+  double least_guess = 0.15;  // uses expected in the layer guessed for; fewer are left alone
+  double overrun = 1;         // pieces past the end of the idle time
+  int32_t per_layer = 2;      // of "hybrimoe" alone: experts begun in a layer, at most
 };
 
 class ImpactPrefetcher final : public Prefetcher {

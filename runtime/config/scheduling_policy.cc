@@ -99,6 +99,7 @@ PrefetchSettings prefetch(TomlReader* toml) {
   real("prefetch.patience", &settings.patience, 1e6);
   real("prefetch.hysteresis", &settings.hysteresis, 1e3);
   real("prefetch.least_gain", &settings.least_gain, 1e3);
+  real("prefetch.least_guess", &settings.least_guess, 1);
   real("prefetch.overrun", &settings.overrun, 100);
   return settings;
 }

@@ -64,7 +64,8 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   const SchedulingSettings settings = parse(text({{"prefetch.ahead", "2"},
                                                   {"prefetch.horizon", "5.5"},
                                                   {"prefetch.fills", "0"},
-                                                  {"prefetch.per_layer", "1"}}));
+                                                  {"prefetch.per_layer", "1"},
+                                                  {"prefetch.least_guess", "0.4"}}));
   CHECK(settings.policy == "mrs");
   CHECK(settings.policy_values == std::vector<double>{0.25, 3});
   CHECK(settings.pool == PoolShape::kPerLayer);
@@ -76,6 +77,7 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.prefetch.horizon == 5.5);
   CHECK(settings.prefetch.fills == 0);
   CHECK(settings.prefetch.per_layer == 1);
+  CHECK(settings.prefetch.least_guess == 0.4);
 }
 
 TEST_CASE("each pool has a name, and its name is that pool") {

@@ -35,8 +35,9 @@ struct Guessing {
                     make_eviction_policy("lru", {2, 4, nullptr, {}})};
   ImpactPrefetcher prefetcher;
 
-  explicit Guessing(float use)
-      : prefetcher(CostModel(round_machine()), costs, cache, std::make_unique<OneGuess>(use), {}) {}
+  explicit Guessing(float use, const PrefetchSettings& settings = {})
+      : prefetcher(CostModel(round_machine()), costs, cache, std::make_unique<OneGuess>(use),
+                   settings) {}
 
   // What is copied behind a layer that uses expert 0.
   std::vector<CopySlice> copied_behind(int layer, const Clocks& clocks) {
@@ -54,7 +55,9 @@ struct Guessing {
 constexpr Clocks kIdleLink{1e6, 0, 0};
 constexpr Clocks kBusyLink{0, 0, 1e6};
 
-std::vector<CopySlice> copied_for(float use) { return Guessing(use).copied_behind(0, kIdleLink); }
+std::vector<CopySlice> copied_for(float use, const PrefetchSettings& settings = {}) {
+  return Guessing(use, settings).copied_behind(0, kIdleLink);
+}
 
 }  // namespace
 
@@ -64,6 +67,13 @@ TEST_CASE("a likely guess is fetched, an unlikely one is not, even where the lin
   CHECK(likely[0].key == ExpertKey{LayerId{1}, ExpertId{2}});
   CHECK(likely[0].n_pieces == kPieces);
   CHECK(copied_for(0.1F).empty());
+}
+
+TEST_CASE("how likely a guess must be to be fetched is the policy's to say") {
+  PrefetchSettings careful;
+  careful.least_guess = 0.6;
+  CHECK(copied_for(0.5F, careful).empty());
+  CHECK(copied_for(0.9F, careful).size() == 1);
 }
 
 TEST_CASE("guesses of absent experts are believed as far as such guesses came true") {
