@@ -141,10 +141,6 @@ Timepoint DenseLayers::gate(int64_t index) {
 }
 
 void DenseLayers::look_ahead(int64_t index, int32_t ahead, DeviceAddr logits) {
-  if (!shape_.lookahead.fitted) {
-    ops_.gate_reuse(weights_.layers(index + shape_.lookahead.first, ahead), residual_, logits);
-    return;
-  }
   constexpr size_t kMostProducts = 3;  // of a call
   const std::span<const DeviceGuess> guesses = weights_.guesses(index);
   std::array<DeviceProduct, kMostProducts> products;

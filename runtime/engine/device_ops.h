@@ -68,10 +68,6 @@ class DeviceOps {
   // out: [n, n_heads * v_head_dim].
   virtual void attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
                       DeviceAddr v, DeviceAddr out) = 0;
-  // logits[i] = router of layers[i] on the residual behind that layer's norm. residual: [n, d];
-  // logits: [layers, n, n_experts].
-  virtual void gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
-                          DeviceAddr logits) = 0;
   // Whether top_experts() is there for steps of n tokens, and faster than having logits ranked by
   // the host.
   virtual bool ranks(int64_t /*n*/) const { return false; }

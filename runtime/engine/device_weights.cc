@@ -1,34 +1,34 @@
 #include "runtime/engine/device_weights.h"
 
 #include <algorithm>
-#include <array>
+#include <span>
+#include <vector>
 
 #include "kernels/packed.h"
 #include "kernels/quant.h"
+#include "runtime/pregate/reused_gate.h"
 
 namespace tandem {
 namespace {
 
-// In Q8_0, where rows are whole blocks: half of the bytes that every token reads of it, and what a
-// guess loses is less than what it lacks. `rounded` holds it.
-WeightView guess_weights(const Pregate& fitted, const PregateLink& link,
-                         std::vector<std::byte>* rounded) {
-  WeightView view{DType::kF16, fitted.n_experts, fitted.d_model,
-                  reinterpret_cast<const std::byte*>(link.weight.data())};
-  const DTypeInfo& to = dtype_info(DType::kQ8_0);
-  if (fitted.d_model % to.block_elems != 0) return view;
-  const size_t n_blocks = link.weight.size() / static_cast<size_t>(to.block_elems);
-  rounded->resize(n_blocks * static_cast<size_t>(to.block_bytes));
-  std::array<float, 32> block{};
-  for (size_t b = 0; b < n_blocks; ++b) {
-    for (size_t i = 0; i < block.size(); ++i) {
-      block[i] = f16_to_f32(link.weight[b * block.size() + i]);
-    }
-    quantize_q8_0(block.data(), rounded->data() + b * static_cast<size_t>(to.block_bytes));
+constexpr const char* kGuesses = "lookahead";
+
+// In Q8_0, where rows are whole blocks: a quarter of the bytes that every token reads of it, and
+// what a guess loses is less than what it lacks. `rounded` holds it. Values that are not finite
+// have no Q8_0.
+WeightView guess_weights(std::span<const float> w, int64_t cols, std::vector<std::byte>* rounded) {
+  const DTypeInfo& to = dtype_info(kGuessType);
+  const auto n = static_cast<int64_t>(w.size());
+  const auto* bytes = reinterpret_cast<const std::byte*>(w.data());
+  if (cols % to.block_elems != 0 || !all_finite(DType::kF32, bytes, n)) {
+    return {DType::kF32, n / cols, cols, bytes};
   }
-  view.type = DType::kQ8_0;
-  view.data = rounded->data();
-  return view;
+  const int64_t n_blocks = n / to.block_elems;
+  rounded->resize(static_cast<size_t>(n_blocks * to.block_bytes));
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    quantize_q8_0(w.data() + b * to.block_elems, rounded->data() + b * to.block_bytes);
+  }
+  return {kGuessType, n / cols, cols, rounded->data()};
 }
 
 }  // namespace
@@ -63,7 +63,12 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device, const Lookahead
   }
   output_norm_ = upload(w.output_norm, "norms");
   output_ = upload(w.output, "output weights");
-  upload_guesses(lookahead);
+  guesses_.resize(w.layers.size());
+  if (lookahead.fitted) {
+    upload_fitted(*lookahead.fitted, lookahead.count);
+  } else if (lookahead.count > 0) {
+    upload_reused(w.layers, lookahead);
+  }
   device_.host_wait(last_copy_);
   packed_ = {};
   if (device_.info().host_memory || device_.info().counts_only) return;
@@ -73,15 +78,36 @@ DeviceWeights::DeviceWeights(const Model& model, Device& device, const Lookahead
   uploaded_ = {};
 }
 
-void DeviceWeights::upload_guesses(const Lookahead& lookahead) {
-  if (!lookahead.fitted) return;
-  const Pregate& fitted = *lookahead.fitted;
-  guesses_.resize(static_cast<size_t>(fitted.n_layers));
+void DeviceWeights::upload_fitted(const Pregate& fitted, int32_t count) {
+  std::vector<float> w;
   std::vector<std::byte> rounded;
   for (const PregateLink& link : fitted.links) {
-    if (link.distance > lookahead.count) continue;
+    if (link.distance > count) continue;
+    w.resize(link.weight.size());
+    std::ranges::transform(link.weight, w.begin(), f16_to_f32);
     guesses_[static_cast<size_t>(link.source)].push_back(
-        {kept(guess_weights(fitted, link, &rounded), "lookahead"), upload(link.bias, "lookahead")});
+        {kept(guess_weights(w, fitted.d_model, &rounded), kGuesses), upload(link.bias, kGuesses)});
+  }
+}
+
+void DeviceWeights::upload_reused(const std::vector<LayerWeights>& layers,
+                                  const Lookahead& lookahead) {
+  std::vector<std::byte> rounded;
+  for (size_t source = 0; source < layers.size(); ++source) {
+    for (int32_t i = 0; i < lookahead.count; ++i) {
+      const size_t target = source + static_cast<size_t>(lookahead.first + i);
+      if (target >= layers.size()) break;
+      if (target == source) {
+        guesses_[source].push_back({layers_[source].router, {}});
+        continue;
+      }
+      const WeightView& router = layers[target].router;
+      const std::vector<float> gate =
+          device_.info().counts_only  // the weights may not be there
+              ? std::vector<float>(static_cast<size_t>(router.rows * router.cols))
+              : reused_gate(layers[source], layers[target]);
+      guesses_[source].push_back({kept(guess_weights(gate, router.cols, &rounded), kGuesses), {}});
+    }
   }
 }
 

@@ -38,7 +38,9 @@ struct DeviceLayer {
   std::optional<SharedExpert> shared;
 };
 
-// A guess of a later layer's logits: w x + bias of what the layer's own router sees.
+// A guess of a later layer's logits: w x + bias of what the layer's own router sees. w is of
+// kGuessType, or of f32 where that has no such blocks, or values that are not finite.
+inline constexpr DType kGuessType = DType::kQ8_0;
 struct DeviceGuess {
   WeightView w;  // [n_experts, d]
   DeviceVector bias;
@@ -46,23 +48,21 @@ struct DeviceGuess {
 
 class DeviceWeights {
  public:
-  // MemoryError when the device is too small. Waits for the copies. What the lookahead has that is
-  // fitted is among the weights.
+  // MemoryError when the device is too small. Waits for the copies. What the lookahead's guesses
+  // are made with is among the weights.
   DeviceWeights(const Model& model, Device& device, const Lookahead& lookahead);
 
   const DeviceLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
-  std::span<const DeviceLayer> layers(int64_t first, int64_t count) const {
-    return std::span(layers_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-  }
-  // By distance, from 1 on; empty without a fitted lookahead.
+  // By distance, from the lookahead's first one on; those that lead to a layer.
   std::span<const DeviceGuess> guesses(int64_t layer) const {
-    return guesses_.empty() ? std::span<const DeviceGuess>{} : guesses_[static_cast<size_t>(layer)];
+    return guesses_[static_cast<size_t>(layer)];
   }
   const DeviceVector& output_norm() const { return output_norm_; }
   const WeightView& output() const { return output_; }
 
  private:
-  void upload_guesses(const Lookahead& lookahead);
+  void upload_fitted(const Pregate& fitted, int32_t count);
+  void upload_reused(const std::vector<LayerWeights>& layers, const Lookahead& lookahead);
   // Of the model's file, whose pages are not needed afterwards.
   WeightView upload(const WeightView& host, const char* tag);
   WeightView copied(const WeightView& host, const char* tag);
@@ -76,7 +76,7 @@ class DeviceWeights {
   std::vector<std::span<const std::byte>> uploaded_;  // parts of the file, while uploading
   HostArray<std::byte> packed_;                       // likewise
   std::vector<DeviceLayer> layers_;
-  std::vector<std::vector<DeviceGuess>> guesses_;  // [n_layers] or empty
+  std::vector<std::vector<DeviceGuess>> guesses_;  // [n_layers]
   DeviceVector output_norm_;
   WeightView output_;
 };

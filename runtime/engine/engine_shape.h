@@ -28,8 +28,6 @@ struct Lookahead {
   // then, and count at most its distances.
   std::shared_ptr<const Pregate> fitted{};
   GuessTable table = GuessTable::kNone;  // of `fitted`, in the place of products
-
-  bool reuses_gates() const { return count > 0 && !fitted; }
 };
 
 struct EngineShape {

@@ -91,12 +91,12 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   rope_ = step_ + kStepHeader;
   step_host_ = {device, step_bytes, kTag};
   scratch_ = device.alloc(scratch_bytes_, kTag);
-  if (shape.lookahead.reuses_gates()) reuse_normed_ = device.alloc(n * c.d_model * kFloat, kTag);
   if (c.shared_ff > 0) shared_scale_ = device.alloc(n * kFloat, kTag);
   q_ready_ = device.alloc(n * c.q_width() * kFloat, kTag);
   if (c.shared_ff > 0) shared_out_ = device.alloc(n * c.d_model * kFloat, kTag);
-  room_ = make_room(model, n, std::max(c.d_model, c.n_heads * c.v_head_dim));
-  hidden_room_ = make_room(model, uses, std::max(c.expert_ff, c.shared_ff));
+  room_ =
+      make_room(model, n, std::max(c.d_model, c.n_heads * c.v_head_dim), shape.lookahead.count > 0);
+  hidden_room_ = make_room(model, uses, std::max(c.expert_ff, c.shared_ff), false);
   hidden_bytes_ = std::max(uses * c.expert_ff, n * c.shared_ff) * kFloat;
   hidden_ = device.alloc(hidden_bytes_, kTag);
   out_bytes_ = uses * c.d_model * kFloat;
@@ -108,15 +108,17 @@ GpuKernelOps::GpuKernelOps(const Model& model, Device& device, const EngineShape
   touches_.reserve(3 * n_experts + 4);
 }
 
-GpuKernelOps::Room GpuKernelOps::make_room(const Model& model, int64_t n, int64_t cols) {
+GpuKernelOps::Room GpuKernelOps::make_room(const Model& model, int64_t n, int64_t cols,
+                                           bool guesses) {
   Room room;
   const int64_t whole =
       (cols + x_block(XKind::kQ8K) - 1) / x_block(XKind::kQ8K) * x_block(XKind::kQ8K);
-  each_matrix(model, [&](const WeightView& w) {
-    const XKind kind = rounded_x_kind(w.type);
+  const auto make = [&](XKind kind) {
     DeviceAddr& at = of(room, kind);
     if (kind != XKind::kFloat && !at) at = device_.alloc(n * x_bytes(kind, whole), kTag);
-  });
+  };
+  each_matrix(model, [&](const WeightView& w) { make(rounded_x_kind(w.type)); });
+  if (guesses) make(rounded_x_kind(kGuessType));
   return room;
 }
 

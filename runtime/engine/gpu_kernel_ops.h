@@ -47,8 +47,6 @@ class GpuKernelOps final : public DeviceOps {
   void add(const char* name, DeviceAddr x, DeviceAddr y) override;
   void attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
               DeviceAddr v, DeviceAddr out) override;
-  void gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
-                  DeviceAddr logits) override;
   bool ranks(int64_t n) const override;
   void top_experts(DeviceAddr logits, int64_t n, int64_t count, DeviceAddr ids,
                    DeviceAddr scores) override;
@@ -69,11 +67,12 @@ class GpuKernelOps final : public DeviceOps {
     int64_t bytes() const { return n * stride(); }
     gpu::PackedX view(const KernelScope& scope) const;
   };
-  // Room for packed activations, of each kind that the model's weights want.
+  // Room for packed activations, of each kind that the model's weights want, and guesses of later
+  // layers.
   static constexpr size_t kKinds = 4;
   using Room = std::array<DeviceAddr, kKinds>;
   static DeviceAddr& of(Room& room, XKind kind) { return room[static_cast<size_t>(kind)]; }
-  Room make_room(const Model& model, int64_t n, int64_t cols);
+  Room make_room(const Model& model, int64_t n, int64_t cols, bool guesses);
 
   void pack(DeviceAddr from, const Rows& to);
   // x: [n, cols] f32, packed in room_, unless it is there already.
@@ -126,7 +125,7 @@ class GpuKernelOps final : public DeviceOps {
   void residual_norm(const DeviceVector& gain, DeviceAddr y, int64_t n, DeviceAddr to, bool packs);
   // The same, y and pending_ staying as they are, and products of one type.
   void norm_products(const char* name, const DeviceVector& gain, DeviceAddr y, int64_t n,
-                     DeviceAddr to, bool packs, const DeviceProduct& product);
+                     DeviceAddr to, const DeviceProduct& product);
   bool can_norm_with(const DeviceProduct& product, DeviceAddr y, int64_t n) const;
   // Products of one type.
   struct Parts {
@@ -193,7 +192,6 @@ class GpuKernelOps final : public DeviceOps {
   DeviceAddr rope_;     // in there
   DeviceAddr scratch_;  // of attention
   int64_t scratch_bytes_ = 0;
-  DeviceAddr reuse_normed_;  // [n_batch, d] f32; null without a lookahead
   DeviceAddr shared_scale_;  // [n_batch] f32; null without shared experts
   DeviceAddr shared_out_;    // [n_batch, d] f32; likewise
   DeviceAddr q_ready_;       // [n_batch, q_width] f32

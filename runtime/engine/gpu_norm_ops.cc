@@ -122,9 +122,8 @@ void GpuKernelOps::residual_norm(const DeviceVector& gain, DeviceAddr y, int64_t
 }
 
 void GpuKernelOps::norm_products(const char* name, const DeviceVector& gain, DeviceAddr y,
-                                 int64_t n, DeviceAddr to, bool packs,
-                                 const DeviceProduct& product) {
-  const Norm norm = make_norm(gain, y, n, to, packs);
+                                 int64_t n, DeviceAddr to, const DeviceProduct& product) {
+  const Norm norm = make_norm(gain, y, n, to, true);
   touches_.clear();
   const int64_t y_bytes = n * product.w.rows * kFloat;
   const int64_t bytes = declare_norm(norm, false) + product.w.bytes() + y_bytes;
@@ -156,25 +155,10 @@ void GpuKernelOps::normalize_products(const DeviceVector& gain, DeviceAddr from,
                                       DeviceAddr to, const char* name,
                                       std::span<const DeviceProduct> some) {
   if (some.size() == 1 && can_norm_with(some.front(), from, n)) {
-    norm_products(name, gain, from, n, to, true, some.front());
+    norm_products(name, gain, from, n, to, some.front());
   } else {
     normalize(gain, from, n, to);
     products(name, some, to, n);
-  }
-}
-
-void GpuKernelOps::gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
-                              DeviceAddr logits) {
-  for (const DeviceLayer& to : layers) {
-    const DeviceProduct gate{to.router, {}, logits};
-    // What the layer's own experts want packed stays where it is, unless a router needs the room.
-    if (can_norm_with(gate, residual, n_)) {
-      norm_products("gate_reuse", to.ffn_norm, residual, n_, {}, false, gate);
-    } else {
-      residual_norm(to.ffn_norm, residual, n_, reuse_normed_, false);
-      products("gate_reuse", {&gate, 1}, reuse_normed_, n_);
-    }
-    logits = logits + n_ * config_.routing.n_experts * kFloat;
   }
 }
 

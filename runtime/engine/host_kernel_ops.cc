@@ -42,12 +42,10 @@ HostKernelOps::HostKernelOps(const ModelConfig& config, Device& device, ThreadPo
     shared_scale_ = device.alloc(n * kFloat, kTag);
     resize_host(&shared_rows_, n, device, kTag);
   }
-  if (shape.lookahead.reuses_gates())
-    reuse_normed_ = device.alloc(n * config.d_model * kFloat, kTag);
   if (!device.info().host_memory) hidden_ = device.alloc(hidden_bytes_, kTag);
   const auto n_experts = static_cast<size_t>(config.routing.n_experts);
   calls_.reserve(n_experts);
-  touches_.reserve(3 + std::max(3 * n_experts, 2 * static_cast<size_t>(shape.lookahead.count)));
+  touches_.reserve(3 + 3 * n_experts);
 }
 
 Touch HostKernelOps::all(DeviceAddr at, int64_t floats_per_token, bool write) const {
@@ -182,34 +180,6 @@ void HostKernelOps::qk_norm_rope(const DeviceLayer& layer, DeviceAddr q, DeviceA
                   [&](const KernelScope& scope) {
                     turn(scope, q, layer.q_norm, c.n_heads);
                     turn(scope, k, layer.k_norm, c.n_kv_heads);
-                  }});
-}
-
-void HostKernelOps::gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
-                               DeviceAddr logits) {
-  const int64_t d = config_.d_model;
-  const int64_t n_experts = config_.routing.n_experts;
-  const auto count = static_cast<int64_t>(layers.size());
-  touches_.assign(
-      {all(residual, d, false), all(reuse_normed_, d, true), all(logits, count * n_experts, true)});
-  int64_t bytes = 0;
-  for (const DeviceLayer& to : layers) {
-    touches_.push_back(read_of(to.router));
-    touches_.push_back(read_of(to.ffn_norm));
-    bytes += to.router.bytes() + n_ * (2 * d + n_experts) * kFloat;
-  }
-  device_.launch(Stream::kCompute,
-                 {"gate_reuse", touches_, bytes, 2 * count * n_ * d * n_experts,
-                  [&](const KernelScope& scope) {
-                    const float* x = scope.read_as<float>(residual, n_ * d);
-                    float* normed = scope.write_as<float>(reuse_normed_, n_ * d);
-                    float* out = scope.write_as<float>(logits, count * n_ * n_experts);
-                    for (const DeviceLayer& to : layers) {
-                      rms_norm(x, d, values(scope, to.ffn_norm), config_.rms_eps, n_, d, normed, d);
-                      const MatmulPart part{scope.read(to.router), nullptr, out};
-                      matmul({&part, 1}, normed, n_, pool_.workspace(), pool_);
-                      out += n_ * n_experts;
-                    }
                   }});
 }
 

@@ -30,8 +30,6 @@ class HostKernelOps final : public DeviceOps {
   void add(const char* name, DeviceAddr x, DeviceAddr y) override;
   void attend(const DeviceLayer& layer, const KvLayer& cache, DeviceAddr q, DeviceAddr k,
               DeviceAddr v, DeviceAddr out) override;
-  void gate_reuse(std::span<const DeviceLayer> layers, DeviceAddr residual,
-                  DeviceAddr logits) override;
   void shared_expert(const SharedExpert& shared, DeviceAddr x, DeviceAddr y) override;
   void begin_experts(std::span<const DeviceExpert> experts,
                      std::span<const int32_t> by_id) override;
@@ -53,7 +51,6 @@ class HostKernelOps final : public DeviceOps {
   int64_t first_pos_ = 0;  // of the current step
   int64_t n_ = 0;
   DeviceAddr rope_;           // [n_batch, n_rot] f32
-  DeviceAddr reuse_normed_;   // [n_batch, d] f32; null without a lookahead
   DeviceAddr shared_hidden_;  // [n_batch, shared_ff] f32; null without shared experts
   DeviceAddr shared_scale_;   // [n_batch] f32; likewise
   int64_t hidden_bytes_;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/pregate/refine.h"
+#include "runtime/pregate/reused_gate.h"
 #include "runtime/pregate/source_fit_parts.h"
 #include "scheduler/routing.h"
 
@@ -24,22 +25,6 @@ constexpr int64_t kChunk = 512;  // tokens that are read at once
 constexpr int64_t kBatch = 256;  // tokens of a step of refinement
 // Shares of the mean square of an input.
 constexpr std::array kRidges{1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0};
-
-// Router of the target layer on the source layer's router input: the gains of the two differ.
-Rows reused_gate(const LayerWeights& source, const LayerWeights& target) {
-  const WeightView& w = target.router;
-  Rows gate(w.rows, w.cols);
-  for (int64_t r = 0; r < w.rows; ++r) {
-    dequantize(w.type, w.data + r * w.row_bytes(), gate.row(r).data(), w.cols);
-  }
-  for (int64_t c = 0; c < w.cols; ++c) {
-    const float from = source.ffn_norm[static_cast<size_t>(c)];
-    const float to = target.ffn_norm[static_cast<size_t>(c)];
-    constexpr float kMost = 1e4F;  // what has hardly any gain is not seen
-    gate.col(c) *= std::abs(to) < kMost * std::abs(from) ? to / from : 0;
-  }
-  return gate;
-}
 
 uint16_t to_half(float v) {
   constexpr float kLargest = 65504;
@@ -73,8 +58,10 @@ SourceFit::SourceFit(const Model& model, const TapSplit& data, const FitTask& ta
   const auto from = static_cast<size_t>(source_);
   sums_->reuse.resize(all, d);
   for (int64_t i = 0; i < n_links_; ++i) {
-    sums_->reuse.middleRows(i * n_experts_, n_experts_) =
+    const std::vector<float> gate =
         reused_gate(layers[from], layers[from + static_cast<size_t>(first_ + i)]);
+    sums_->reuse.middleRows(i * n_experts_, n_experts_) =
+        Eigen::Map<const Rows>(gate.data(), n_experts_, d);
   }
   sums_->gram = MatrixXd::Zero(d, d);
   sums_->cross = MatrixXd::Zero(d, all);

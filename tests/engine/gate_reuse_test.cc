@@ -10,6 +10,7 @@
 #include "scheduler/impact_prefetcher.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/float64_layer.h"
+#include "tests/engine/held_lookahead.h"
 #include "tests/engine/step_harness.h"
 #include "tests/support/catch.h"
 #include "tests/support/unrounded.h"
@@ -39,6 +40,22 @@ std::vector<int32_t> best(const Row& logits, size_t k) {
   });
   ids.resize(k + 1);
   return ids;
+}
+
+// The router of a later layer on what another layer's router sees, as devices hold it.
+Rows reused(const Model& model, size_t from, size_t to) {
+  const auto& layers = model.weights().layers;
+  const WeightView& router = layers[to].router;
+  const auto d = static_cast<size_t>(router.cols);
+  Rows gate;
+  std::vector<float> row(d);
+  for (int64_t e = 0; e < router.rows; ++e) {
+    dequantize(router.type, router.data + e * router.row_bytes(), row.data(), router.cols);
+    for (size_t i = 0; i < d; ++i) row[i] *= layers[to].ffn_norm[i] / layers[from].ffn_norm[i];
+    const std::vector<float> held = as_held(row);
+    gate.emplace_back(held.begin(), held.end());
+  }
+  return gate;
 }
 
 // What a lookahead must never be: random, wrong, and sure of itself.
@@ -106,7 +123,7 @@ TEST_CASE("a gate reused in its own layer says exactly what the layer routes") {
   check_distance_zero(Model::load(GgufFile::open(kDemoModel)));
 }
 
-TEST_CASE("the first layer's guesses are those of float64 arithmetic on the model's tensors") {
+TEST_CASE("the first layer's guesses are those of float64 arithmetic on routers in Q8_0") {
   const Unrounded unrounded;
   for (const std::string& path : {kFamilies + "qwen3moe-f32.gguf", kDemoModel}) {
     INFO(path);
@@ -122,11 +139,14 @@ TEST_CASE("the first layer's guesses are those of float64 arithmetic on the mode
     size_t compared = 0;
     const auto reachable = static_cast<size_t>(std::min<int64_t>(3, c.n_layers - 1));
     for (size_t ahead = 1; ahead <= reachable; ++ahead) {
-      const LayerWeights& target = model.weights().layers[ahead];
+      const Rows gate = reused(model, 0, ahead);
       for (size_t t = 0; t < tokens.size(); ++t) {
         Row x = residual[t];
-        normalise(target.ffn_norm, c.rms_eps, 0, &x);
-        const Row logits = times(target.router, x);
+        normalise(model.weights().layers[0].ffn_norm, c.rms_eps, 0, &x);
+        Row logits;
+        for (const Row& row : gate) {
+          logits.push_back(std::inner_product(row.begin(), row.end(), x.begin(), 0.0));
+        }
         const std::vector<int32_t> expected = best(logits, k);
         bool near = false;  // closer than f32 can be trusted to tell apart
         for (size_t r = 0; r < k; ++r) {
@@ -146,6 +166,25 @@ TEST_CASE("the first layer's guesses are those of float64 arithmetic on the mode
     }
     CHECK(compared >= reachable * tokens.size() * 9 / 10);
   }
+}
+
+TEST_CASE("reused gates say the same on weights that are packed for the CPU and as they are") {
+  const Model as_it_is = Model::load(GgufFile::open(kDemoModel));
+  Model packed = Model::load(GgufFile::open(kDemoModel));
+  packed.pack(PackScope::kAll, serial_for, [](int64_t) {});
+  const auto guesses = [&](const Model& model) {
+    StepHarness harness(model, -1, 64, {1, 3});
+    std::vector<ExpertId> ids;
+    harness.executor.set_routing_hook([&](const RoutingDecision& routing) {
+      ids.insert(ids.end(), routing.predicted.begin(), routing.predicted.end());
+    });
+    const std::vector<int32_t> tokens = some_tokens(model, 5);
+    NoPrefetcher nothing;
+    run_step({tokens, 0, 1}, harness.executor, harness.planner, harness.cache, nothing,
+             harness.plan);
+    return ids;
+  };
+  CHECK(guesses(packed) == guesses(as_it_is));
 }
 
 TEST_CASE("nothing is guessed for layers past the last one") {
