@@ -107,7 +107,9 @@ EffectiveSetting start_with_hot_set(const std::string& path, Engine* engine) {
                  static_cast<int32_t>(config.routing.n_experts)},
                 path);
   if (engine->n_slots() == 0) return {"hot set", path, "none", "there are no expert slots"};
-  return {"hot set", path, fmt::format("{} experts", engine->start_with(hot)), ""};
+  const int32_t came_in = engine->start_with(hot);
+  return {"hot set", path, fmt::format("{} experts", came_in),
+          came_in == 0 ? "no slot was free" : ""};
 }
 
 int run(const RunOptions& options) {

@@ -37,7 +37,7 @@ std::string cache_text(const CacheStats& cache) {
 }
 
 std::string prefetch_text(const TransferStats& sent) {
-  if (sent.started == 0) return "nothing was worth it";
+  if (sent.started == 0) return "nothing was sent";
   const double bytes = static_cast<double>(std::max<int64_t>(1, sent.bytes));
   return fmt::format(
       "{} experts begun, {} used on time, {} late, {} lost unused; {:.0f} % of {} wasted",

@@ -108,9 +108,7 @@ void DenseLayers::attention_and_gate(int64_t index) {
   if (shape_.router) words = 0;
   gate_bytes_ = (n_ * config_.d_model + words) * kFloat;
   if (before_attention() != nullptr) write_down_residual(index);
-  // With a lookahead and without are different calls.
-  const int64_t part = looks_ahead_ ? index : config_.n_layers + index;
-  gate_ = ops_.kept(part, [&] {
+  gate_ = ops_.kept(index, [&] {
     attention(index);
     return gate(index);
   });
@@ -149,7 +147,7 @@ void DenseLayers::look_ahead(int64_t index, int32_t ahead, DeviceAddr logits) {
     products[n++] = {guesses[i].w, guesses[i].bias, logits};
     logits = logits + n_ * config_.routing.n_experts * kFloat;
     if (n < kMostProducts && i + 1 < static_cast<size_t>(ahead)) continue;
-    ops_.products("pregate", std::span(products).first(n), normed_, n_);
+    ops_.products("lookahead", std::span(products).first(n), normed_, n_);
     n = 0;
   }
 }

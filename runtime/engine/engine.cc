@@ -54,8 +54,7 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       effective_{device.setting},
       device_(std::move(device.device)),
       shape_(choose_shape(model, machine, settings, *device_, &effective_)),
-      pool_(make_pool(settings, &effective_)),
-      records_ahead_(settings.recorded_distances > 0) {
+      pool_(make_pool(settings, &effective_)) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   if (settings.pregate) check_pregate_fits(*settings.pregate, model, settings.pregate_from);
   choose_products(machine);
@@ -95,12 +94,16 @@ void Engine::pin_experts() {
 
 void Engine::make_cache(const EngineSettings& settings) {
   const CacheShape& shape = executor_->cache_shape();
-  const Abilities can{executor_->n_slots() > 0, shape.pieces > 1, executor_->streams()};
+  const bool holds_all = executor_->n_slots() >= shape.n_layers * shape.n_experts;
+  const Abilities can{executor_->n_slots() > 0, shape.pieces > 1, executor_->streams(), holds_all};
   const SchedulingSettings used = effective_scheduling(settings, can, &effective_);
   cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, executor_->decoupled()));
   const std::vector<ExpertCost> experts = expert_costs(model_);
   planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, can));
   prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
+  if (!holds_all) return;
+  start_with(hot_set());
+  if (settings.recorded_distances == 0) executor_->stop_looking_ahead();
 }
 
 void Engine::make_executor(const EngineSettings& settings) {
@@ -158,17 +161,10 @@ bool Engine::route(std::span<const int32_t> tokens,
   return known == DecoupledRoutes::Known::kAll;
 }
 
-bool Engine::holds_all_experts() const {
-  const CacheShape& shape = cache_->shape();
-  return cache_->resident() == shape.n_layers * shape.n_experts;
-}
-
 bool Engine::step(const Batch& batch, int64_t done,
                   const std::function<bool(int64_t done)>& progress,
                   std::span<const float>* logits) {
   const auto size = static_cast<int64_t>(batch.tokens.size());
-  // Where every expert is in VRAM, nothing is left to be fetched.
-  if (!records_ahead_ && holds_all_experts()) executor_->stop_looking_ahead();
   if (progress) {
     executor_->set_layer_hook([&progress, done, size, this](int64_t layers) {
       return progress(done + size * layers / executor_->n_layers());
@@ -204,6 +200,7 @@ int32_t Engine::start_with(const HotSet& hot) {
   for (size_t i = 0; i < slices.size(); ++i) {
     cache_->set_pieces(slices[i].slot, pieces, landed[i]);
   }
+  device_->host_wait_all();
   loaded_bytes_h2d_ = device_->copied_to_device_bytes();
   return static_cast<int32_t>(slices.size());
 }

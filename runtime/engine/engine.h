@@ -93,7 +93,6 @@ class Engine {
   // Chooses the experts of all tokens, where that is done before the layers. False when `progress`,
   // which is told 0, stopped it; the sequence is then unchanged.
   bool route(std::span<const int32_t> tokens, const std::function<bool(int64_t done)>& progress);
-  bool holds_all_experts() const;
   // One batch through the model. False when `progress` stopped it; the sequence is then unchanged.
   bool step(const Batch& batch, int64_t done, const std::function<bool(int64_t done)>& progress,
             std::span<const float>* logits);
@@ -104,7 +103,6 @@ class Engine {
   std::unique_ptr<Device> device_;
   EngineShape shape_;
   ThreadPool pool_;
-  bool records_ahead_;  // what the lookahead says is wanted in any case
   std::unique_ptr<HybridExecutor> executor_;
   std::unique_ptr<ExpertCache> cache_;
   std::unique_ptr<Planner> planner_;

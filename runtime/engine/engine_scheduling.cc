@@ -46,6 +46,8 @@ class Lines {
   std::vector<EffectiveSetting>* lines_;
 };
 
+constexpr const char* kAllHaveSlots = "every expert has a slot";
+
 const char* name_of(Contents contents) {
   switch (contents) {
     case Contents::kFirst:
@@ -70,9 +72,10 @@ std::string why_no_predictor(const SchedulingSettings& wanted) {
 
 // What guesses: a fitted lookahead takes the place of gates that are reused.
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
-                   const SchedulingSettings& used, Lines* lines) {
+                   const SchedulingSettings& used, bool holds_all, Lines* lines) {
   if (lookahead_distance(used) == 0) {
-    lines->add("predictor", wanted.predictor, used.predictor, why_no_predictor(wanted));
+    lines->add("predictor", wanted.predictor, used.predictor,
+               holds_all ? kAllHaveSlots : why_no_predictor(wanted));
     return;
   }
   if (settings.router) {
@@ -98,12 +101,14 @@ void add_predictor(const EngineSettings& settings, const SchedulingSettings& wan
 }
 
 // Where it is there and nobody looks at it.
-void add_unused_pregate(const EngineSettings& settings, const SchedulingSettings& used, bool cached,
-                        std::vector<EffectiveSetting>* lines) {
-  if (!settings.pregate || (cached && lookahead_distance(used) > 0)) return;
+void add_unused_pregate(const EngineSettings& settings, const SchedulingSettings& used,
+                        const Abilities& can, std::vector<EffectiveSetting>* lines) {
+  if (!settings.pregate) return;
+  if (can.cached && lookahead_distance(used) > 0) return;
   lines->push_back({"pregate", settings.pregate_from, "not used",
-                    cached ? "it takes the place of gates that are reused, and none are"
-                           : "there are no expert slots"});
+                    !can.cached     ? "there are no expert slots"
+                    : can.holds_all ? kAllHaveSlots
+                                    : "it takes the place of gates that are reused, and none are"});
 }
 
 // The cache starts empty, so a rule that fetches nothing needs a prefetcher to fill it.
@@ -143,7 +148,8 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   SchedulingSettings used = wanted;
   used.may_split = wanted.may_split && can.divisible;
   if (!can.streams) used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
-  if (wanted.prefetcher == "none") used.predictor = "none";
+  if (can.holds_all) used.prefetcher = "none";
+  if (used.prefetcher == "none") used.predictor = "none";
   used.calibrate = false;
   if (settings.router) used.prefetch.ahead = settings.router->shape.n_layers - 1;
   if (!can.cached) {  // nobody to keep and nowhere to copy to: nothing is learnt or weighed either
@@ -157,8 +163,10 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   lines.add("cache policy", wanted.policy, used.policy,
             instead_of(settings.cache_policy.has_value(), own.policy));
   lines.add("pool", name_of(wanted.pool), name_of(used.pool), "");
-  lines.add("contents", name_of(wanted.contents), "empty",
-            wanted.contents == Contents::kEmpty ? "" : "an engine starts cold; see run --hot-set");
+  lines.add("contents", name_of(wanted.contents), can.holds_all ? "everything" : "empty",
+            can.holds_all                         ? kAllHaveSlots
+            : wanted.contents == Contents::kEmpty ? ""
+                                                  : "an engine starts cold; see run --hot-set");
   lines.add("planner", wanted.planner, used.planner, why_planner(wanted));
   lines.add(
       "split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
@@ -167,9 +175,9 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
             can.streams ? "" : "what is fetched stays: there is no buffer to pass through");
   lines.add("calibrate", yes_or_no(wanted.calibrate), yes_or_no(used.calibrate),
             wanted.calibrate ? "there is no clock but the machine profile's own" : "");
-  add_predictor(settings, wanted, used, &lines);
-  add_unused_pregate(settings, used, can.cached, all);
-  lines.add("prefetcher", wanted.prefetcher, used.prefetcher, "");
+  add_predictor(settings, wanted, used, can.holds_all, &lines);
+  add_unused_pregate(settings, used, can, all);
+  lines.add("prefetcher", wanted.prefetcher, used.prefetcher, can.holds_all ? kAllHaveSlots : "");
   const std::string fills = std::to_string(wanted.prefetch.fills);
   const bool filling = used.prefetcher == "impact";
   lines.add("cache inserts", fills, filling ? fills : "none",

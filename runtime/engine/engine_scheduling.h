@@ -18,6 +18,7 @@ struct Abilities {
   bool cached = false;     // there are expert slots
   bool divisible = false;  // experts have pieces that can run apart
   bool streams = false;    // what is fetched may pass through a buffer
+  bool holds_all = false;  // every expert has a slot
 };
 
 // What becomes of it, and a line for each setting.

@@ -94,7 +94,7 @@ class HybridExecutor final : public Executor {
   // Waits for what a step that was stopped has left the CPU to do.
   void finish_stopped() { finish_cpu(); }
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
-  // For good: later layers' routing is not guessed any more.
+  // For good, before the first step: later layers' routing is not guessed.
   void stop_looking_ahead() {
     dense_.stop_looking_ahead();
     guesses_.stop();

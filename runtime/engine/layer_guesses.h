@@ -31,7 +31,10 @@ class LayerGuesses {
   void look_ahead(const DenseLayers& dense, int64_t layer, Router* router,
                   RoutingDecision* routing);
   // For good, of tables: nothing is looked up any more. DenseLayers is told on its own.
-  void stop() { stopped_ = true; }
+  void stop() {
+    stopped_ = true;
+    scores_.reset();
+  }
   // Null where nothing is guessed.
   const LookaheadScores* scores() const { return scores_ ? &*scores_ : nullptr; }
 

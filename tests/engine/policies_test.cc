@@ -94,7 +94,7 @@ TEST_CASE("no policy changes a greedy token for a lookahead that is wrong and su
 TEST_CASE("policies place experts differently") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const auto experts = [&](const char* policy) {
-    Engine engine(model, test_machine(), with_policy(policy, 192));
+    Engine engine(model, test_machine(), with_policy(policy, 96));
     greedy(engine, kPrompt, 20);
     return engine.stats();
   };
@@ -191,6 +191,35 @@ TEST_CASE("oneDNN is not used, and not said to be, for more tokens than a tile o
   }
   CHECK(std::any_of(engine.effective().begin(), engine.effective().end(),
                     [](const EffectiveSetting& setting) { return setting.name == "onednn"; }));
+}
+
+TEST_CASE(
+    "where every expert has a slot all are there before the first token, and none is guessed") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto all = static_cast<int32_t>(model.config().n_layers) * model.config().routing.n_experts;
+  for (const bool enough : {true, false}) {
+    INFO("a slot for each: " << enough);
+    Engine engine(model, test_machine(), sim_settings(enough ? all : all - 1));
+    const auto effective = [&](const std::string& name) {
+      for (const EffectiveSetting& one : engine.effective()) {
+        if (one.name == name) return one.effective + ": " + one.reason;
+      }
+      return std::string();
+    };
+    CHECK((effective("contents") == "everything: every expert has a slot") == enough);
+    CHECK((effective("predictor") == "none: every expert has a slot") == enough);
+    const EngineStats loaded = engine.stats();
+    CHECK(loaded.bytes_h2d == 0);
+    greedy(engine, kPrompt, 4);
+    const EngineStats stats = engine.stats();
+    CHECK((stats.cache.misses == 0) == enough);
+    CHECK((engine.lookahead_scores() == nullptr) == enough);
+    engine.rewind(0);
+    greedy(engine, kPrompt, 4);
+    const double first = stats.modelled_seconds - loaded.modelled_seconds;
+    const double second = engine.stats().modelled_seconds - stats.modelled_seconds;
+    if (enough) CHECK(first < 1.05 * second);  // it has not waited for what was loaded
+  }
 }
 
 }  // namespace tandem::test
