@@ -13,6 +13,10 @@ namespace {
 
 constexpr const char* kGuesses = "lookahead";
 
+DType guess_type(int64_t cols) {
+  return cols % dtype_info(kGuessType).block_elems == 0 ? kGuessType : DType::kF32;
+}
+
 // In Q8_0, where rows are whole blocks: a quarter of the bytes that every token reads of it, and
 // what a guess loses is less than what it lacks. `rounded` holds it. Values that are not finite
 // have no Q8_0.
@@ -20,7 +24,7 @@ WeightView guess_weights(std::span<const float> w, int64_t cols, std::vector<std
   const DTypeInfo& to = dtype_info(kGuessType);
   const auto n = static_cast<int64_t>(w.size());
   const auto* bytes = reinterpret_cast<const std::byte*>(w.data());
-  if (cols % to.block_elems != 0 || !all_finite(DType::kF32, bytes, n)) {
+  if (guess_type(cols) != kGuessType || !all_finite(DType::kF32, bytes, n)) {
     return {DType::kF32, n / cols, cols, bytes};
   }
   const int64_t n_blocks = n / to.block_elems;
@@ -102,10 +106,12 @@ void DeviceWeights::upload_reused(const std::vector<LayerWeights>& layers,
         continue;
       }
       const WeightView& router = layers[target].router;
-      const std::vector<float> gate =
-          device_.info().counts_only  // the weights may not be there
-              ? std::vector<float>(static_cast<size_t>(router.rows * router.cols))
-              : reused_gate(layers[source], layers[target]);
+      if (device_.info().counts_only) {  // the weights may not be there
+        const WeightView like{guess_type(router.cols), router.rows, router.cols, router.data};
+        guesses_[source].push_back({kept(like, kGuesses), {}});
+        continue;
+      }
+      const std::vector<float> gate = reused_gate(layers[source], layers[target]);
       guesses_[source].push_back({kept(guess_weights(gate, router.cols, &rounded), kGuesses), {}});
     }
   }
