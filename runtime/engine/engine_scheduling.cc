@@ -56,6 +56,8 @@ const char* name_of(Contents contents) {
       return "layers";
     case Contents::kEmpty:
       return "empty";
+    case Contents::kEverything:
+      return "everything";
     default:
       return "learned";
   }
@@ -151,6 +153,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   if (can.holds_all) used.prefetcher = "none";
   if (used.prefetcher == "none") used.predictor = "none";
   used.calibrate = false;
+  used.contents = can.holds_all ? Contents::kEverything : Contents::kEmpty;
   if (settings.router) used.prefetch.ahead = settings.router->shape.n_layers - 1;
   if (!can.cached) {  // nobody to keep and nowhere to copy to: nothing is learnt or weighed either
     used.policy = "static";
@@ -163,10 +166,10 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   lines.add("cache policy", wanted.policy, used.policy,
             instead_of(settings.cache_policy.has_value(), own.policy));
   lines.add("pool", name_of(wanted.pool), name_of(used.pool), "");
-  lines.add("contents", name_of(wanted.contents), can.holds_all ? "everything" : "empty",
-            can.holds_all                         ? kAllHaveSlots
-            : wanted.contents == Contents::kEmpty ? ""
-                                                  : "an engine starts cold; see run --hot-set");
+  lines.add("contents", name_of(wanted.contents), name_of(used.contents),
+            can.holds_all                      ? kAllHaveSlots
+            : used.contents == wanted.contents ? ""
+                                               : "an engine starts cold; see run --hot-set");
   lines.add("planner", wanted.planner, used.planner, why_planner(wanted));
   lines.add(
       "split", yes_or_no(wanted.may_split), yes_or_no(used.may_split),
