@@ -25,7 +25,8 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
       n_layers_(cache.shape().n_layers),
       n_experts_(cache.shape().n_experts),
       predictor_(std::move(predictor)),
-      filler_(model, experts, cache, settings.overrun),
+      waste_(settings.most_waste, n_layers_),
+      filler_(model, experts, cache, settings.overrun, &waste_),
       absent_(n_layers_, n_experts_, settings.ahead),
       forecast_(cache.policy().forecast()),
       loads_(static_cast<size_t>(n_experts_)),
@@ -121,7 +122,7 @@ void ImpactPrefetcher::guess_expert(ExpertKey key, float load, int32_t ahead, bo
     load *= static_cast<float>(absent_.share(ahead));
   }
   if (load < settings_.least_guess) return;
-  guesses_.push_back({key, weight(key.layer, load), 0, 0, ahead, known});
+  guesses_.push_back({key, ahead, std::min(1.0F, load), known, weight(key.layer, load)});
 }
 
 void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache) {
@@ -134,7 +135,7 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
   const size_t before = fills_.size();
   for (const PlannedExpert& expert : plan.experts) {
     if (expert.gpu == plan.pieces || expert.present == plan.pieces) continue;
-    fills_.push_back({{plan.layer(), expert.expert}, 0, 0, 0, 0});
+    fills_.push_back({{plan.layer(), expert.expert}});
   }
   for (Candidate& fill : fills_) fill.gain = uses(fill.key, horizon_);
   const auto better = [&](const Candidate& a, const Candidate& b) {
@@ -202,7 +203,14 @@ void ImpactPrefetcher::weigh(Candidate candidate, double most, const ExpertCache
                                           : uses(candidate.key, kept);
   candidate.gain = candidate.now * in_time + more;
   if (candidate.gain < needed) return;
-  candidate.density = candidate.gain / std::max(1, missing);
+  double price = 0;
+  if (!slot.valid() && !candidate.known) {
+    const double forecast = forecast_->next(candidate.key);
+    candidate.kind = WasteBudget::kind(candidate.ahead, candidate.use, forecast);
+    price = waste_.price(candidate.kind);
+    if (candidate.gain < needed + price) return;
+  }
+  candidate.density = (candidate.gain - price) / std::max(1, missing);
   candidates_.push_back(candidate);
 }
 
@@ -214,8 +222,9 @@ bool ImpactPrefetcher::bring(const Candidate& candidate, ExpertCache* cache) {
     // Others may have been brought since it was weighed.
     const ExpertCache::Offer offer = cache->offer(candidate.key.layer);
     if (!offer.slot.valid()) return true;
-    if (!candidate.known && candidate.gain <= least_worth(candidate.key.layer, *cache)) return true;
-    filler_.start(candidate.key, offer, cache);
+    const double worth = candidate.gain - waste_.price(candidate.kind);
+    if (!candidate.known && worth <= least_worth(candidate.key.layer, *cache)) return true;
+    filler_.start(candidate.key, offer, cache, candidate.kind);
     slot = offer.slot;
     if (candidate.ahead > 0) {
       cache->protect(slot, true);

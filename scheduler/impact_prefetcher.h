@@ -12,6 +12,7 @@
 #include "scheduler/link_filler.h"
 #include "scheduler/predictor.h"
 #include "scheduler/prefetcher.h"
+#include "scheduler/waste_budget.h"
 
 namespace tandem {
 
@@ -23,6 +24,7 @@ struct PrefetchSettings {
   double hysteresis = 0.3;    // how much more a newcomer must be worth than whom it displaces
   double least_gain = 0.05;   // uses; less is not worth a copy
   double least_guess = 0.15;  // uses expected in the layer guessed for; fewer are left alone
+  double most_waste = 0.16;   // of the bytes sent that may be for nothing; 1: no limit
   double overrun = 1;         // pieces past the end of the idle time
   int32_t per_layer = 2;      // of "hybrimoe" alone: experts begun in a layer, at most
 };
@@ -42,11 +44,13 @@ class ImpactPrefetcher final : public Prefetcher {
  private:
   struct Candidate {
     ExpertKey key;
-    double now = 0;      // uses expected in the layer it is guessed for
+    int32_t ahead = 0;   // layers from now to the one that it is guessed for; 0: it was missed
+    float use = 0;       // probability that that layer uses it
+    bool known = false;  // to be used, not guessed: in the order of the layers, before all others
+    double now = 0;      // uses expected in that layer, what they save counted in
     double gain = 0;     // with those later, once it has landed
     double density = 0;  // of the gain: for each piece to be sent
-    int32_t ahead = 0;
-    bool known = false;  // to be used, not guessed: in the order of the layers, before all others
+    WasteBudget::Kind kind = WasteBudget::kCertain;
   };
 
   void guess(ExpertCache* cache);
@@ -66,6 +70,7 @@ class ImpactPrefetcher final : public Prefetcher {
   int32_t n_layers_;
   int32_t n_experts_;
   std::unique_ptr<Predictor> predictor_;
+  WasteBudget waste_;
   LinkFiller filler_;
   AbsentGuesses absent_;
   std::unique_ptr<TwoRateUse> own_rates_;  // where the policy forecasts nothing

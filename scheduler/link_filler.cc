@@ -16,7 +16,7 @@ void average(double* value, double now) {
 }  // namespace
 
 LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& experts,
-                       const ExpertCache& cache, double overrun)
+                       const ExpertCache& cache, double overrun, WasteBudget* waste)
     : slow_ratio_(model.profile().link.h2d_gbps / model.link_gbps_beside_cpu()),
       overrun_(overrun),
       pieces_(cache.shape().pieces),
@@ -26,10 +26,15 @@ LinkFiller::LinkFiller(const CostModel& model, const std::vector<ExpertCost>& ex
       gap_us_(experts.size(), -1.0),
       layer_us_(experts.size(), -1.0),
       transfers_(static_cast<size_t>(cache.n_slots())),
-      displaced_by_(experts.size() * n_experts_) {
+      displaced_by_(experts.size() * n_experts_),
+      waste_(waste) {
+  double bytes = 0;  // of an expert of each layer
+  for (const ExpertCost& expert : experts) bytes += static_cast<double>(expert.bytes);
   for (const ExpertCost& expert : experts) {
     piece_us_.push_back(model.h2d_us(expert.bytes) / pieces_);
     piece_bytes_.push_back(expert.bytes / pieces_);
+    piece_size_.push_back(static_cast<double>(expert.bytes) / pieces_ / bytes *
+                          static_cast<double>(experts.size()));
     const auto same = std::find(piece_us_.begin(), piece_us_.end(), piece_us_.back());
     if (same + 1 != piece_us_.end()) continue;
     sizes_.push_back(LayerId{static_cast<int32_t>(piece_us_.size()) - 1});
@@ -59,6 +64,7 @@ void LinkFiller::settle(const LayerPlan& plan) {
     if (made.key != ExpertKey{plan.layer(), expert.expert}) continue;
     const bool there = expert.present == pieces_ && expert.ready <= plan.start.cpu;
     ++(there ? stats_.on_time : stats_.late);
+    if (waste_ != nullptr) waste_->used(made.kind, made.sent, made.expected);
     if (made.displaced.layer.valid()) displaced_by_[index(made.displaced)] = {};
     forget(&made);
   }
@@ -69,6 +75,7 @@ void LinkFiller::lose(SlotId slot) {
   if (!lost.key.layer.valid()) return;
   ++stats_.unused;
   stats_.wasted_bytes += lost.bytes;
+  if (waste_ != nullptr) waste_->wasted(lost.sent, lost.expected);
   if (lost.displaced.layer.valid()) displaced_by_[index(lost.displaced)] = {};
   forget(&lost);
 }
@@ -118,7 +125,17 @@ void LinkFiller::open(const LayerPlan& plan, const ExpertCache& cache, const Clo
     missed += pieces_ - std::max(expert.gpu, expert.present);
   }
   note_token(layer, std::max(0.0, deadline_ - at_), copy_us(plan.layer(), missed));
+  if (waste_ != nullptr) note_demand(plan);
   slices_.clear();
+}
+
+void LinkFiller::note_demand(const LayerPlan& plan) {
+  if (plan.layer().value == 0) waste_->token();
+  int32_t demanded = 0;
+  for (const PlannedExpert& expert : plan.experts) {
+    demanded += std::max(0, expert.gpu - expert.present);
+  }
+  waste_->demand(demanded * piece_size_[static_cast<size_t>(plan.layer().value)]);
 }
 
 double LinkFiller::until_routed(int32_t ahead) const {
@@ -148,11 +165,12 @@ double LinkFiller::piece_end(double from, LayerId layer) const {
   return cpu_until_ + alone * (1 - (cpu_until_ - from) / slow);
 }
 
-void LinkFiller::start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCache* cache) {
+void LinkFiller::start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCache* cache,
+                       WasteBudget::Kind kind) {
   const ExpertKey displaced = offer.free ? ExpertKey{} : cache->occupant(offer.slot);
   lose(offer.slot);
   cache->insert(key, offer.slot);
-  transfer(offer.slot) = {key, displaced, 0, pieces_};
+  transfer(offer.slot) = {key, displaced, 0, pieces_, kind};
   begun_us_ += believed_us(key.layer, pieces_);
   if (displaced.layer.valid()) displaced_by_[index(displaced)] = offer.slot;
   ++stats_.started;
@@ -183,8 +201,12 @@ bool LinkFiller::send(ExpertKey key, SlotId slot, ExpertCache* cache) {
   const int64_t bytes = piece_bytes_[static_cast<size_t>(key.layer.value)];
   stats_.bytes += bytes;
   if (transfer(slot).key == key) {
-    transfer(slot).bytes += bytes;
-    --transfer(slot).missing;
+    Transfer& made = transfer(slot);
+    made.bytes += bytes;
+    --made.missing;
+    const double size = piece_size_[static_cast<size_t>(key.layer.value)];
+    made.sent += size;
+    if (waste_ != nullptr) made.expected += waste_->send(made.kind, size);
     begun_us_ -= believed_us(key.layer, 1);
   }
   return true;

@@ -10,14 +10,16 @@
 #include "scheduler/cost_model.h"
 #include "scheduler/executor.h"
 #include "scheduler/prefetcher.h"
+#include "scheduler/waste_budget.h"
 
 namespace tandem {
 
 class LinkFiller {
  public:
   // overrun: how far the last piece of a window may reach past its end, in pieces.
+  // waste: is told of all that is sent and what came of it; may be null.
   LinkFiller(const CostModel& model, const std::vector<ExpertCost>& experts,
-             const ExpertCache& cache, double overrun);
+             const ExpertCache& cache, double overrun, WasteBudget* waste = nullptr);
 
   // The layer's routing is known: notes whom it wants that a transfer has displaced.
   void observe(const RoutingDecision& routing, const ExpertCache& cache);
@@ -38,8 +40,9 @@ class LinkFiller {
   bool fits(LayerId layer) const;
   // Whether it has room for no layer's.
   bool full() const;
-  // Gives the expert its slot. `offer` is the cache's.
-  void start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCache* cache);
+  // Gives the expert its slot. `offer` is the cache's; kind: for the waste budget.
+  void start(ExpertKey key, const ExpertCache::Offer& offer, ExpertCache* cache,
+             WasteBudget::Kind kind = WasteBudget::kCertain);
   // Sends the next piece of an expert with a slot; false when the window is full.
   bool send(ExpertKey key, SlotId slot, ExpertCache* cache);
   void close(ExpertCache* cache, Executor* exec);
@@ -53,6 +56,9 @@ class LinkFiller {
     ExpertKey displaced;
     int64_t bytes = 0;
     int32_t missing = 0;  // pieces not sent yet
+    WasteBudget::Kind kind = WasteBudget::kCertain;
+    double sent = 0;      // in experts of mean size,
+    double expected = 0;  // and what of it was expected to be for nothing
   };
   Transfer& transfer(SlotId slot) { return transfers_[static_cast<size_t>(slot.value)]; }
   size_t index(ExpertKey key) const {
@@ -60,6 +66,7 @@ class LinkFiller {
            static_cast<size_t>(key.expert.value);
   }
   void settle(const LayerPlan& plan);
+  void note_demand(const LayerPlan& plan);
   void note_token(size_t layer, double idle_us, double missed_us);
   void forget(Transfer* transfer);
   void lose(SlotId slot);
@@ -73,6 +80,7 @@ class LinkFiller {
   double overrun_;
   std::vector<double> piece_us_;      // [n_layers] believed
   std::vector<int64_t> piece_bytes_;  // [n_layers]
+  std::vector<double> piece_size_;    // [n_layers] in experts of mean size
   std::vector<LayerId> sizes_;        // a layer for each size of a piece
   int32_t pieces_;
   size_t n_experts_;
@@ -94,6 +102,7 @@ class LinkFiller {
   std::vector<CopySlice> slices_;
   std::vector<ModelTime> landed_;
   TransferStats stats_;
+  WasteBudget* waste_;
 };
 
 }  // namespace tandem

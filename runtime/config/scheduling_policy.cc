@@ -100,6 +100,7 @@ PrefetchSettings prefetch(TomlReader* toml) {
   real("prefetch.hysteresis", &settings.hysteresis, 1e3);
   real("prefetch.least_gain", &settings.least_gain, 1e3);
   real("prefetch.least_guess", &settings.least_guess, 1);
+  real("prefetch.most_waste", &settings.most_waste, 1);
   real("prefetch.overrun", &settings.overrun, 100);
   return settings;
 }

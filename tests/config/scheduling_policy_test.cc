@@ -65,7 +65,8 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
                                                   {"prefetch.horizon", "5.5"},
                                                   {"prefetch.fills", "0"},
                                                   {"prefetch.per_layer", "1"},
-                                                  {"prefetch.least_guess", "0.4"}}));
+                                                  {"prefetch.least_guess", "0.4"},
+                                                  {"prefetch.most_waste", "0.3"}}));
   CHECK(settings.policy == "mrs");
   CHECK(settings.policy_values == std::vector<double>{0.25, 3});
   CHECK(settings.pool == PoolShape::kPerLayer);
@@ -78,6 +79,7 @@ TEST_CASE("each key of a scheduling policy becomes its setting") {
   CHECK(settings.prefetch.fills == 0);
   CHECK(settings.prefetch.per_layer == 1);
   CHECK(settings.prefetch.least_guess == 0.4);
+  CHECK(settings.prefetch.most_waste == 0.3);
 }
 
 TEST_CASE("each pool has a name, and its name is that pool") {

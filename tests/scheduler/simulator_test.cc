@@ -356,6 +356,25 @@ TEST_CASE("looking ahead loses nothing where the link brings little of what is m
   CHECK(simulate(f.input, settings).tokens_per_second() < 0.99 * without);
 }
 
+TEST_CASE(
+    "what is sent early and never used stays under a fifth of all bytes, looking ahead or not") {
+  for (const bool ahead : {false, true}) {
+    // Most experts are there, so those that are guessed and absent are often guessed wrongly.
+    Fixture f(0.8);
+    f.input.lookahead.recall = 0.6;
+    if (!ahead) f.ours.predictor = "none";
+    const auto wasted = [&] {
+      const SimResult result = simulate(f.input, f.ours);
+      return static_cast<double>(result.transfers.wasted_bytes) /
+             static_cast<double>(result.totals.bytes_demand + result.totals.bytes_prefetched);
+    };
+    CAPTURE(ahead);
+    CHECK(wasted() < 0.2);
+    f.ours.prefetch.most_waste = 1;
+    CHECK(wasted() > 0.25);
+  }
+}
+
 TEST_CASE("HybriMoE's prefetcher begins as many experts in a layer as it is told") {
   Fixture f;
   SchedulingSettings settings;
