@@ -2,6 +2,7 @@
 #include "runtime/config/scheduling_policy.h"
 
 #include <map>
+#include <sstream>
 #include <string>
 
 #include "runtime/config/embedded.h"
@@ -58,6 +59,25 @@ TEST_CASE("every built-in scheduling policy can be read") {
     CHECK_FALSE(settings.description.empty());
   }
   CHECK(load_scheduling_policy(std::string(kDefaultPolicy)).planner == "exact");
+}
+
+TEST_CASE("the standard policy without a limit of waste differs in nothing else") {
+  const auto rest_of = [](std::string_view name) {
+    std::string rest;
+    for (const EmbeddedFile& file : embedded_policies()) {
+      if (file.name != name) continue;
+      std::istringstream lines{std::string(file.text)};
+      for (std::string line; std::getline(lines, line);) {
+        if (line.rfind("description", 0) != 0 && line.rfind("most_waste", 0) != 0)
+          rest += line + '\n';
+      }
+    }
+    return rest;
+  };
+  REQUIRE_FALSE(rest_of(kDefaultPolicy).empty());
+  CHECK(rest_of("tandem-unlimited") == rest_of(kDefaultPolicy));
+  CHECK(load_scheduling_policy("tandem-unlimited").prefetch.most_waste == 1);
+  CHECK(load_scheduling_policy(std::string(kDefaultPolicy)).prefetch.most_waste < 0.2);
 }
 
 TEST_CASE("each key of a scheduling policy becomes its setting") {
