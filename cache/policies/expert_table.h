@@ -29,6 +29,9 @@ class ExpertTable {
   std::span<Record> layer(LayerId layer) {
     return std::span(records_).subspan(static_cast<size_t>(layer.value) * n_experts_, n_experts_);
   }
+  std::span<const Record> layer(LayerId layer) const {
+    return std::span(records_).subspan(static_cast<size_t>(layer.value) * n_experts_, n_experts_);
+  }
 
  private:
   size_t n_experts_;

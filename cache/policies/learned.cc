@@ -175,9 +175,13 @@ double LearnedUse::next(ExpertKey key) const {
 }
 
 void LearnedUse::next(LayerId layer, std::span<float> uses) const {
-  for (int32_t e = 0; e < static_cast<int32_t>(uses.size()); ++e) {
-    uses[static_cast<size_t>(e)] = static_cast<float>(LearnedUse::next({layer, ExpertId{e}}));
-  }
+  const auto at = static_cast<size_t>(layer.value);
+  const std::span<const float> sums = std::span(sums_).subspan(at * n_experts_, n_experts_);
+  const float trust = trust_[at].value;
+  rates_.each_rate(layer, [&](size_t e, double rate) {
+    const double next = rate + static_cast<double>(trust * sums[e]);
+    uses[e] = static_cast<float>(std::clamp(next, kLeast, 1.0));
+  });
 }
 
 double LearnedUse::value(ExpertKey key) const {

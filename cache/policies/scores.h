@@ -80,13 +80,14 @@ class TwoRateUse final : public EvictionPolicy, public UseForecast {
   const UseForecast* forecast() const override { return this; }
   double next(ExpertKey key) const override { return rate(key); }
   void next(LayerId layer, std::span<float> uses) const override {
-    for (int32_t e = 0; e < static_cast<int32_t>(uses.size()); ++e) {
-      uses[static_cast<size_t>(e)] = static_cast<float>(rate({layer, ExpertId{e}}));
-    }
+    each_rate(layer, [&](size_t e, double rate) { uses[e] = static_cast<float>(rate); });
   }
-  double rate(ExpertKey key) const override {
-    const Record& record = rates_.at(key);
-    return mix_ * record.fast + (1 - mix_) * record.slow;
+  double rate(ExpertKey key) const override { return rate(rates_.at(key)); }
+  // Calls visit(expert, rate) for all experts of the layer.
+  template <typename Visit>
+  void each_rate(LayerId layer, Visit visit) const {
+    size_t e = 0;
+    for (const Record& record : rates_.layer(layer)) visit(e++, rate(record));
   }
 
  private:
@@ -94,6 +95,8 @@ class TwoRateUse final : public EvictionPolicy, public UseForecast {
     double fast = 0;
     double slow = 0;
   };
+  double rate(const Record& record) const { return mix_ * record.fast + (1 - mix_) * record.slow; }
+
   double fast_;
   double slow_;
   double mix_;
