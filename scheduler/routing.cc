@@ -5,7 +5,6 @@
 #include <bit>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <utility>
 
 #include "cache/check.h"
@@ -22,20 +21,42 @@ bool softmax(const float* logits, size_t n, float* scores) {
   return std::isfinite(sum) && std::isfinite(top);
 }
 
-// Experts are dealt to so many piles, e to e % kPiles, of which the largest are found side by side.
-constexpr size_t kPiles = 16;
-constexpr float kTaken = -std::numeric_limits<float>::infinity();
+// The id and a value as a number that is larger the better, which is compared without branches.
+uint64_t key(float value, size_t id) {
+  const auto bits = std::bit_cast<uint32_t>(value + 0.0F);  // -0 is 0
+  const uint32_t ordered = bits ^ (bits >> 31 != 0 ? 0xFFFFFFFFU : 0x80000000U);
+  return uint64_t{ordered} << 32 | (0xFFFFFFFFU - static_cast<uint32_t>(id));
+}
+ExpertId id_of(uint64_t key) {
+  return ExpertId{static_cast<int32_t>(0xFFFFFFFFU - static_cast<uint32_t>(key))};
+}
 
-float larger(float a, float b) { return a > b ? a : b; }
+constexpr size_t kBlock = 8;  // keys of which the largest is kept
+
+uint64_t largest(const uint64_t* keys, size_t n) {
+  uint64_t best = 0;
+  for (size_t i = 0; i < n; ++i) best = std::max(best, keys[i]);
+  return best;
+}
 
 }  // namespace
 
 bool all_finite(std::span<const float> values) {
   constexpr uint32_t kExponent = 0x7F800000;
   constexpr uint32_t kOne = 0x00800000;  // carries an exponent of ones alone into the highest bit
-  uint32_t any = 0;
-  for (const float v : values) any |= (std::bit_cast<uint32_t>(v) & kExponent) + kOne;
-  return any >> 31U == 0;
+  // A vocabulary has 150,000 logits, so sixteen are looked at side by side.
+  constexpr size_t kLanes = 16;
+  std::array<uint32_t, kLanes> any{};
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t l = 0; l < kLanes; ++l) {
+      any[l] |= (std::bit_cast<uint32_t>(values[i + l]) & kExponent) + kOne;
+    }
+  }
+  for (; i < values.size(); ++i) any[0] |= (std::bit_cast<uint32_t>(values[i]) & kExponent) + kOne;
+  uint32_t all = 0;
+  for (const uint32_t lane : any) all |= lane;
+  return all >> 31U == 0;
 }
 
 float selection_middle(std::span<const float> logits, int32_t top_k, std::span<float> scratch) {
@@ -54,7 +75,8 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
       n_ranks_(std::max(n_ranks, rules_.top_k)),
       scores_(static_cast<size_t>(rules_.n_experts)),
       selection_(scores_.size()),
-      left_((scores_.size() + kPiles - 1) / kPiles * kPiles, kTaken),
+      keys_((scores_.size() + kBlock - 1) / kBlock * kBlock),
+      block_keys_(keys_.size() / kBlock),
       ranked_(static_cast<size_t>(max_tokens) * static_cast<size_t>(n_ranks_)),
       rank_scores_(ranked_.size()),
       ids_(static_cast<size_t>(max_tokens) * static_cast<size_t>(rules_.top_k)),
@@ -66,30 +88,17 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
   loads_.reserve(scores_.size());
 }
 
-// The ids of the largest values, all finite, best first; of equals the lower id.
+// The ids of the largest values, best first; of equals the lower id.
 void Router::best(std::span<const float> values, std::span<ExpertId> ids) {
-  std::copy(values.begin(), values.end(), left_.begin());
-  std::array<float, kPiles> tops{};
-  std::copy_n(left_.begin(), kPiles, tops.begin());
-  for (size_t row = kPiles; row < left_.size(); row += kPiles) {
-    for (size_t p = 0; p < kPiles; ++p) tops[p] = larger(tops[p], left_[row + p]);
+  for (size_t e = 0; e < values.size(); ++e) keys_[e] = key(values[e], e);
+  for (size_t b = 0; b < block_keys_.size(); ++b) {
+    block_keys_[b] = largest(&keys_[b * kBlock], kBlock);
   }
   for (ExpertId& id : ids) {
-    float top = kTaken;
-    for (const float of_pile : tops) top = larger(top, of_pile);
-    size_t best = left_.size();
-    for (size_t p = 0; p < kPiles; ++p) {
-      if (tops[p] != top) continue;
-      size_t e = p;
-      while (left_[e] != top) e += kPiles;
-      best = std::min(best, e);
-    }
-    id = ExpertId{static_cast<int32_t>(best)};
-    left_[best] = kTaken;
-    float of_pile = kTaken;
-    for (size_t e = best % kPiles; e < left_.size(); e += kPiles)
-      of_pile = larger(of_pile, left_[e]);
-    tops[best % kPiles] = of_pile;
+    id = id_of(largest(block_keys_.data(), block_keys_.size()));
+    const auto e = static_cast<size_t>(id.value);
+    keys_[e] = 0;
+    block_keys_[e / kBlock] = largest(&keys_[e / kBlock * kBlock], kBlock);
   }
 }
 

@@ -101,7 +101,8 @@ class Router {
   int32_t n_ranks_;
   std::vector<float> scores_;     // [n_experts]
   std::vector<float> selection_;  // [n_experts]
-  std::vector<float> left_;       // [n_experts], filled up to whole rows; of those not taken yet
+  std::vector<uint64_t> keys_;    // [n_experts], filled up to whole blocks
+  std::vector<uint64_t> block_keys_;
   std::vector<ExpertId> ranked_;  // [max_tokens, n_ranks]
   std::vector<float> rank_scores_;
   std::vector<ExpertId> ids_;  // [max_tokens, top_k]
