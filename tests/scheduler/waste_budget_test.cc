@@ -1,9 +1,8 @@
 #include "scheduler/waste_budget.h"
 
-#include <algorithm>
 #include <array>
-#include <deque>
 #include <random>
+#include <vector>
 
 #include "tests/support/catch.h"
 
@@ -30,7 +29,7 @@ struct Offers {
                                {WasteBudget::kind(1, 0.7, 0.01), 0.6},
                                {WasteBudget::kind(0, 0, 0.1), 0.3}}};
   WasteBudget budget;
-  std::deque<UnderWay> under_way;
+  std::vector<UnderWay> under_way;
   std::mt19937_64 random{7};
   int offered = 0;
   int sent = 0;
@@ -40,10 +39,10 @@ struct Offers {
 
   // One expert that layers ask for in each token, and twelve offers. Who is used is so after a
   // token, who is not is known after thirty.
-  void run(int n_tokens, double demanded = 1) {
+  void run(int n_tokens) {
     for (int token = 0; token < n_tokens; ++token) {
       budget.token();
-      budget.demand(demanded);
+      budget.demand(1);
       for (size_t i = 0; i < 12; ++i) offer(i % 3);
       settle();
     }
