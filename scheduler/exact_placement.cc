@@ -86,28 +86,95 @@ class Search {
     consider();
   }
 
+  // What a placement by thresholds adds up to. Experts are taken heaviest first here, whatever
+  // order is best, so that its ends are estimates; consider() has the right ones.
+  struct Sums {
+    double cpu_alone = 0;
+    double cpu_shared = 0;
+    double gpu = 0;          // work; behind what is there at the start
+    double late_end = 0;     // that on its way ends at this time at least,
+    double fetched_us = 0;   // and what is fetched takes as long
+    double fetched_end = 0;  // and ends at this at least
+    double link = 0;
+  };
+  Sums all_on_cpu() const {
+    Sums sums;
+    sums.gpu = cost_.gpu_launch;
+    sums.link = problem_.now.link + cost_.copy_latency;
+    for (const LayerItem& item : trial_.items) take_from_cpu(item, -1, &sums);
+    return sums;
+  }
+  void take_from_cpu(const LayerItem& item, double part, Sums* sums) const {
+    sums->cpu_alone -= part * cost_.cpu(item.count);
+    sums->cpu_shared -= part * cost_.cpu_shared(item.count);
+  }
+  void fetch(const LayerItem& item, Sums* sums) const {
+    const double us = cost_.gpu_launch + cost_.gpu(item.count);
+    take_from_cpu(item, 1, sums);
+    sums->link += part(cost_.pieces - item.present) * cost_.copy;
+    sums->gpu += us;
+    sums->fetched_us += us;
+    sums->fetched_end = std::max(sums->fetched_end, sums->link) + us;
+  }
+  void use_resident(const LayerItem& item, Sums* sums) const {
+    const bool late = item.ready > problem_.now.gpu;
+    const double us = cost_.gpu(item.count) + (late ? cost_.gpu_launch : 0);
+    take_from_cpu(item, 1, sums);
+    sums->gpu += us;
+    if (late) sums->late_end = std::max(sums->late_end, item.ready) + us;
+  }
+  bool gpu_ends_last(const Sums& sums) const {
+    const Clocks& now = problem_.now;
+    const double copying = (sums.fetched_us > 0 ? sums.link : now.link) - now.cpu;
+    const double cpu = cost_.cpu_first + cpu_stretched(sums.cpu_alone, sums.cpu_shared, copying);
+    const double gpu =
+        std::max({now.gpu + sums.gpu, sums.late_end + sums.fetched_us, sums.fetched_end});
+    return gpu >= now.cpu + cpu;
+  }
+
   // The k heaviest of those not wholly there are fetched, the m lightest residents go to the CPU.
   // Each step takes work from the CPU and adds to the GPU or the reverse, so that the best numbers
   // lie where the two ends cross.
   void thresholds() {
-    int32_t absent = 0;
-    for (const LayerItem& item : trial_.items) absent += resident(item) ? 0 : 1;
-    const auto residents = static_cast<int32_t>(trial_.items.size()) - absent;
-    const int32_t crossing = first_where(0, absent, [&](int32_t k) {
-      const Clocks end = at_threshold(k, 0);
-      return end.cpu <= end.gpu;
-    });
-    for (int32_t k = std::max(0, crossing - 1); k <= crossing; ++k) {
-      const int32_t m = first_where(0, residents, [&](int32_t n) {
-        const Clocks end = at_threshold(k, n);
-        return end.gpu <= end.cpu;
-      });
-      if (m > 0) at_threshold(k, m - 1);
-      at_threshold(k, m);
+    Sums fetched = all_on_cpu();
+    Sums sums = fetched;
+    int32_t residents = 0;
+    for (const LayerItem& item : trial_.items) {
+      if (!resident(item)) continue;
+      ++residents;
+      use_resident(item, &sums);
     }
+    const auto absent = static_cast<int32_t>(trial_.items.size()) - residents;
+    int32_t k = 0;
+    int32_t room = trial_.room;
+    Sums before = fetched;
+    for (const LayerItem& item : trial_.items) {
+      if (gpu_ends_last(sums)) break;
+      if (resident(item) || (item.present == 0 && room-- <= 0)) continue;
+      ++k;
+      before = fetched;
+      fetch(item, &fetched);
+      fetch(item, &sums);
+    }
+    if (k > 0) at_residents(k - 1, residents, before);
+    at_residents(k, residents, fetched);
     at_threshold(0, 0);
     at_threshold(0, residents);
     at_threshold(absent, 0);
+  }
+
+  // sums: with k fetched and all residents on the CPU.
+  void at_residents(int32_t k, int32_t residents, Sums sums) {
+    int32_t on_gpu = 0;
+    for (const LayerItem& item : trial_.items) {
+      if (!resident(item)) continue;
+      if (gpu_ends_last(sums)) break;
+      ++on_gpu;
+      use_resident(item, &sums);
+    }
+    at_threshold(k, 0);
+    if (on_gpu > 0) at_threshold(k, residents - on_gpu + 1);
+    at_threshold(k, residents - on_gpu);
   }
 
   // The first number in [low, high] for which `is` holds, taken to hold at high.

@@ -80,10 +80,15 @@ Clocks layer_end(LayerProblem* problem) {
   // Johnson: first those that copy faster than they compute, shortest copy first; then the others,
   // longest computation first.
   insertion_sort(&problem->fetch_order, [&](int32_t a, int32_t b) {
-    const double copy_a = copy_us(item_at(a));
-    const double copy_b = copy_us(item_at(b));
-    const double gpu_a = gpu_us(item_at(a));
-    const double gpu_b = gpu_us(item_at(b));
+    const LayerItem& one = item_at(a);
+    const LayerItem& other = item_at(b);
+    // As most are: as much to copy, and the heavier one first.
+    const bool alike = one.present == other.present && one.gpu == other.gpu;
+    if (alike && one.count <= other.count && a > b) return false;
+    const double copy_a = copy_us(one);
+    const double copy_b = copy_us(other);
+    const double gpu_a = gpu_us(one);
+    const double gpu_b = gpu_us(other);
     const bool quick_a = copy_a < gpu_a;
     const bool quick_b = copy_b < gpu_b;
     if (quick_a != quick_b) return quick_a;

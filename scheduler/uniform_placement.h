@@ -6,8 +6,8 @@
 
 namespace tandem {
 
-// False, and nothing done, when loads differ or more than two experts are partly there or on their
-// way.
+// False, and nothing done, when loads differ or more than UniformLayer::kMostOdd experts are partly
+// there or on their way.
 bool place_uniform(LayerProblem* problem);
 
 }  // namespace tandem
