@@ -37,6 +37,17 @@ class UseForecast {
   virtual void next(LayerId layer, std::span<float> uses) const = 0;
 };
 
+// Values that are a weight of the layer times what the expert stands for among its layer's. The
+// latter changes only where the layer is used or reordered, weights with each use.
+class LayeredValues {
+ public:
+  virtual ~LayeredValues() = default;
+  virtual std::span<const double> weights() const = 0;  // [n_layers]
+  virtual double standing(ExpertKey key) const = 0;
+  // Of all of a layer's.
+  virtual void standings(LayerId layer, std::span<double> standings) const = 0;  // [n_experts]
+};
+
 class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
@@ -47,6 +58,8 @@ class EvictionPolicy {
   virtual std::span<const LayerId> reordered() const { return {}; }
   // What keeping the expert is worth; the smallest value leaves first. Comparable across layers.
   virtual double value(ExpertKey key) const = 0;
+  // The same values in two parts, for policies that can give them; null otherwise.
+  virtual const LayeredValues* layered() const { return nullptr; }
   // What it expects, for those who would rather bring an expert early; null where it counts
   // nothing.
   virtual const UseForecast* forecast() const { return nullptr; }

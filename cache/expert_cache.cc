@@ -1,25 +1,36 @@
 #include "cache/expert_cache.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "cache/check.h"
+#include "cache/least_sum.h"
 
 namespace tandem {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
+}  // namespace
 
 ExpertCache::ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy> policy)
     : shape_(shape),
       policy_(std::move(policy)),
+      layered_(policy_ != nullptr ? policy_->layered() : nullptr),
       classes_(slot_classes(shape)),
       slot_of_(static_cast<size_t>(shape.n_layers) * static_cast<size_t>(shape.n_experts)),
       slots_(static_cast<size_t>(classes_.back().first + classes_.back().count)),
       layers_(static_cast<size_t>(shape.n_layers)),
+      kept_(slot_of_.size(), kNever),
+      standings_(kept_.size()),
       adapter_(shape.n_layers),
       adaptable_(static_cast<size_t>(shape.n_layers)),
       values_(static_cast<size_t>(shape.n_experts)) {
   TANDEM_CHECK(policy_ != nullptr, "an eviction policy is needed");
   TANDEM_CHECK(shape_.pieces >= 1, "%d pieces", shape_.pieces);
   assign_layers();
+  if (layered_ != nullptr) weights_ = layered_->weights();
   locked_.reserve(static_cast<size_t>(shape.n_experts));
 }
 
@@ -97,10 +108,11 @@ void ExpertCache::commit(const CacheAccess& access) {
   const bool adapts = shape_.pool == PoolShape::kAdapted;
   if (adapts) note_margins(use);
   policy_->on_use(use);
+  if (layered_ != nullptr) weights_ = layered_->weights();
   ++n_commits_;
   ++n_changes_;
-  layer(use.layer).stale = true;
-  for (const LayerId id : policy_->reordered()) layer(id).stale = true;
+  revalue(use.layer);
+  for (const LayerId id : policy_->reordered()) revalue(id);
   for (size_t i = 0; i < access.incoming.size(); ++i) {
     const ExpertKey key{use.layer, access.incoming[i]};
     const Offer offered = offer(use.layer, true);
@@ -199,15 +211,22 @@ void ExpertCache::lock(SlotId slot) {
   at(slot).locked = true;
   locked_.push_back(slot);
   ++n_changes_;
+  note_evictable(slot);
   stays(slot);
 }
 
 void ExpertCache::unlock() {
   for (const SlotId slot : locked_) {
     at(slot).locked = false;
+    note_evictable(slot);
     may_leave(slot);
   }
   locked_.clear();
+}
+
+void ExpertCache::note_evictable(SlotId slot) {
+  const Slot& one = at(slot);
+  if (one.key.layer.valid()) kept_[index(one.key)] = one.locked || one.protect ? kNever : 0;
 }
 
 // The slot was perhaps evictable and is so no more.
@@ -219,7 +238,15 @@ void ExpertCache::stays(SlotId slot) {
 
 // The slot was perhaps not evictable.
 void ExpertCache::may_leave(SlotId slot) {
-  if (at(slot).key.layer.valid()) layer(at(slot).key.layer).stale = true;
+  const ExpertKey key = at(slot).key;
+  if (!key.layer.valid() || at(slot).locked || at(slot).protect) return;
+  Layer& own = layer(key.layer);
+  if (layered_ == nullptr) own.stale = true;
+  if (own.stale) return;
+  const double standing = layered_->standing(key);
+  if (!weaker(slot, standing, {own.weakest, own.least})) return;
+  own.weakest = slot;
+  own.least = standing;
 }
 
 void ExpertCache::set_pieces(SlotId slot, int32_t pieces, ModelTime ready) {
@@ -259,15 +286,38 @@ ExpertCache::Offer ExpertCache::least(const Layer& own, WeakestOf weakest_of_lay
 
 // Values change with each commit, the order within a layer only where it is stale.
 ExpertCache::Weakest ExpertCache::weakest(Layer* layer) const {
+  const LayerId id{static_cast<int32_t>(layer - layers_.data())};
   if (std::exchange(layer->stale, false)) {
-    const Weakest found = weakest_of(*layer, false);
+    const Weakest found = layered_ != nullptr ? lowest_standing(id) : weakest_of(*layer, false);
     layer->weakest = found.slot;
     layer->least = found.value;
-  } else if (layer->valued_at != n_commits_ && layer->weakest.valid()) {
-    layer->least = policy_->value(at(layer->weakest).key);
+    layer->valued_at = n_commits_;
   }
-  layer->valued_at = n_commits_;
+  if (layered_ != nullptr) {
+    return {layer->weakest, weights_[static_cast<size_t>(id.value)] * layer->least};
+  }
+  if (layer->valued_at != n_commits_ && layer->weakest.valid()) {
+    layer->least = policy_->value(at(layer->weakest).key);
+    layer->valued_at = n_commits_;
+  }
   return {layer->weakest, layer->least};
+}
+
+void ExpertCache::revalue(LayerId id) {
+  layer(id).stale = true;
+  layer(id).old_standings = true;
+}
+
+ExpertCache::Weakest ExpertCache::lowest_standing(LayerId id) const {
+  const size_t first = index({id, ExpertId{0}});
+  const auto n = static_cast<size_t>(shape_.n_experts);
+  const std::span<double> standings = std::span(standings_).subspan(first, n);
+  if (std::exchange(layers_[static_cast<size_t>(id.value)].old_standings, false)) {
+    layered_->standings(id, standings);
+  }
+  const auto [least, at] = least_sum(standings, std::span(kept_).subspan(first, n));
+  if (least == kNever) return {};
+  return {slot_of_[first + at], least};
 }
 
 ExpertCache::Weakest ExpertCache::weakest_of(const Layer& layer, bool even_protected) const {
@@ -307,7 +357,8 @@ void ExpertCache::insert(ExpertKey key, SlotId slot) {
                "layer %d has its %d slots", key.layer.value, own.quota);
   at(slot) = {key, 0, 0, false, false, static_cast<int32_t>(own.slots.size())};
   own.slots.push_back(slot);
-  own.stale = true;
+  note_evictable(slot);
+  may_leave(slot);
 }
 
 void ExpertCache::drop(SlotId slot) {
@@ -319,8 +370,9 @@ void ExpertCache::drop(SlotId slot) {
   own.slots[static_cast<size_t>(at(slot).place)] = last;
   at(last).place = at(slot).place;
   own.slots.pop_back();
-  own.stale = true;
+  stays(slot);
   slot_of_[index(key)] = SlotId{};
+  kept_[index(key)] = kNever;
   at(slot) = {};
   free_[static_cast<size_t>(own.slot_class)].push_back(slot);
   --n_resident_;
@@ -330,6 +382,7 @@ void ExpertCache::protect(SlotId slot, bool on) {
   if (at(slot).protect == on) return;
   ++n_changes_;
   at(slot).protect = on;
+  note_evictable(slot);
   if (on) {
     stays(slot);
   } else {

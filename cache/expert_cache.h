@@ -152,9 +152,10 @@ class ExpertCache {
     std::vector<SlotId> slots;
     // The evictable slot with the smallest value, kept until something in the layer changes.
     SlotId weakest;
-    double least = 0;       // the weakest one's value,
+    double least = 0;       // its value, or its standing where the policy's values have two parts,
     int64_t valued_at = 0;  // as of this commit
     bool stale = true;
+    bool old_standings = true;
   };
 
   size_t index(ExpertKey key) const;
@@ -177,7 +178,10 @@ class ExpertCache {
   Offer least(const Layer& own, WeakestOf weakest_of_layer) const;
   Weakest weakest(Layer* layer) const;
   Weakest weakest_of(const Layer& layer, bool even_protected) const;
+  void revalue(LayerId layer);
+  Weakest lowest_standing(LayerId layer) const;
   bool weaker(SlotId slot, double value, const Weakest& than) const;
+  void note_evictable(SlotId slot);
   void lock(SlotId slot);
   void unlock();
   void stays(SlotId slot);
@@ -185,6 +189,8 @@ class ExpertCache {
 
   CacheShape shape_;
   std::unique_ptr<EvictionPolicy> policy_;
+  const LayeredValues* layered_;     // of the policy; may be null
+  std::span<const double> weights_;  // [n_layers] its, as of the last commit
   std::vector<SlotClass> classes_;
   std::vector<std::vector<SlotId>> free_;  // by class, taken from the back
   std::vector<SlotId> slot_of_;            // [n_layers * n_experts]
@@ -196,6 +202,8 @@ class ExpertCache {
   mutable int64_t offered_at_ = -1;    // as of this change
   int64_t n_changes_ = 0;              // of who may leave, and of values
   std::vector<SlotId> locked_;
+  std::vector<double> kept_;  // [n_layers * n_experts] 0 where the expert may leave, else infinity
+  mutable std::vector<double> standings_;  // [n_layers * n_experts] where the policy has them
   // For kAdapted.
   QuotaAdapter adapter_;
   std::vector<QuotaAdapter::Layer> adaptable_;  // [n_layers]

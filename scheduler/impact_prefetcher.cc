@@ -12,7 +12,7 @@ constexpr std::array kRates{0.25, 0.01, 0.25, 0.4};
 // That the link is behind; more makes no difference.
 constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
-constexpr size_t kMostFills = 32;
+constexpr size_t kMostFills = 12;
 // A forecast that is worth acting on where no lookahead confirms it; lower ones are mere rates.
 constexpr float kSureForecast = 0.2F;
 
@@ -30,6 +30,7 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
       absent_(n_layers_, n_experts_, settings.ahead),
       forecast_(cache.policy().forecast()),
       loads_(static_cast<size_t>(n_experts_)),
+      guessed_(loads_.size()),
       protected_(static_cast<size_t>(n_layers_)) {
   for (const ExpertCost& expert : experts) costs_.push_back(model.layer(expert));
   if (forecast_ == nullptr) {
@@ -39,7 +40,7 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
   }
   const size_t most = static_cast<size_t>(n_experts_) * static_cast<size_t>(settings.ahead + 1);
   guesses_.reserve(most);
-  fills_.reserve(kMostFills + static_cast<size_t>(n_experts_));
+  fills_.reserve(kMostFills + static_cast<size_t>(settings.fills));
   candidates_.reserve(most + kMostFills);
   until_routed_.resize(static_cast<size_t>(settings.ahead) + 2);
   for (auto& slots : protected_) slots.reserve(2 * most);
@@ -91,18 +92,15 @@ bool ImpactPrefetcher::forecast_loads(LayerId layer) {
 void ImpactPrefetcher::guess_layer(LayerId layer, int32_t ahead, bool sure, ExpertCache* cache) {
   const auto least = static_cast<float>(sure ? settings_.least_gain : kSureForecast);
   if (sure) absent_.begin(layer, ahead);
-  // Most experts are not guessed, so they are passed over by blocks.
-  constexpr size_t kBlock = 16;
-  for (size_t first = 0; first < loads_.size(); first += kBlock) {
-    const auto block = std::span(loads_).subspan(first, std::min(kBlock, loads_.size() - first));
-    int32_t n_guessed = 0;
-    for (const float load : block) n_guessed += load >= least ? 1 : 0;
-    if (n_guessed == 0) continue;
-    for (size_t i = 0; i < block.size(); ++i) {
-      if (block[i] < least) continue;
-      guess_expert({layer, ExpertId{static_cast<int32_t>(first + i)}}, block[i], ahead, sure,
-                   cache);
-    }
+  // Few are guessed, here and there: they are listed without a branch for each.
+  size_t n_guessed = 0;
+  for (size_t e = 0; e < loads_.size(); ++e) {
+    guessed_[n_guessed] = static_cast<int32_t>(e);
+    n_guessed += loads_[e] >= least ? 1 : 0;
+  }
+  for (size_t i = 0; i < n_guessed; ++i) {
+    const int32_t e = guessed_[i];
+    guess_expert({layer, ExpertId{e}}, loads_[static_cast<size_t>(e)], ahead, sure, cache);
   }
 }
 
@@ -132,24 +130,31 @@ void ImpactPrefetcher::add_fills(const LayerPlan& plan, const ExpertCache& cache
     return fill.key.layer == plan.layer() ||
            (slot.valid() && cache.pieces(slot) == cache.shape().pieces);
   });
+  for (Candidate& fill : fills_) fill.gain = uses(fill.key, horizon_);
+  const auto better = [](const Candidate& a, const Candidate& b) {
+    return a.gain != b.gain ? a.gain > b.gain : a.key < b.key;
+  };
+  // The best of the new ones, and of all.
+  const auto keep = [&](const Candidate& fill, size_t first, size_t most) {
+    if (fills_.size() < first + most) {
+      fills_.push_back(fill);
+      return;
+    }
+    const auto begin = fills_.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto worst = std::max_element(begin, fills_.end(), better);
+    if (worst != fills_.end() && better(fill, *worst)) *worst = fill;
+  };
   const size_t before = fills_.size();
   for (const PlannedExpert& expert : plan.experts) {
     if (expert.gpu == plan.pieces || expert.present == plan.pieces) continue;
-    fills_.push_back({{plan.layer(), expert.expert}});
+    Candidate fill{{plan.layer(), expert.expert}};
+    fill.gain = uses(fill.key, horizon_);
+    keep(fill, before, static_cast<size_t>(settings_.fills));
   }
-  for (Candidate& fill : fills_) fill.gain = uses(fill.key, horizon_);
-  const auto better = [&](const Candidate& a, const Candidate& b) {
-    return a.gain != b.gain ? a.gain > b.gain : a.key < b.key;
-  };
-  // As many as that of the best, in no order.
-  const auto keep = [&](size_t first, size_t most) {
-    if (fills_.size() <= first + most) return;
-    const auto begin = fills_.begin() + static_cast<std::ptrdiff_t>(first);
-    std::nth_element(begin, begin + static_cast<std::ptrdiff_t>(most), fills_.end(), better);
-    fills_.resize(first + most);
-  };
-  keep(before, static_cast<size_t>(settings_.fills));
-  keep(0, kMostFills);
+  while (fills_.size() > kMostFills) {
+    std::iter_swap(std::max_element(fills_.begin(), fills_.end(), better), fills_.end() - 1);
+    fills_.pop_back();
+  }
 }
 
 // What an expert of the layer must be worth more than, because of whom it would displace; infinity

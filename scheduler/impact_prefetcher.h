@@ -80,6 +80,7 @@ class ImpactPrefetcher final : public Prefetcher {
   double horizon_ = 0;
   double arithmetic_ = 1;              // corrects the believed share of arithmetic over reading
   std::vector<float> loads_;           // [n_experts]
+  std::vector<int32_t> guessed_;       // [n_experts] of a layer
   std::vector<Candidate> guesses_;     // absent experts guessed for the next layers
   std::vector<Candidate> fills_;       // absent experts that were missed
   std::vector<Candidate> candidates_;  // of both, those that are worth more than they displace

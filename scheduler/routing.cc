@@ -33,10 +33,13 @@ ExpertId id_of(uint64_t key) {
 
 constexpr size_t kBlock = 8;  // keys of which the largest is kept
 
+// n: a multiple of four, which do not wait for each other.
 uint64_t largest(const uint64_t* keys, size_t n) {
-  uint64_t best = 0;
-  for (size_t i = 0; i < n; ++i) best = std::max(best, keys[i]);
-  return best;
+  std::array<uint64_t, 4> best{};
+  for (size_t i = 0; i < n; i += 4) {
+    for (size_t j = 0; j < 4; ++j) best[j] = std::max(best[j], keys[i + j]);
+  }
+  return std::max(std::max(best[0], best[1]), std::max(best[2], best[3]));
 }
 
 }  // namespace
@@ -76,7 +79,7 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
       scores_(static_cast<size_t>(rules_.n_experts)),
       selection_(scores_.size()),
       keys_((scores_.size() + kBlock - 1) / kBlock * kBlock),
-      block_keys_(keys_.size() / kBlock),
+      block_keys_((keys_.size() / kBlock + 3) / 4 * 4),
       ranked_(static_cast<size_t>(max_tokens) * static_cast<size_t>(n_ranks_)),
       rank_scores_(ranked_.size()),
       ids_(static_cast<size_t>(max_tokens) * static_cast<size_t>(rules_.top_k)),
@@ -91,7 +94,7 @@ Router::Router(RoutingRules rules, int32_t max_tokens, int32_t n_ranks)
 // The ids of the largest values, best first; of equals the lower id.
 void Router::best(std::span<const float> values, std::span<ExpertId> ids) {
   for (size_t e = 0; e < values.size(); ++e) keys_[e] = key(values[e], e);
-  for (size_t b = 0; b < block_keys_.size(); ++b) {
+  for (size_t b = 0; b < keys_.size() / kBlock; ++b) {
     block_keys_[b] = largest(&keys_[b * kBlock], kBlock);
   }
   for (ExpertId& id : ids) {

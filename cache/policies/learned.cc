@@ -45,8 +45,8 @@ LearnedUse::LearnedUse(const PolicyShape& shape, std::span<const double> values)
   choose_sources();
   reordered_.reserve(static_cast<size_t>(n_layers_));
   const double reach = values[5];
-  for (int32_t ahead = 1; ahead <= n_layers_; ++ahead) {
-    fading_.push_back(std::exp(-static_cast<double>(ahead) / n_layers_ / reach));
+  for (int32_t i = 0; i < 2 * n_layers_; ++i) {
+    fading_.push_back(std::exp(-static_cast<double>(i % n_layers_ + 1) / n_layers_ / reach));
   }
   later_ = 1 / std::expm1(1 / reach);
 }
@@ -56,19 +56,15 @@ void LearnedUse::choose_sources() {
   const size_t most = kMostWeights / block / static_cast<size_t>(n_layers_);
   size_t weights = 0;
   for (int32_t layer = 0; layer < n_layers_; ++layer) {
-    struct Wish {
-      int32_t from;
-      bool useful;
-    };
-    const std::array<Wish, 3> wishes{
-        {{layer, true}, {n_layers_ - 1, layer < n_layers_ - 1}, {0, layer >= kGap}}};
     std::vector<Source>& sources = sources_[static_cast<size_t>(layer)];
-    for (const Wish& wish : wishes) {
-      if (!wish.useful || sources.size() == most) continue;
-      sources.push_back({wish.from, weights});
-      targets_[static_cast<size_t>(wish.from)].push_back({layer, sources.back()});
+    const auto add = [&](int32_t from) {
+      if (sources.size() == most) return;
+      sources.push_back({from, weights});
+      targets_[static_cast<size_t>(from)].push_back({layer, sources.back()});
       weights += block;
-    }
+    };
+    add(layer);
+    if (layer >= kGap) add(0);
   }
   weights_.resize(weights);
 }
@@ -139,9 +135,8 @@ void LearnedUse::learn(int32_t layer, const Selection& selection) {
   }
   if (active == 0 || selection.ids().empty()) return;
   const std::span<const float> sum = sum_of(layer);
-  for (size_t e = 0; e < n_experts_; ++e) {
-    error_[e] = -static_cast<float>(rate({LayerId{layer}, ExpertId{static_cast<int32_t>(e)}}));
-  }
+  const std::span<const double> rates = rates_.rates(LayerId{layer});
+  for (size_t e = 0; e < n_experts_; ++e) error_[e] = -static_cast<float>(rates[e]);
   for (const int16_t id : selection.ids()) error_[static_cast<size_t>(id)] += 1;
   update_trust(&trust_[static_cast<size_t>(layer)], sum);
   const float step = step_ / static_cast<float>(active);
@@ -168,26 +163,41 @@ void LearnedUse::update_trust(Trust* trust, std::span<const float> sum) {
   trust->value = static_cast<float>(std::clamp(value, 0.0, 1.0));
 }
 
+double LearnedUse::next(double rate, float trust, float sum) {
+  return std::clamp(rate + static_cast<double>(trust * sum), kLeast, 1.0);
+}
+
 double LearnedUse::next(ExpertKey key) const {
   const auto layer = static_cast<size_t>(key.layer.value);
   const float sum = sums_[layer * n_experts_ + static_cast<size_t>(key.expert.value)];
-  return std::clamp(rate(key) + static_cast<double>(trust_[layer].value * sum), kLeast, 1.0);
+  return next(rate(key), trust_[layer].value, sum);
 }
 
 void LearnedUse::next(LayerId layer, std::span<float> uses) const {
-  const auto at = static_cast<size_t>(layer.value);
-  const std::span<const float> sums = std::span(sums_).subspan(at * n_experts_, n_experts_);
-  const float trust = trust_[at].value;
-  rates_.each_rate(layer, [&](size_t e, double rate) {
-    const double next = rate + static_cast<double>(trust * sums[e]);
-    uses[e] = static_cast<float>(std::clamp(next, kLeast, 1.0));
-  });
+  const std::span<const double> rates = rates_.rates(layer);
+  const std::span<const float> sums = sums_of(layer.value);
+  const float trust = trust_[static_cast<size_t>(layer.value)].value;
+  for (size_t e = 0; e < n_experts_; ++e) {
+    uses[e] = static_cast<float>(next(rates[e], trust, sums[e]));
+  }
 }
 
 double LearnedUse::value(ExpertKey key) const {
-  const int32_t ahead = key.layer.value - now_ - 1;
-  return fading_[static_cast<size_t>(ahead >= 0 ? ahead : ahead + n_layers_)] *
-         (next(key) + later_ * rate(key));
+  return weights()[static_cast<size_t>(key.layer.value)] * standing(key);
+}
+
+std::span<const double> LearnedUse::weights() const {
+  const auto last = static_cast<size_t>(n_layers_ - 1);
+  return std::span(fading_).subspan(last - static_cast<size_t>(now_), last + 1);
+}
+
+void LearnedUse::standings(LayerId layer, std::span<double> standings) const {
+  const std::span<const double> rates = rates_.rates(layer);
+  const std::span<const float> sums = sums_of(layer.value);
+  const float trust = trust_[static_cast<size_t>(layer.value)].value;
+  for (size_t e = 0; e < n_experts_; ++e) {
+    standings[e] = next(rates[e], trust, sums[e]) + later_ * rates[e];
+  }
 }
 
 }  // namespace tandem

@@ -20,13 +20,13 @@ namespace tandem {
 // of what was left to explain on what the sum said, so that sums that explain nothing are not
 // heard.
 //
-// Sources of a layer: itself and the last layer in the token before, layer 0 in this token where it
-// is kGap layers away or more (nearer ones are what a lookahead is for). Fewer where the weights
-// would grow past kMostWeights. Of each the kInputs heaviest experts are looked at.
+// Sources of a layer: itself in the token before, and layer 0 in this token where it is kGap layers
+// away or more (nearer ones are what a lookahead is for). Fewer where the weights would grow past
+// kMostWeights. Of each the kInputs heaviest experts are looked at.
 //
 // Of a step of several tokens the last kTokens are learnt from, one by one, when all layers are
 // known.
-class LearnedUse final : public EvictionPolicy, public UseForecast {
+class LearnedUse final : public EvictionPolicy, public UseForecast, public LayeredValues {
  public:
   static constexpr int32_t kGap = 4;
   static constexpr int32_t kTokens = 32;
@@ -40,6 +40,10 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
   std::span<const LayerId> reordered() const override { return reordered_; }
   // Expected uses, each counting exp(-tokens until then / reach).
   double value(ExpertKey key) const override;
+  const LayeredValues* layered() const override { return this; }
+  std::span<const double> weights() const override;
+  double standing(ExpertKey key) const override { return next(key) + later_ * rate(key); }
+  void standings(LayerId layer, std::span<double> standings) const override;
   const UseForecast* forecast() const override { return this; }
   double next(ExpertKey key) const override;
   void next(LayerId layer, std::span<float> uses) const override;
@@ -75,8 +79,12 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
     size_t n_ = 0;
   };
 
+  static double next(double rate, float trust, float sum);
   void choose_sources();
   std::span<float> sum_of(int32_t layer) {
+    return std::span(sums_).subspan(static_cast<size_t>(layer) * n_experts_, n_experts_);
+  }
+  std::span<const float> sums_of(int32_t layer) const {
     return std::span(sums_).subspan(static_cast<size_t>(layer) * n_experts_, n_experts_);
   }
   void note(const LayerUse& use);
@@ -97,8 +105,9 @@ class LearnedUse final : public EvictionPolicy, public UseForecast {
   std::vector<Trust> trust_;     // [n_layers]
   std::vector<float> error_;     // [n_experts]
   std::vector<LayerId> reordered_;
-  std::vector<double> fading_;  // [n_layers] of a use when the layer so far ahead has its turn
-  double later_ = 0;            // of one use in each token after that
+  // [2 n_layers] of a use when the layer so many less one ahead has its turn, twice over
+  std::vector<double> fading_;
+  double later_ = 0;  // of one use in each token after that
   int32_t now_ = 0;
   std::vector<Selection> step_tokens_;  // [kTokens, n_layers] of the current step
 };

@@ -48,6 +48,8 @@ class TwoRateUse final : public EvictionPolicy, public UseForecast {
         slow_(values[1]),
         mix_(values[2]),
         near_(values.size() > 3 ? values[3] : 0),
+        fast_uses_(shape),
+        slow_uses_(shape),
         rates_(shape) {
     if (values.size() > 4 && values[4] > 0) {
       cost_.assign(shape.layer_cost.begin(), shape.layer_cost.end());
@@ -59,20 +61,21 @@ class TwoRateUse final : public EvictionPolicy, public UseForecast {
   void on_use(const LayerUse& use) override {
     const int32_t behind = near_ > 0 ? std::clamp(use.n_ranks - use.top_k, 0, use.top_k) : 0;
     const double whole = use.top_k / (use.top_k + near_ * behind);
+    const std::span<double> fast = fast_uses_.layer(use.layer);
+    const std::span<double> slow = slow_uses_.layer(use.layer);
     for (int32_t t = 0; t < use.n_tokens; ++t) {
-      for (Record& record : rates_.layer(use.layer)) {
-        record.fast *= 1 - fast_;
-        record.slow *= 1 - slow_;
-      }
+      for (double& uses : fast) uses *= 1 - fast_;
+      for (double& uses : slow) uses *= 1 - slow_;
       const size_t first = static_cast<size_t>(t) * static_cast<size_t>(use.n_ranks);
       for_ranks(use, t, use.top_k + behind, [&](size_t at, ExpertId expert) {
         const bool selected = at < first + static_cast<size_t>(use.top_k);
         const double part = selected ? whole : whole * near_;
-        Record& record = rates_.at(use.layer, expert);
-        record.fast += part * fast_;
-        record.slow += part * slow_;
+        fast[static_cast<size_t>(expert.value)] += part * fast_;
+        slow[static_cast<size_t>(expert.value)] += part * slow_;
       });
     }
+    const std::span<double> rates = rates_.layer(use.layer);
+    for (size_t e = 0; e < rates.size(); ++e) rates[e] = mix_ * fast[e] + (1 - mix_) * slow[e];
   }
   double value(ExpertKey key) const override {
     return cost_.empty() ? rate(key) : rate(key) * cost_[static_cast<size_t>(key.layer.value)];
@@ -80,29 +83,21 @@ class TwoRateUse final : public EvictionPolicy, public UseForecast {
   const UseForecast* forecast() const override { return this; }
   double next(ExpertKey key) const override { return rate(key); }
   void next(LayerId layer, std::span<float> uses) const override {
-    each_rate(layer, [&](size_t e, double rate) { uses[e] = static_cast<float>(rate); });
+    const std::span<const double> rates = rates_.layer(layer);
+    for (size_t e = 0; e < rates.size(); ++e) uses[e] = static_cast<float>(rates[e]);
   }
-  double rate(ExpertKey key) const override { return rate(rates_.at(key)); }
-  // Calls visit(expert, rate) for all experts of the layer.
-  template <typename Visit>
-  void each_rate(LayerId layer, Visit visit) const {
-    size_t e = 0;
-    for (const Record& record : rates_.layer(layer)) visit(e++, rate(record));
-  }
+  double rate(ExpertKey key) const override { return rates_.at(key); }
+  std::span<const double> rates(LayerId layer) const { return rates_.layer(layer); }
 
  private:
-  struct Record {
-    double fast = 0;
-    double slow = 0;
-  };
-  double rate(const Record& record) const { return mix_ * record.fast + (1 - mix_) * record.slow; }
-
   double fast_;
   double slow_;
   double mix_;
   double near_;
   std::vector<double> cost_;  // [n_layers] relative cost of a miss, or empty
-  ExpertTable<Record> rates_;
+  ExpertTable<double> fast_uses_;
+  ExpertTable<double> slow_uses_;
+  ExpertTable<double> rates_;
 };
 
 }  // namespace tandem

@@ -24,9 +24,8 @@ class Reference {
   std::vector<int> sources(int layer) const {
     std::vector<int> list;
     for (int from = 0; from < layers_; ++from) {
-      const bool last = from == layers_ - 1;
       const bool first = from == 0 && layer >= 4;
-      if (from == layer || last || first) list.push_back(from);
+      if (from == layer || first) list.push_back(from);
     }
     return list;
   }
@@ -100,7 +99,7 @@ class Reference {
   std::map<std::pair<int, int>, double> slow_;
 };
 
-// What a layer uses follows from what the token before used in the last layer, three times of four.
+// What a layer uses follows from what it used in the token before, three times of four.
 std::vector<int> draw_used(std::mt19937& random, int layer, int n_experts, int hint) {
   const int first = random() % 4 == 0 ? static_cast<int>(random()) & 0xff : hint * 3 + layer;
   return {first % n_experts, (first + 1) % n_experts};
@@ -112,14 +111,15 @@ TEST_CASE("what the learning policy forecasts is its formula's") {
     std::mt19937 random(7);
     LearnedUse policy({layers, kExperts, nullptr, {}}, kValues);
     Reference reference(layers, kExperts);
-    int hint = 0;
+    std::vector<int> hints(static_cast<size_t>(layers));
     double most = 0;
     for (int token = 0; token < 150; ++token) {
       for (int layer = 0; layer < layers; ++layer) {
+        int& hint = hints[static_cast<size_t>(layer)];
         const std::vector<int> used = draw_used(random, layer, kExperts, hint);
+        hint = used.front();
         policy.on_use(routing(layer, experts(used)).use());
         reference.visit(layer, used);
-        if (layer == layers - 1) hint = used.front();
         for (int i = 0; i < layers * kExperts; ++i) {
           CAPTURE(layers, token, layer, i);
           const double want = reference.next(i / kExperts, i % kExperts);

@@ -1,0 +1,36 @@
+// The smallest of sums of two numbers each.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <utility>
+
+namespace tandem {
+
+// The smallest a[i] + b[i], and the first i where it is; infinity and 0 where all are infinite.
+// b.size() == a.size(). In lanes beside each other, because minima one after the other wait for
+// each other.
+inline std::pair<double, size_t> least_sum(std::span<const double> a, std::span<const double> b) {
+  constexpr size_t kLanes = 8;
+  constexpr double kMost = std::numeric_limits<double>::infinity();
+  std::array<double, kLanes> lanes;
+  lanes.fill(kMost);
+  size_t i = 0;
+  for (; i + kLanes <= a.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) {
+      const double sum = a[i + j] + b[i + j];
+      lanes[j] = sum < lanes[j] ? sum : lanes[j];
+    }
+  }
+  double least = *std::min_element(lanes.begin(), lanes.end());
+  for (; i < a.size(); ++i) least = std::min(least, a[i] + b[i]);
+  if (least == kMost) return {kMost, 0};
+  size_t at = 0;
+  while (a[at] + b[at] != least) ++at;
+  return {least, at};
+}
+
+}  // namespace tandem
