@@ -43,9 +43,9 @@ class LayeredValues {
  public:
   virtual ~LayeredValues() = default;
   virtual std::span<const double> weights() const = 0;  // [n_layers]
-  virtual double standing(ExpertKey key) const = 0;
+  virtual float standing(ExpertKey key) const = 0;
   // Of all of a layer's.
-  virtual void standings(LayerId layer, std::span<double> standings) const = 0;  // [n_experts]
+  virtual void standings(LayerId layer, std::span<float> standings) const = 0;  // [n_experts]
 };
 
 class EvictionPolicy {

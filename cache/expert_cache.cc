@@ -10,7 +10,7 @@
 namespace tandem {
 namespace {
 
-constexpr double kNever = std::numeric_limits<double>::infinity();
+constexpr float kNever = std::numeric_limits<float>::infinity();
 
 }  // namespace
 
@@ -162,14 +162,14 @@ void ExpertCache::adapt_quotas(int32_t top_k) {
     adaptable_[l].slot_class = one.slot_class;
     adaptable_[l].may_take = full && one.quota < shape_.n_experts;
     adaptable_[l].may_give = one.quota > std::min(top_k, slots.count / slots.n_layers) &&
-                             (!full || weakest(&one).slot.valid());
+                             (!full || weakest(LayerId{static_cast<int32_t>(l)}).slot.valid());
   }
   const auto move = adapter_.next(adaptable_);
   if (!move) return;
   Layer& from = layer(move->from);
   if (static_cast<int32_t>(from.slots.size()) == from.quota) {
     ++stats_.evictions;
-    drop(weakest(&from).slot);
+    drop(weakest(move->from).slot);
   }
   --from.quota;
   ++layer(move->to).quota;
@@ -243,7 +243,7 @@ void ExpertCache::may_leave(SlotId slot) {
   Layer& own = layer(key.layer);
   if (layered_ == nullptr) own.stale = true;
   if (own.stale) return;
-  const double standing = layered_->standing(key);
+  const double standing = static_cast<double>(layered_->standing(key));
   if (!weaker(slot, standing, {own.weakest, own.least})) return;
   own.weakest = slot;
   own.least = standing;
@@ -263,21 +263,22 @@ ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
   if (!free.empty() && (!has_quotas() || below_quota)) return {free.back(), true, 0};
   const int32_t to = has_quotas() ? id.value : own.slot_class;
   if (offered_at_ != n_changes_ || offered_to_ != to) {
-    offered_ = least(own, [&](Layer* other) { return weakest(other); });
+    offered_ = least(own, [&](LayerId other) { return weakest(other); });
     offered_to_ = to;
     offered_at_ = n_changes_;
   }
   if (offered_.slot.valid() || !demand) return offered_;
-  return least(own, [&](Layer* other) { return weakest_of(*other, true); });
+  return least(own, [&](LayerId other) { return weakest_of(layer(other), true); });
 }
 
 // Of the layers whose slots this one may take.
 template <typename WeakestOf>
 ExpertCache::Offer ExpertCache::least(const Layer& own, WeakestOf weakest_of_layer) const {
   Offer best;
-  for (Layer& other : layers_) {
+  for (LayerId id{0}; id.value < shape_.n_layers; ++id.value) {
+    const Layer& other = layer(id);
     if (has_quotas() ? &other != &own : other.slot_class != own.slot_class) continue;
-    const Weakest one = weakest_of_layer(&other);
+    const Weakest one = weakest_of_layer(id);
     if (!one.slot.valid()) continue;
     if (!best.slot.valid() || one.value < best.value) best = {one.slot, false, one.value};
   }
@@ -285,22 +286,25 @@ ExpertCache::Offer ExpertCache::least(const Layer& own, WeakestOf weakest_of_lay
 }
 
 // Values change with each commit, the order within a layer only where it is stale.
-ExpertCache::Weakest ExpertCache::weakest(Layer* layer) const {
-  const LayerId id{static_cast<int32_t>(layer - layers_.data())};
-  if (std::exchange(layer->stale, false)) {
-    const Weakest found = layered_ != nullptr ? lowest_standing(id) : weakest_of(*layer, false);
-    layer->weakest = found.slot;
-    layer->least = found.value;
-    layer->valued_at = n_commits_;
+ExpertCache::Weakest ExpertCache::weakest(LayerId id) const {
+  Layer& own = layers_[static_cast<size_t>(id.value)];
+  if (own.stale) find_weakest(id);
+  if (layered_ != nullptr)
+    return {own.weakest, weights_[static_cast<size_t>(id.value)] * own.least};
+  if (own.valued_at != n_commits_ && own.weakest.valid()) {
+    own.least = policy_->value(at(own.weakest).key);
+    own.valued_at = n_commits_;
   }
-  if (layered_ != nullptr) {
-    return {layer->weakest, weights_[static_cast<size_t>(id.value)] * layer->least};
-  }
-  if (layer->valued_at != n_commits_ && layer->weakest.valid()) {
-    layer->least = policy_->value(at(layer->weakest).key);
-    layer->valued_at = n_commits_;
-  }
-  return {layer->weakest, layer->least};
+  return {own.weakest, own.least};
+}
+
+void ExpertCache::find_weakest(LayerId id) const {
+  Layer& own = layers_[static_cast<size_t>(id.value)];
+  const Weakest found = layered_ != nullptr ? lowest_standing(id) : weakest_of(own, false);
+  own.weakest = found.slot;
+  own.least = found.value;
+  own.valued_at = n_commits_;
+  own.stale = false;
 }
 
 void ExpertCache::revalue(LayerId id) {
@@ -311,13 +315,13 @@ void ExpertCache::revalue(LayerId id) {
 ExpertCache::Weakest ExpertCache::lowest_standing(LayerId id) const {
   const size_t first = index({id, ExpertId{0}});
   const auto n = static_cast<size_t>(shape_.n_experts);
-  const std::span<double> standings = std::span(standings_).subspan(first, n);
+  const std::span<float> standings = std::span(standings_).subspan(first, n);
   if (std::exchange(layers_[static_cast<size_t>(id.value)].old_standings, false)) {
     layered_->standings(id, standings);
   }
   const auto [least, at] = least_sum(standings, std::span(kept_).subspan(first, n));
   if (least == kNever) return {};
-  return {slot_of_[first + at], least};
+  return {slot_of_[first + at], static_cast<double>(least)};
 }
 
 ExpertCache::Weakest ExpertCache::weakest_of(const Layer& layer, bool even_protected) const {

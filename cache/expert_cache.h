@@ -176,7 +176,8 @@ class ExpertCache {
   };
   template <typename WeakestOf>
   Offer least(const Layer& own, WeakestOf weakest_of_layer) const;
-  Weakest weakest(Layer* layer) const;
+  Weakest weakest(LayerId layer) const;
+  void find_weakest(LayerId layer) const;
   Weakest weakest_of(const Layer& layer, bool even_protected) const;
   void revalue(LayerId layer);
   Weakest lowest_standing(LayerId layer) const;
@@ -202,8 +203,8 @@ class ExpertCache {
   mutable int64_t offered_at_ = -1;    // as of this change
   int64_t n_changes_ = 0;              // of who may leave, and of values
   std::vector<SlotId> locked_;
-  std::vector<double> kept_;  // [n_layers * n_experts] 0 where the expert may leave, else infinity
-  mutable std::vector<double> standings_;  // [n_layers * n_experts] where the policy has them
+  std::vector<float> kept_;  // [n_layers * n_experts] 0 where the expert may leave, else infinity
+  mutable std::vector<float> standings_;  // [n_layers * n_experts] where the policy has them
   // For kAdapted.
   QuotaAdapter adapter_;
   std::vector<QuotaAdapter::Layer> adaptable_;  // [n_layers]

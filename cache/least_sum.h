@@ -13,19 +13,19 @@ namespace tandem {
 // The smallest a[i] + b[i], and the first i where it is; infinity and 0 where all are infinite.
 // b.size() == a.size(). In lanes beside each other, because minima one after the other wait for
 // each other.
-inline std::pair<double, size_t> least_sum(std::span<const double> a, std::span<const double> b) {
-  constexpr size_t kLanes = 8;
-  constexpr double kMost = std::numeric_limits<double>::infinity();
-  std::array<double, kLanes> lanes;
+inline std::pair<float, size_t> least_sum(std::span<const float> a, std::span<const float> b) {
+  constexpr size_t kLanes = 16;
+  constexpr float kMost = std::numeric_limits<float>::infinity();
+  std::array<float, kLanes> lanes;
   lanes.fill(kMost);
   size_t i = 0;
   for (; i + kLanes <= a.size(); i += kLanes) {
     for (size_t j = 0; j < kLanes; ++j) {
-      const double sum = a[i + j] + b[i + j];
+      const float sum = a[i + j] + b[i + j];
       lanes[j] = sum < lanes[j] ? sum : lanes[j];
     }
   }
-  double least = *std::min_element(lanes.begin(), lanes.end());
+  float least = *std::min_element(lanes.begin(), lanes.end());
   for (; i < a.size(); ++i) least = std::min(least, a[i] + b[i]);
   if (least == kMost) return {kMost, 0};
   size_t at = 0;

@@ -116,7 +116,8 @@ void pack_hidden(std::span<const ExpertCall> calls, const float* hidden, std::by
 }
 
 WeightView row_range(WeightView w, int64_t begin, int64_t end) {
-  w.data += begin / w.run_rows() * w.run_stride();
+  const int64_t runs = w.layout == Layout::kPacked ? begin / kGroupRows : begin;
+  w.data += runs * w.run_stride();
   w.rows = end - begin;
   return w;
 }
@@ -138,9 +139,10 @@ int64_t cut_rows(const ExpertWeights& w) {
 ExpertWeights expert_part(const ExpertWeights& whole, int64_t begin, int64_t end) {
   const int64_t ff = whole.gate.rows;
   if (begin == 0 && end == ff) return whole;
+  // Both are powers of two, and divisions take long for what is called for every copy.
   const int64_t block = std::max<int64_t>(dtype_info(whole.down.type).block_elems, cut_rows(whole));
-  TANDEM_CHECK(begin >= 0 && begin <= end && end <= ff && begin % block == 0 &&
-                   (end % block == 0 || end == ff),
+  TANDEM_CHECK(begin >= 0 && begin <= end && end <= ff && (begin & (block - 1)) == 0 &&
+                   ((end & (block - 1)) == 0 || end == ff),
                "[%lld, %lld) of %lld in blocks of %lld", static_cast<long long>(begin),
                static_cast<long long>(end), static_cast<long long>(ff),
                static_cast<long long>(block));

@@ -183,7 +183,7 @@ void LearnedUse::next(LayerId layer, std::span<float> uses) const {
 }
 
 double LearnedUse::value(ExpertKey key) const {
-  return weights()[static_cast<size_t>(key.layer.value)] * standing(key);
+  return weights()[static_cast<size_t>(key.layer.value)] * static_cast<double>(standing(key));
 }
 
 std::span<const double> LearnedUse::weights() const {
@@ -191,12 +191,12 @@ std::span<const double> LearnedUse::weights() const {
   return std::span(fading_).subspan(last - static_cast<size_t>(now_), last + 1);
 }
 
-void LearnedUse::standings(LayerId layer, std::span<double> standings) const {
+void LearnedUse::standings(LayerId layer, std::span<float> standings) const {
   const std::span<const double> rates = rates_.rates(layer);
   const std::span<const float> sums = sums_of(layer.value);
   const float trust = trust_[static_cast<size_t>(layer.value)].value;
   for (size_t e = 0; e < n_experts_; ++e) {
-    standings[e] = next(rates[e], trust, sums[e]) + later_ * rates[e];
+    standings[e] = static_cast<float>(next(rates[e], trust, sums[e]) + later_ * rates[e]);
   }
 }
 

@@ -42,8 +42,10 @@ class LearnedUse final : public EvictionPolicy, public UseForecast, public Layer
   double value(ExpertKey key) const override;
   const LayeredValues* layered() const override { return this; }
   std::span<const double> weights() const override;
-  double standing(ExpertKey key) const override { return next(key) + later_ * rate(key); }
-  void standings(LayerId layer, std::span<double> standings) const override;
+  float standing(ExpertKey key) const override {
+    return static_cast<float>(next(key) + later_ * rate(key));
+  }
+  void standings(LayerId layer, std::span<float> standings) const override;
   const UseForecast* forecast() const override { return this; }
   double next(ExpertKey key) const override;
   void next(LayerId layer, std::span<float> uses) const override;
