@@ -101,16 +101,16 @@ class Search {
     Sums sums;
     sums.gpu = cost_.gpu_launch;
     sums.link = problem_.now.link + cost_.copy_latency;
-    for (const LayerItem& item : trial_.items) take_from_cpu(item, -1, &sums);
+    for (const LayerItem& item : trial_.items) add_to_cpu(item, 1, &sums);
     return sums;
   }
-  void take_from_cpu(const LayerItem& item, double part, Sums* sums) const {
-    sums->cpu_alone -= part * cost_.cpu(item.count);
-    sums->cpu_shared -= part * cost_.cpu_shared(item.count);
+  void add_to_cpu(const LayerItem& item, double sign, Sums* sums) const {
+    sums->cpu_alone += sign * cost_.cpu(item.count);
+    sums->cpu_shared += sign * cost_.cpu_shared(item.count);
   }
   void fetch(const LayerItem& item, Sums* sums) const {
     const double us = cost_.gpu_launch + cost_.gpu(item.count);
-    take_from_cpu(item, 1, sums);
+    add_to_cpu(item, -1, sums);
     sums->link += part(cost_.pieces - item.present) * cost_.copy;
     sums->gpu += us;
     sums->fetched_us += us;
@@ -119,7 +119,7 @@ class Search {
   void use_resident(const LayerItem& item, Sums* sums) const {
     const bool late = item.ready > problem_.now.gpu;
     const double us = cost_.gpu(item.count) + (late ? cost_.gpu_launch : 0);
-    take_from_cpu(item, 1, sums);
+    add_to_cpu(item, -1, sums);
     sums->gpu += us;
     if (late) sums->late_end = std::max(sums->late_end, item.ready) + us;
   }
