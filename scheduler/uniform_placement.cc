@@ -177,7 +177,8 @@ class UniformSearch {
       fetch(std::min(copies / step, most) * step, sums);
     }
     fetch(0, sums);
-    // By the best end the link copies at most so many, and fewer leave too much to the CPU.
+    // By the best end the link copies at most so many, and fewer leave too much to the CPU. (Where
+    // the best end leaves it no time at all, all is on the GPU, which is one leaf and done.)
     const double end = best_ + margin();
     const int32_t last = std::min(whole((end - first_copy) * per_link_us_) / step, most);
     const double cpu_time =
