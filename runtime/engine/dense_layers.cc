@@ -50,7 +50,6 @@ DeviceAddr DenseLayers::floats(int64_t n, const char* tag) {
 }
 
 int32_t DenseLayers::reachable(int64_t layer) const {
-  if (!looks_ahead_) return 0;
   const int64_t behind = config_.n_layers - layer - shape_.lookahead.first;
   return static_cast<int32_t>(std::clamp<int64_t>(behind, 0, shape_.lookahead.count));
 }

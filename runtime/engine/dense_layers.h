@@ -61,9 +61,6 @@ class DenseLayers {
   const float* gate_logits() const { return behind_input(); }
   // Distances of the lookahead, and how many of them lead to a layer of the model: the first ones.
   int32_t distances() const { return shape_.lookahead.count; }
-  // No layer is reachable. Before the first step, since what is kept of steps has the calls of a
-  // lookahead or has not.
-  void stop_looking_ahead() { looks_ahead_ = false; }
   int32_t reachable(int64_t layer) const;
   // Of the i-th distance of the lookahead, i < reachable(layer): ids of the selection, [n, top_k],
   // or logits, [n, n_experts].
@@ -107,7 +104,6 @@ class DenseLayers {
   DeviceWeights weights_;
   std::vector<KvLayer> kv_;
   int64_t n_ = 0;  // tokens of the current step
-  bool looks_ahead_ = true;
   bool taps_before_ = false;
   int64_t n_ranks_;
   bool ranked_ = false;

@@ -95,15 +95,14 @@ void Engine::pin_experts() {
 void Engine::make_cache(const EngineSettings& settings) {
   const CacheShape& shape = executor_->cache_shape();
   const bool holds_all = executor_->n_slots() >= shape.n_layers * shape.n_experts;
-  const Abilities can{executor_->n_slots() > 0, shape.pieces > 1, executor_->streams(), holds_all};
+  const Abilities can{executor_->n_slots() > 0, shape.pieces > 1, executor_->streams(), holds_all,
+                      shape_.lookahead.count > 0};
   const SchedulingSettings used = effective_scheduling(settings, can, &effective_);
   cache_ = std::make_unique<ExpertCache>(shape, make_policy(used, shape, executor_->decoupled()));
   const std::vector<ExpertCost> experts = expert_costs(model_);
   planner_ = std::make_unique<Planner>(costs_, experts, planner_settings(used, can));
   prefetcher_ = make_prefetcher(used, costs_, experts, *cache_, nullptr);
-  if (!holds_all) return;
-  start_with(hot_set());
-  if (settings.recorded_distances == 0) executor_->stop_looking_ahead();
+  if (holds_all) start_with(hot_set());
 }
 
 void Engine::make_executor(const EngineSettings& settings) {

@@ -67,17 +67,19 @@ std::string instead_of(bool overridden, const std::string& own) {
   return overridden ? "given, instead of the policy's " + own : "";
 }
 
-std::string why_no_predictor(const SchedulingSettings& wanted) {
-  if (wanted.predictor == "none" || wanted.prefetcher != "none") return "";
-  return "the prefetcher none asks for no guesses";
+std::string why_predictor(const SchedulingSettings& wanted, const std::string& used,
+                          const Abilities& can) {
+  if (can.holds_all) return kAllHaveSlots;
+  if (used == wanted.predictor) return "";
+  return wanted.prefetcher == "none" ? "the prefetcher none asks for no guesses"
+                                     : "every expert seemed to have a slot";
 }
 
 // What guesses: a fitted lookahead takes the place of gates that are reused.
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
-                   const SchedulingSettings& used, bool holds_all, Lines* lines) {
+                   const SchedulingSettings& used, const Abilities& can, Lines* lines) {
   if (lookahead_distance(used) == 0) {
-    lines->add("predictor", wanted.predictor, used.predictor,
-               holds_all ? kAllHaveSlots : why_no_predictor(wanted));
+    lines->add("predictor", wanted.predictor, used.predictor, why_predictor(wanted, used.predictor, can));
     return;
   }
   if (settings.router) {
@@ -151,7 +153,8 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
   used.may_split = wanted.may_split && can.divisible;
   if (!can.streams) used.admission = {AdmissionRule::kAlways, 0, wanted.admission.most_per_layer};
   if (can.holds_all) used.prefetcher = "none";
-  if (used.prefetcher == "none") used.predictor = "none";
+  const bool in_vain = lookahead_distance(used) > 0 && !can.guesses;
+  if (used.prefetcher == "none" || in_vain) used.predictor = "none";
   used.calibrate = false;
   used.contents = can.holds_all ? Contents::kEverything : Contents::kEmpty;
   if (settings.router) used.prefetch.ahead = settings.router->shape.n_layers - 1;
@@ -178,7 +181,7 @@ SchedulingSettings effective_scheduling(const EngineSettings& settings, const Ab
             can.streams ? "" : "what is fetched stays: there is no buffer to pass through");
   lines.add("calibrate", yes_or_no(wanted.calibrate), yes_or_no(used.calibrate),
             wanted.calibrate ? "there is no clock but the machine profile's own" : "");
-  add_predictor(settings, wanted, used, can.holds_all, &lines);
+  add_predictor(settings, wanted, used, can, &lines);
   add_unused_pregate(settings, used, can, all);
   lines.add("prefetcher", wanted.prefetcher, used.prefetcher, can.holds_all ? kAllHaveSlots : "");
   const std::string fills = std::to_string(wanted.prefetch.fills);

@@ -19,6 +19,7 @@ struct Abilities {
   bool divisible = false;  // experts have pieces that can run apart
   bool streams = false;    // what is fetched may pass through a buffer
   bool holds_all = false;  // every expert has a slot
+  bool guesses = false;    // something is said of later layers' routing
 };
 
 // What becomes of it, and a line for each setting.

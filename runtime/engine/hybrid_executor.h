@@ -94,11 +94,6 @@ class HybridExecutor final : public Executor {
   // Waits for what a step that was stopped has left the CPU to do.
   void finish_stopped() { finish_cpu(); }
   void set_layer_hook(LayerHook hook) { layer_hook_ = std::move(hook); }
-  // For good, before the first step: later layers' routing is not guessed.
-  void stop_looking_ahead() {
-    dense_.stop_looking_ahead();
-    guesses_.stop();
-  }
   void set_routing_hook(RoutingHook hook) { routing_hook_ = std::move(hook); }
   // MemoryError when the host is too small for what the hook is told of before attention.
   void set_tap_hook(TapHook hook, bool before_attention = false) {

@@ -56,7 +56,7 @@ void LayerGuesses::repeat(int64_t layer, RoutingDecision* routing) {
   const auto all = std::span(predicted_).first(n * static_cast<size_t>(n_exact_));
   for (int32_t i = 0; i < n_exact_; ++i) {
     const auto known = all.subspan(static_cast<size_t>(i) * n, n);
-    if (!stopped_ && layer + 1 + i < n_layers_) {
+    if (layer + 1 + i < n_layers_) {
       std::ranges::copy(routing->ids, known.begin());
     } else {
       std::fill(known.begin(), known.end(), ExpertId{});
@@ -118,12 +118,7 @@ void LayerGuesses::look_up(RoutingDecision* routing) {
   const auto predicted = std::span(predicted_).first(n_ahead * routing->ids.size());
   const size_t uses = static_cast<size_t>(routing->n_tokens) * tables_->n_experts();
   const auto use = std::span(use_).first(n_ahead * uses);
-  if (stopped_) {
-    std::fill(predicted.begin(), predicted.end(), ExpertId{});
-    std::fill(use.begin(), use.end(), 0.0F);
-  } else {
-    tables_->look_up(*routing, predicted, use);
-  }
+  tables_->look_up(*routing, predicted, use);
   routing->predicted = predicted;
   routing->predicted_use = use;
 }

@@ -30,11 +30,6 @@ class LayerGuesses {
   // Fills in what the routing of `layer` has of later layers; its spans live until the next call.
   void look_ahead(const DenseLayers& dense, int64_t layer, Router* router,
                   RoutingDecision* routing);
-  // For good, of tables: nothing is looked up any more. DenseLayers is told on its own.
-  void stop() {
-    stopped_ = true;
-    scores_.reset();
-  }
   // Null where nothing is guessed.
   const LookaheadScores* scores() const { return scores_ ? &*scores_ : nullptr; }
 
@@ -55,7 +50,6 @@ class LayerGuesses {
   std::vector<float> use_;                 // [distances, n_batch, n_experts] with one, or tables
   std::vector<float> sorted_;              // [n_experts]
   std::optional<TableGuesses> tables_;
-  bool stopped_ = false;
   std::optional<LookaheadScores> scores_;
 };
 

@@ -224,6 +224,17 @@ ChosenBatch batch_for_prompts(const Model& model, const MachineProfile& machine,
                             usual.n_slots)};
 }
 
+// Where every expert has a slot nothing is fetched, and nobody needs to guess. What a trace records
+// is wanted all the same.
+bool guesses_in_vain(const Model& model, const MachineProfile& machine,
+                     const EngineSettings& settings, const Device& device, EngineShape shape) {
+  if (shape.lookahead.count == 0 || settings.recorded_distances > 0) return false;
+  shape.lookahead = {};
+  const ModelConfig& config = model.config();
+  return plan_memory(model, device, machine, shape, cache_wish(settings)).n_slots ==
+         config.n_layers * config.routing.n_experts;
+}
+
 EffectiveSetting context_line(const ModelConfig& config, const EngineSettings& settings,
                               int64_t n_ctx) {
   EffectiveSetting line{"context", std::to_string(settings.n_ctx), std::to_string(n_ctx), ""};
@@ -296,6 +307,7 @@ EngineShape choose_shape(const Model& model, const MachineProfile& machine,
   }
   batch.effective = std::to_string(fit.shape.n_batch);
   lines->push_back(std::move(batch));
+  if (guesses_in_vain(model, machine, settings, device, fit.shape)) fit.shape.lookahead = {};
   return fit.shape;
 }
 

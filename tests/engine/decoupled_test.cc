@@ -226,6 +226,19 @@ TEST_CASE("what a router has chosen for later layers is known, not guessed") {
   for (int32_t d = 1; d < kLayers; ++d) CHECK(engine.lookahead_scores()->of(d).recall == 1);
 }
 
+TEST_CASE("where every expert has a slot nothing is said of what a router has chosen for later") {
+  const auto router = random_router(1);
+  Refactored refactored(decoupled_hash(*router));
+  const Model model = refactored.load();
+  const auto all = static_cast<int32_t>(model.config().n_layers) * model.config().routing.n_experts;
+  Engine some(model, test_machine(), with_router(sim_settings(6), router));
+  Engine whole(model, test_machine(), with_router(sim_settings(all), router));
+  CHECK(whole.n_slots() == all);
+  whole.set_routing_hook([](const RoutingDecision& routing) { CHECK(routing.predicted.empty()); });
+  CHECK(whole.lookahead_scores() == nullptr);
+  CHECK(greedy(whole, some_tokens(9), 12) == greedy(some, some_tokens(9), 12));
+}
+
 TEST_CASE("a window of known tokens may decide who leaves, where a router has chosen") {
   const auto router = random_router(1);
   Refactored refactored(decoupled_hash(*router));

@@ -124,6 +124,23 @@ TEST_CASE("a model that is only laid out has the plan of one that is packed") {
   }
 }
 
+TEST_CASE("where every expert has a slot no memory goes to guesses, but for a trace's") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto all = static_cast<int32_t>(model.config().n_layers) * model.config().routing.n_experts;
+  const auto guess_bytes = [&](int32_t slots, int32_t recorded) {
+    EngineSettings settings = sim_settings(slots);
+    settings.recorded_distances = recorded;
+    check_plan(model, model, settings);
+    for (const TaggedBytes& part : plan(model, settings).device) {
+      if (part.tag == "lookahead") return part.bytes;
+    }
+    return int64_t{0};
+  };
+  CHECK(guess_bytes(all, 0) == 0);
+  CHECK(guess_bytes(all - 1, 0) > 0);
+  CHECK(guess_bytes(all, 1) > 0);
+}
+
 TEST_CASE("a plan that does not fit says how much it takes") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   EngineSettings settings = sim_settings(5);

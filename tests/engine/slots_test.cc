@@ -122,6 +122,25 @@ TEST_CASE("a model runs with the slots that the device grants") {
   CHECK(relative_error(run(fewer), run(whole)) < 1e-4);
 }
 
+TEST_CASE("an engine whose slots all seemed to fit runs without guesses where some are refused") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto all = static_cast<int32_t>(model.config().n_layers) * model.config().routing.n_experts;
+  EngineSettings settings = sim_settings(all);
+  Engine whole(model, test_machine(), settings);
+  OpenDevice fragmented{std::make_unique<Fragmented>(test_machine(), int64_t{4} << 20), {}};
+  Engine fewer(model, test_machine(), settings, std::move(fragmented));
+  CHECK(whole.n_slots() == all);
+  CHECK(fewer.n_slots() < all);
+  CHECK(fewer.n_slots() > 0);
+  CHECK(fewer.lookahead_scores() == nullptr);
+  const auto predictor = std::ranges::find(fewer.effective(), "predictor", &EffectiveSetting::name);
+  REQUIRE(predictor != fewer.effective().end());
+  CHECK(predictor->effective + ": " + predictor->reason ==
+        "none: every expert seemed to have a slot");
+  const std::vector<int32_t> prompt{10, 11, 12, 50};
+  CHECK(greedy(fewer, prompt, 4) == greedy(whole, prompt, 4));
+}
+
 TEST_CASE("buffers that the device refuses leave their memory to slots") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
   const auto harness = [&](const char* refused) {

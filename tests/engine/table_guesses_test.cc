@@ -148,31 +148,26 @@ TEST_CASE("guesses from tables are those of the tables, for prompts and for sing
   }
 }
 
-TEST_CASE("tables guess nothing any more where nothing is left to be fetched") {
+TEST_CASE("tables guess nothing where nothing is left to be fetched") {
   const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto all = static_cast<int32_t>(model.config().n_layers) * model.config().routing.n_experts;
   const auto pregate = pregate_with_random_tables(model, 2);
-  const std::vector<int32_t> tokens{3, 7};
-  for (const GuessTable table : {GuessTable::kPairs, GuessTable::kTokens, GuessTable::kDraftFree}) {
-    StepHarness harness(model, 3, 64, {1, 2, pregate, table});
-    int64_t guessed = 0;
-    harness.executor.set_routing_hook([&](const RoutingDecision& routing) {
-      CHECK(routing.n_ahead == 2);
-      guessed += std::count_if(routing.predicted.begin(), routing.predicted.end(),
-                               [](ExpertId id) { return id.valid(); });
-      guessed += std::count_if(routing.predicted_use.begin(), routing.predicted_use.end(),
-                               [](float p) { return p > 0; });
-    });
-    NoPrefetcher nothing;
-    const auto step = [&](int64_t at) {
-      run_step({std::span(tokens).subspan(static_cast<size_t>(at), 1), at, 1}, harness.executor,
-               harness.planner, harness.cache, nothing, harness.plan);
-    };
-    step(0);
-    CHECK(guessed > 0);
-    guessed = 0;
-    harness.executor.stop_looking_ahead();
-    step(1);
-    CHECK(guessed == 0);
+  const std::vector<int32_t> prompt{3, 7};
+  std::vector<int32_t> expected;
+  for (const std::string& predictor : kPredictors) {
+    for (const bool enough : {false, true}) {
+      const int32_t slots = enough ? all : all - 1;
+      Engine engine(model, test_machine(), with_tables(sim_settings(slots), predictor, pregate));
+      int64_t guessed = 0;
+      engine.set_routing_hook([&](const RoutingDecision& routing) {
+        guessed += std::ssize(routing.predicted) + std::ssize(routing.predicted_use);
+      });
+      const std::vector<int32_t> tokens = greedy(engine, prompt, 3);
+      if (expected.empty()) expected = tokens;
+      CHECK(tokens == expected);
+      CHECK((guessed == 0) == enough);
+      CHECK((engine.lookahead_scores() == nullptr) == enough);
+    }
   }
 }
 
