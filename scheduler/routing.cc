@@ -8,17 +8,53 @@
 #include <utility>
 
 #include "cache/check.h"
+#include "cache/wide.h"
 
 namespace tandem {
 namespace {
 
-// False when the result is not finite. logits, scores: [n].
-bool softmax(const float* logits, size_t n, float* scores) {
-  const float top = *std::max_element(logits, logits + n);
-  float sum = 0.0F;
-  for (size_t e = 0; e < n; ++e) sum += scores[e] = std::exp(logits[e] - top);
+constexpr float kLeastExponent = -87;  // of what is still a normal number
+
+// e^x for kLeastExponent <= x <= 0, to 2e-7 of it. Without branches and calls, so that a loop takes
+// several at a time. Range reduction after Cody and Waite 1980.
+float exp_of(float x) {
+  const auto whole = static_cast<int32_t>(x * 1.44269504F - 0.5F);  // 1 / ln 2; to the nearest
+  const auto n = static_cast<float>(whole);
+  const float r = x - n * 0.693359375F + n * 2.12194440e-4F;  // ln 2 in two parts
+  const float series =
+      1.0F +
+      r * (1.0F +
+           r * (1.0F / 2 +
+                r * (1.0F / 6 + r * (1.0F / 24 + r * (1.0F / 120 + r * (1.0F / 720))))));
+  return series * std::bit_cast<float>((whole + 127) << 23);
+}
+
+// logits: finite. logits, scores: [n]. In lanes, which do not wait for each other.
+TANDEM_WIDE void softmax(const float* logits, size_t n, float* scores) {
+  constexpr size_t kLanes = 8;
+  std::array<float, kLanes> lanes;
+  lanes.fill(logits[0]);
+  const size_t whole = n / kLanes * kLanes;
+  for (size_t e = 0; e < whole; e += kLanes) {
+    for (size_t l = 0; l < kLanes; ++l) {
+      lanes[l] = logits[e + l] > lanes[l] ? logits[e + l] : lanes[l];
+    }
+  }
+  for (size_t e = whole; e < n; ++e) lanes[0] = std::max(lanes[0], logits[e]);
+  const float top = *std::max_element(lanes.begin(), lanes.end());
+  for (size_t e = 0; e < n; ++e) {
+    const float x = logits[e] - top;
+    scores[e] = x > kLeastExponent ? x : kLeastExponent;
+  }
+  for (size_t e = 0; e < n; ++e) scores[e] = exp_of(scores[e]);
+  lanes.fill(0);
+  for (size_t e = 0; e < whole; e += kLanes) {
+    for (size_t l = 0; l < kLanes; ++l) lanes[l] += scores[e + l];
+  }
+  for (size_t e = whole; e < n; ++e) lanes[0] += scores[e];
+  float sum = 0;
+  for (const float lane : lanes) sum += lane;
   for (size_t e = 0; e < n; ++e) scores[e] /= sum;
-  return std::isfinite(sum) && std::isfinite(top);
 }
 
 // The id and a value as a number that is larger the better, which is compared without branches.
@@ -44,7 +80,7 @@ uint64_t largest(const uint64_t* keys, size_t n) {
 
 }  // namespace
 
-bool all_finite(std::span<const float> values) {
+TANDEM_WIDE bool all_finite(std::span<const float> values) {
   constexpr uint32_t kExponent = 0x7F800000;
   constexpr uint32_t kOne = 0x00800000;  // carries an exponent of ones alone into the highest bit
   // A vocabulary has 150,000 logits, so sixteen are looked at side by side.
@@ -114,7 +150,7 @@ bool Router::rank(const float* logits, std::span<ExpertId> ids, float* scores) {
     return true;
   }
   if (rules_.score == ScoreFunction::kSoftmax) {
-    if (!softmax(logits, n, scores_.data())) return false;
+    softmax(logits, n, scores_.data());
   } else {
     for (size_t e = 0; e < n; ++e) scores_[e] = 1.0F / (1.0F + std::exp(-logits[e]));
   }
@@ -186,19 +222,10 @@ void Router::decide(LayerId layer, int32_t n_tokens, RoutingDecision* out) {
     std::copy_n(&ranked_[t * ranks], k, &ids_[t * k]);
     weigh(&rank_scores_[t * ranks], &weights_[t * k]);
   }
-  // A counting sort by expert: rows of one expert stay in batch order.
-  std::fill(cursor_.begin(), cursor_.end(), 0);
-  for (size_t i = 0; i < n; ++i) ++cursor_[static_cast<size_t>(ids_[i].value)];
-  loads_.clear();
-  int32_t first = 0;
-  for (size_t e = 0; e < cursor_.size(); ++e) {
-    const int32_t count = std::exchange(cursor_[e], first);
-    if (count > 0) loads_.push_back({ExpertId{static_cast<int32_t>(e)}, first, count});
-    first += count;
-  }
-  for (size_t i = 0; i < n; ++i) {
-    const auto at = static_cast<size_t>(cursor_[static_cast<size_t>(ids_[i].value)]++);
-    tokens_[at] = {static_cast<int32_t>(i / k), weights_[i]};
+  if (n_tokens == 1) {
+    group_token();
+  } else {
+    group_tokens(n);
   }
   *out = {layer,
           n_tokens,
@@ -212,6 +239,37 @@ void Router::decide(LayerId layer, int32_t n_tokens, RoutingDecision* out) {
           std::span(rank_scores_).first(n_ranked),
           0,
           {}};
+}
+
+// One token's experts, by id.
+void Router::group_token() {
+  loads_.clear();
+  for (int32_t k = 0; k < rules_.top_k; ++k) loads_.push_back({ids_[static_cast<size_t>(k)], k, 1});
+  std::sort(loads_.begin(), loads_.end(), [](const ExpertLoad& a, const ExpertLoad& b) {
+    return a.expert.value < b.expert.value;
+  });
+  for (size_t i = 0; i < loads_.size(); ++i) {
+    const int32_t rank = std::exchange(loads_[i].first, static_cast<int32_t>(i));
+    tokens_[i] = {0, weights_[static_cast<size_t>(rank)]};
+  }
+}
+
+// A counting sort by expert: rows of one expert stay in batch order. n: of all ids.
+void Router::group_tokens(size_t n) {
+  const auto k = static_cast<size_t>(rules_.top_k);
+  std::fill(cursor_.begin(), cursor_.end(), 0);
+  for (size_t i = 0; i < n; ++i) ++cursor_[static_cast<size_t>(ids_[i].value)];
+  loads_.clear();
+  int32_t first = 0;
+  for (size_t e = 0; e < cursor_.size(); ++e) {
+    const int32_t count = std::exchange(cursor_[e], first);
+    if (count > 0) loads_.push_back({ExpertId{static_cast<int32_t>(e)}, first, count});
+    first += count;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    const auto at = static_cast<size_t>(cursor_[static_cast<size_t>(ids_[i].value)]++);
+    tokens_[at] = {static_cast<int32_t>(i / k), weights_[i]};
+  }
 }
 
 }  // namespace tandem

@@ -95,6 +95,8 @@ class Router {
   void best(std::span<const float> values, std::span<ExpertId> ids);
   bool rank(const float* logits, std::span<ExpertId> ids, float* scores);
   void decide(LayerId layer, int32_t n_tokens, RoutingDecision* out);
+  void group_token();
+  void group_tokens(size_t n);
   void weigh(const float* scores, float* weights) const;
 
   RoutingRules rules_;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "cache/wide.h"
+
 namespace tandem {
 namespace {
 
@@ -16,7 +18,7 @@ void add_row(const float* row, std::span<float> to) {
 }
 
 // The same, four at a time where there are four: they come from a farther cache, so all at once.
-void add_rows(std::span<const float* const> rows, std::span<float> to) {
+TANDEM_WIDE void add_rows(std::span<const float* const> rows, std::span<float> to) {
   if (rows.size() != 4) {
     for (const float* row : rows) add_row(row, to);
     return;
@@ -26,6 +28,18 @@ void add_rows(std::span<const float* const> rows, std::span<float> to) {
   const float* c = rows[2];
   const float* d = rows[3];
   for (size_t e = 0; e < to.size(); ++e) to[e] = to[e] + a[e] + b[e] + c[e] + d[e];
+}
+
+double next_use(double rate, float trust, float sum) {
+  return std::clamp(rate + static_cast<double>(trust * sum), kLeast, 1.0);
+}
+
+// Of the next token, and `later` times the rate.
+TANDEM_WIDE void expect_uses(std::span<const double> rates, float trust, std::span<const float> sums,
+                             double later, std::span<float> uses) {
+  for (size_t e = 0; e < uses.size(); ++e) {
+    uses[e] = static_cast<float>(next_use(rates[e], trust, sums[e]) + later * rates[e]);
+  }
 }
 
 }  // namespace
@@ -163,23 +177,15 @@ void LearnedUse::update_trust(Trust* trust, std::span<const float> sum) {
   trust->value = static_cast<float>(std::clamp(value, 0.0, 1.0));
 }
 
-double LearnedUse::next(double rate, float trust, float sum) {
-  return std::clamp(rate + static_cast<double>(trust * sum), kLeast, 1.0);
-}
-
 double LearnedUse::next(ExpertKey key) const {
   const auto layer = static_cast<size_t>(key.layer.value);
   const float sum = sums_[layer * n_experts_ + static_cast<size_t>(key.expert.value)];
-  return next(rate(key), trust_[layer].value, sum);
+  return next_use(rate(key), trust_[layer].value, sum);
 }
 
 void LearnedUse::next(LayerId layer, std::span<float> uses) const {
-  const std::span<const double> rates = rates_.rates(layer);
-  const std::span<const float> sums = sums_of(layer.value);
-  const float trust = trust_[static_cast<size_t>(layer.value)].value;
-  for (size_t e = 0; e < n_experts_; ++e) {
-    uses[e] = static_cast<float>(next(rates[e], trust, sums[e]));
-  }
+  expect_uses(rates_.rates(layer), trust_[static_cast<size_t>(layer.value)].value,
+              sums_of(layer.value), 0, uses);
 }
 
 double LearnedUse::value(ExpertKey key) const {
@@ -192,12 +198,8 @@ std::span<const double> LearnedUse::weights() const {
 }
 
 void LearnedUse::standings(LayerId layer, std::span<float> standings) const {
-  const std::span<const double> rates = rates_.rates(layer);
-  const std::span<const float> sums = sums_of(layer.value);
-  const float trust = trust_[static_cast<size_t>(layer.value)].value;
-  for (size_t e = 0; e < n_experts_; ++e) {
-    standings[e] = static_cast<float>(next(rates[e], trust, sums[e]) + later_ * rates[e]);
-  }
+  expect_uses(rates_.rates(layer), trust_[static_cast<size_t>(layer.value)].value,
+              sums_of(layer.value), later_, standings);
 }
 
 }  // namespace tandem

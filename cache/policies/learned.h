@@ -81,7 +81,6 @@ class LearnedUse final : public EvictionPolicy, public UseForecast, public Layer
     size_t n_ = 0;
   };
 
-  static double next(double rate, float trust, float sum);
   void choose_sources();
   std::span<float> sum_of(int32_t layer) {
     return std::span(sums_).subspan(static_cast<size_t>(layer) * n_experts_, n_experts_);

@@ -153,6 +153,13 @@ DeviceAddr ExpertSlots::address(SlotId slot) const {
   return bases_[c] + (slot.value - classes_[c].first) * classes_[c].slot_bytes;
 }
 
+void ExpertSlots::expect(ExpertKey key) const {
+  constexpr size_t kLine = 64;
+  const ExpertWeights& w = host_weights(model_, key);
+  const char* at = reinterpret_cast<const char*>(&w);
+  for (size_t line = 0; line < sizeof w; line += kLine) __builtin_prefetch(at + line);
+}
+
 void ExpertSlots::fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end) {
   State& state = state_[static_cast<size_t>(slot.value)];
   device_.wait(Stream::kCopy, state.last_use);

@@ -48,6 +48,8 @@ class ExpertSlots {
   int32_t buffer_of(SlotId slot) const { return slot.value - count(); }  // < 0: a cache's
   int64_t bytes() const;
 
+  // What fetch() reads of the expert is wanted soon: with many experts it is in no near cache.
+  void expect(ExpertKey key) const;
   // Enqueues the copy of an expert's intermediate values [begin, end) into a slot.
   void fetch(ExpertKey key, SlotId slot, int64_t begin, int64_t end);
   // Who is in a slot needs no second copy in this process: gives the pages of the mapped file back,

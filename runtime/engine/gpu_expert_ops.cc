@@ -105,10 +105,20 @@ Timepoint GpuKernelOps::ffn(const ExpertGroup& group, DeviceAddr x) {
 
 void GpuKernelOps::declare_experts(const ExpertGroup& group, WeightView ExpertWeights::*matrix,
                                    int64_t* bytes, int64_t* flops) {
+  // Most have the same shape, and sizes take divisions.
+  const WeightView* like = nullptr;
+  int64_t w_bytes = 0;
+  int64_t span_bytes = 0;
   for (const DeviceExpert& expert : group.experts) {
     const WeightView& w = expert.weights.*matrix;
-    touches_.push_back(read_of(w));
-    *bytes += w.bytes();
+    if (like == nullptr || w.rows != like->rows || w.cols != like->cols ||
+        w.stride_bytes != like->stride_bytes) {
+      like = &w;
+      w_bytes = w.bytes();
+      span_bytes = w.span_bytes();
+    }
+    touches_.push_back({{const_cast<std::byte*>(w.data)}, span_bytes, false});
+    *bytes += w_bytes;
     const int64_t uses = group.from_table ? static_cast<int64_t>(expert.rows.size()) : group.n_uses;
     *flops += product_flops(w, uses);
   }

@@ -192,13 +192,13 @@ void HybridExecutor::take_experts(const LayerPlan& plan) {
   int32_t streamed = 0;
   for (const int32_t i : plan.fetches) {
     PlannedExpert& expert = experts_[static_cast<size_t>(i)];
+    slots_.expect({plan.layer(), expert.expert});
     if (!expert.slot.valid()) expert.slot = slots_.buffer(streamed++ % kExpertBuffers);
   }
   // By id, not by load: a token's contributions are then added in the same order in every batch.
   by_id_.clear();
   for (const PlannedExpert& expert : experts_) by_id_.push_back(&expert);
-  std::sort(by_id_.begin(), by_id_.end(),
-            [](const PlannedExpert* a, const PlannedExpert* b) { return a->expert < b->expert; });
+  std::ranges::sort(by_id_, {}, &PlannedExpert::expert);
 }
 
 // Enqueues all copies, and before a buffer is filled again the launch that reads it.
@@ -243,9 +243,8 @@ void HybridExecutor::begin_gpu(const LayerPlan& plan) {
   }
   add_order_.resize(on_gpu_.size());
   std::iota(add_order_.begin(), add_order_.end(), 0);
-  std::sort(add_order_.begin(), add_order_.end(), [&](int32_t a, int32_t b) {
-    return on_gpu_[static_cast<size_t>(a)]->expert < on_gpu_[static_cast<size_t>(b)]->expert;
-  });
+  std::ranges::sort(add_order_, {},
+                    [&](int32_t i) { return on_gpu_[static_cast<size_t>(i)]->expert; });
   ops_->begin_experts(device_experts_, add_order_);
 }
 
@@ -379,6 +378,7 @@ void HybridExecutor::drop_copied() {
 }
 
 void HybridExecutor::prefetch(std::span<const CopySlice> slices, std::span<ModelTime> landed) {
+  for (const CopySlice& slice : slices) slots_.expect(slice.key);
   for (size_t i = 0; i < slices.size(); ++i) {
     const CopySlice& slice = slices[i];
     const int32_t end = slice.first_piece + slice.n_pieces;
