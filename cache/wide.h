@@ -4,6 +4,8 @@
 // Nothing where the toolchain has no ifunc, and under sanitizers, which are not ready that early.
 #pragma once
 
+#include <cstddef>  // for what the C library is
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define TANDEM_WIDE
 #elif defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && !defined(__clang__)

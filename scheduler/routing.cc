@@ -24,8 +24,7 @@ float exp_of(float x) {
   const float series =
       1.0F +
       r * (1.0F +
-           r * (1.0F / 2 +
-                r * (1.0F / 6 + r * (1.0F / 24 + r * (1.0F / 120 + r * (1.0F / 720))))));
+           r * (1.0F / 2 + r * (1.0F / 6 + r * (1.0F / 24 + r * (1.0F / 120 + r * (1.0F / 720))))));
   return series * std::bit_cast<float>((whole + 127) << 23);
 }
 

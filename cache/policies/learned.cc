@@ -35,8 +35,8 @@ double next_use(double rate, float trust, float sum) {
 }
 
 // Of the next token, and `later` times the rate.
-TANDEM_WIDE void expect_uses(std::span<const double> rates, float trust, std::span<const float> sums,
-                             double later, std::span<float> uses) {
+TANDEM_WIDE void expect_uses(std::span<const double> rates, float trust,
+                             std::span<const float> sums, double later, std::span<float> uses) {
   for (size_t e = 0; e < uses.size(); ++e) {
     uses[e] = static_cast<float>(next_use(rates[e], trust, sums[e]) + later * rates[e]);
   }

@@ -79,7 +79,8 @@ std::string why_predictor(const SchedulingSettings& wanted, const std::string& u
 void add_predictor(const EngineSettings& settings, const SchedulingSettings& wanted,
                    const SchedulingSettings& used, const Abilities& can, Lines* lines) {
   if (lookahead_distance(used) == 0) {
-    lines->add("predictor", wanted.predictor, used.predictor, why_predictor(wanted, used.predictor, can));
+    lines->add("predictor", wanted.predictor, used.predictor,
+               why_predictor(wanted, used.predictor, can));
     return;
   }
   if (settings.router) {
