@@ -1,18 +1,11 @@
 #include "cache/expert_cache.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "cache/check.h"
-#include "cache/least_sum.h"
 
 namespace tandem {
-namespace {
-
-constexpr float kNever = std::numeric_limits<float>::infinity();
-
-}  // namespace
 
 ExpertCache::ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy> policy)
     : shape_(shape),
@@ -22,6 +15,8 @@ ExpertCache::ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy
       slot_of_(static_cast<size_t>(shape.n_layers) * static_cast<size_t>(shape.n_experts)),
       slots_(static_cast<size_t>(classes_.back().first + classes_.back().count)),
       layers_(static_cast<size_t>(shape.n_layers)),
+      leasts_(layers_.size()),
+      offers_(layers_.size()),
       kept_(slot_of_.size(), kNever),
       standings_(kept_.size()),
       adapter_(shape.n_layers),
@@ -29,6 +24,7 @@ ExpertCache::ExpertCache(const CacheShape& shape, std::unique_ptr<EvictionPolicy
       values_(static_cast<size_t>(shape.n_experts)) {
   TANDEM_CHECK(policy_ != nullptr, "an eviction policy is needed");
   TANDEM_CHECK(shape_.pieces >= 1, "%d pieces", shape_.pieces);
+  stale_.reserve(layers_.size());
   assign_layers();
   if (layered_ != nullptr) weights_ = layered_->weights();
   locked_.reserve(static_cast<size_t>(shape.n_experts));
@@ -50,6 +46,11 @@ void ExpertCache::assign_layers() {
     std::vector<SlotId>& free = free_.emplace_back();
     free.reserve(static_cast<size_t>(c.count));
     for (int32_t s = c.count; s-- > 0;) free.push_back(SlotId{c.first + s});
+    apart_.emplace_back(layers_.size(), kNever);
+  }
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    apart_[static_cast<size_t>(layers_[l].slot_class)][l] = 0;
+    stale_.push_back(LayerId{static_cast<int32_t>(l)});
   }
 }
 
@@ -224,120 +225,11 @@ void ExpertCache::unlock() {
   locked_.clear();
 }
 
-void ExpertCache::note_evictable(SlotId slot) {
-  const Slot& one = at(slot);
-  if (one.key.layer.valid()) kept_[index(one.key)] = one.locked || one.protect ? kNever : 0;
-}
-
-// The slot was perhaps evictable and is so no more.
-void ExpertCache::stays(SlotId slot) {
-  if (!at(slot).key.layer.valid()) return;
-  Layer& own = layer(at(slot).key.layer);
-  if (own.weakest == slot) own.stale = true;
-}
-
-// The slot was perhaps not evictable.
-void ExpertCache::may_leave(SlotId slot) {
-  const ExpertKey key = at(slot).key;
-  if (!key.layer.valid() || at(slot).locked || at(slot).protect) return;
-  Layer& own = layer(key.layer);
-  if (layered_ == nullptr) own.stale = true;
-  if (own.stale) return;
-  const double standing = static_cast<double>(layered_->standing(key));
-  if (!weaker(slot, standing, {own.weakest, own.least})) return;
-  own.weakest = slot;
-  own.least = standing;
-}
-
 void ExpertCache::set_pieces(SlotId slot, int32_t pieces, ModelTime ready) {
   TANDEM_CHECK(at(slot).key.layer.valid() && pieces >= at(slot).pieces && pieces <= shape_.pieces,
                "slot %d has %d pieces, not %d", slot.value, at(slot).pieces, pieces);
   at(slot).pieces = pieces;
   at(slot).ready = ready;
-}
-
-ExpertCache::Offer ExpertCache::offer(LayerId id, bool demand) const {
-  const Layer& own = layer(id);
-  const auto& free = free_[static_cast<size_t>(own.slot_class)];
-  const bool below_quota = static_cast<int32_t>(own.slots.size()) < own.quota;
-  if (!free.empty() && (!has_quotas() || below_quota)) return {free.back(), true, 0};
-  const int32_t to = has_quotas() ? id.value : own.slot_class;
-  if (offered_at_ != n_changes_ || offered_to_ != to) {
-    offered_ = least(own, [&](LayerId other) { return weakest(other); });
-    offered_to_ = to;
-    offered_at_ = n_changes_;
-  }
-  if (offered_.slot.valid() || !demand) return offered_;
-  return least(own, [&](LayerId other) { return weakest_of(layer(other), true); });
-}
-
-// Of the layers whose slots this one may take.
-template <typename WeakestOf>
-ExpertCache::Offer ExpertCache::least(const Layer& own, WeakestOf weakest_of_layer) const {
-  Offer best;
-  for (LayerId id{0}; id.value < shape_.n_layers; ++id.value) {
-    const Layer& other = layer(id);
-    if (has_quotas() ? &other != &own : other.slot_class != own.slot_class) continue;
-    const Weakest one = weakest_of_layer(id);
-    if (!one.slot.valid()) continue;
-    if (!best.slot.valid() || one.value < best.value) best = {one.slot, false, one.value};
-  }
-  return best;
-}
-
-// Values change with each commit, the order within a layer only where it is stale.
-ExpertCache::Weakest ExpertCache::weakest(LayerId id) const {
-  Layer& own = layers_[static_cast<size_t>(id.value)];
-  if (own.stale) find_weakest(id);
-  if (layered_ != nullptr)
-    return {own.weakest, weights_[static_cast<size_t>(id.value)] * own.least};
-  if (own.valued_at != n_commits_ && own.weakest.valid()) {
-    own.least = policy_->value(at(own.weakest).key);
-    own.valued_at = n_commits_;
-  }
-  return {own.weakest, own.least};
-}
-
-void ExpertCache::find_weakest(LayerId id) const {
-  Layer& own = layers_[static_cast<size_t>(id.value)];
-  const Weakest found = layered_ != nullptr ? lowest_standing(id) : weakest_of(own, false);
-  own.weakest = found.slot;
-  own.least = found.value;
-  own.valued_at = n_commits_;
-  own.stale = false;
-}
-
-void ExpertCache::revalue(LayerId id) {
-  layer(id).stale = true;
-  layer(id).old_standings = true;
-}
-
-ExpertCache::Weakest ExpertCache::lowest_standing(LayerId id) const {
-  const size_t first = index({id, ExpertId{0}});
-  const auto n = static_cast<size_t>(shape_.n_experts);
-  const std::span<float> standings = std::span(standings_).subspan(first, n);
-  if (std::exchange(layers_[static_cast<size_t>(id.value)].old_standings, false)) {
-    layered_->standings(id, standings);
-  }
-  const auto [least, at] = least_sum(standings, std::span(kept_).subspan(first, n));
-  if (least == kNever) return {};
-  return {slot_of_[first + at], static_cast<double>(least)};
-}
-
-ExpertCache::Weakest ExpertCache::weakest_of(const Layer& layer, bool even_protected) const {
-  Weakest weakest;
-  for (const SlotId slot : layer.slots) {
-    if (at(slot).locked || (at(slot).protect && !even_protected)) continue;
-    const double value = policy_->value(at(slot).key);
-    if (weaker(slot, value, weakest)) weakest = {slot, value};
-  }
-  return weakest;
-}
-
-// Of one layer's.
-bool ExpertCache::weaker(SlotId slot, double value, const Weakest& than) const {
-  if (!than.slot.valid() || value < than.value) return true;
-  return value == than.value && at(slot).key.expert <= at(than.slot).key.expert;
 }
 
 void ExpertCache::insert(ExpertKey key, SlotId slot) {

@@ -138,6 +138,7 @@ class ExpertCache {
   void protect(SlotId slot, bool on);
 
  private:
+  static constexpr float kNever = std::numeric_limits<float>::infinity();
   struct Slot {
     ExpertKey key;
     int32_t pieces = 0;
@@ -152,8 +153,7 @@ class ExpertCache {
     std::vector<SlotId> slots;
     // The evictable slot with the smallest value, kept until something in the layer changes.
     SlotId weakest;
-    double least = 0;       // its value, or its standing where the policy's values have two parts,
-    int64_t valued_at = 0;  // as of this commit
+    int64_t valued_at = 0;  // commit that its value is of
     bool stale = true;
     bool old_standings = true;
   };
@@ -176,9 +176,11 @@ class ExpertCache {
   };
   template <typename WeakestOf>
   Offer least(const Layer& own, WeakestOf weakest_of_layer) const;
+  Offer least_layered(int32_t slot_class) const;
   Weakest weakest(LayerId layer) const;
   void find_weakest(LayerId layer) const;
   Weakest weakest_of(const Layer& layer, bool even_protected) const;
+  void make_stale(LayerId layer);
   void revalue(LayerId layer);
   Weakest lowest_standing(LayerId layer) const;
   bool weaker(SlotId slot, double value, const Weakest& than) const;
@@ -198,10 +200,17 @@ class ExpertCache {
   std::vector<Slot> slots_;
   int64_t n_commits_ = 0;
   mutable std::vector<Layer> layers_;  // `weakest` is a memory of what was computed,
-  mutable Offer offered_;              // as is this, of the last offer that was not free:
-  mutable int32_t offered_to_ = 0;     // the layer, or where slots are shared their class,
-  mutable int64_t offered_at_ = -1;    // as of this change
-  int64_t n_changes_ = 0;              // of who may leave, and of values
+  // as is the value of it, or its standing where the policy's values have two parts; infinity where
+  // nobody may leave. [n_layers]
+  mutable std::vector<double> leasts_;
+  // Where values have two parts and slots are shared: layers that are stale,
+  mutable std::vector<LayerId> stale_;
+  mutable std::vector<double> offers_;      // what each would give, [n_layers],
+  std::vector<std::vector<double>> apart_;  // and by class: 0 for its layers, infinity for others.
+  mutable Offer offered_;                   // as is this, of the last offer that was not free:
+  mutable int32_t offered_to_ = 0;          // the layer, or where slots are shared their class,
+  mutable int64_t offered_at_ = -1;         // as of this change
+  int64_t n_changes_ = 0;                   // of who may leave, and of values
   std::vector<SlotId> locked_;
   std::vector<float> kept_;  // [n_layers * n_experts] 0 where the expert may leave, else infinity
   mutable std::vector<float> standings_;  // [n_layers * n_experts] where the policy has them

@@ -1,5 +1,6 @@
-#include "cache/least_sum.h"
+#include "cache/least.h"
 
+#include <algorithm>
 #include <limits>
 #include <random>
 #include <vector>
@@ -30,6 +31,22 @@ TEST_CASE("the smallest sum is found in rows of every length, and where it is fi
       }
       INFO(n << " numbers, round " << round);
       REQUIRE(least_sum(a, b) == std::pair(least, at));
+    }
+  }
+}
+
+TEST_CASE("the smallest number is found in rows of every length, and where it is first") {
+  std::mt19937 random(4);
+  for (size_t n = 1; n < 70; ++n) {
+    for (int round = 0; round < 50; ++round) {
+      std::vector<double> values(n);
+      for (double& value : values) {
+        value = random() % 3 == 0 ? double{kNever} : static_cast<double>(random() % 6);
+      }
+      const auto least = std::min_element(values.begin(), values.end());
+      const auto at = static_cast<size_t>(least - values.begin());
+      INFO(n << " numbers, round " << round);
+      REQUIRE(least_of(values) == std::pair(*least, at));
     }
   }
 }

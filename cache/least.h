@@ -1,4 +1,4 @@
-// The smallest of sums of two numbers each.
+// The smallest of numbers, or of sums of two each.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +30,21 @@ inline std::pair<float, size_t> least_sum(std::span<const float> a, std::span<co
   if (least == kMost) return {kMost, 0};
   size_t at = 0;
   while (a[at] + b[at] != least) ++at;
+  return {least, at};
+}
+
+// The smallest of the numbers, and the first place where it is; none may be NaN, and there is one.
+inline std::pair<double, size_t> least_of(std::span<const double> values) {
+  std::array<double, 4> lanes;
+  lanes.fill(values[0]);
+  size_t i = 0;
+  for (; i + lanes.size() <= values.size(); i += lanes.size()) {
+    for (size_t j = 0; j < lanes.size(); ++j) lanes[j] = std::min(lanes[j], values[i + j]);
+  }
+  double least = *std::min_element(lanes.begin(), lanes.end());
+  for (; i < values.size(); ++i) least = std::min(least, values[i]);
+  size_t at = 0;
+  while (values[at] != least) ++at;
   return {least, at};
 }
 
