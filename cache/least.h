@@ -11,25 +11,34 @@
 namespace tandem {
 
 // The smallest a[i] + b[i], and the first i where it is; infinity and 0 where all are infinite.
-// b.size() == a.size(). In lanes beside each other, because minima one after the other wait for
-// each other.
+// b.size() == a.size(). Sixteen at a time, in lanes beside each other, because minima one after the
+// other wait for each other; then one looks among the sixteen.
 inline std::pair<float, size_t> least_sum(std::span<const float> a, std::span<const float> b) {
-  constexpr size_t kLanes = 16;
+  constexpr size_t kLanes = 4;
+  constexpr size_t kBlock = 4 * kLanes;
   constexpr float kMost = std::numeric_limits<float>::infinity();
-  std::array<float, kLanes> lanes;
-  lanes.fill(kMost);
+  const auto sum = [&](size_t i) { return a[i] + b[i]; };
+  const auto less = [](float x, float y) { return std::min(x, y); };
+  float least = kMost;
+  size_t at = 0;  // of the block where it is, at first
   size_t i = 0;
-  for (; i + kLanes <= a.size(); i += kLanes) {
+  for (; i + kBlock <= a.size(); i += kBlock) {
+    std::array<float, kLanes> lanes;
     for (size_t j = 0; j < kLanes; ++j) {
-      const float sum = a[i + j] + b[i + j];
-      lanes[j] = sum < lanes[j] ? sum : lanes[j];
+      const size_t k = i + j;
+      lanes[j] =
+          less(less(sum(k), sum(k + kLanes)), less(sum(k + 2 * kLanes), sum(k + 3 * kLanes)));
     }
+    const float block = less(less(lanes[0], lanes[1]), less(lanes[2], lanes[3]));
+    at = block < least ? i : at;
+    least = less(least, block);
   }
-  float least = *std::min_element(lanes.begin(), lanes.end());
-  for (; i < a.size(); ++i) least = std::min(least, a[i] + b[i]);
+  for (; i < a.size(); ++i) {
+    at = sum(i) < least ? i : at;
+    least = less(least, sum(i));
+  }
   if (least == kMost) return {kMost, 0};
-  size_t at = 0;
-  while (a[at] + b[at] != least) ++at;
+  while (sum(at) != least) ++at;
   return {least, at};
 }
 
