@@ -123,7 +123,7 @@ void bench(const BenchOptions& options) {
   const MachineProfile machine = options.model.machine();
   BenchPrinter printer(options.output);
   for (const BenchTest& test : tests) {
-    EngineSettings settings = options.model.engine_settings();
+    EngineSettings settings = options.model.engine_settings(&progress);
     if (settings.n_ctx == 0) settings.n_ctx = test.n_context();
     Engine engine(model, machine, settings);
     const BenchSamples samples = measure(engine, test, options, &progress);

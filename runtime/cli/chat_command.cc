@@ -156,7 +156,7 @@ int chat(const ChatOptions& options) {
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const ChatFamily family = chat_family(options, model.file());
   const MachineProfile machine = options.model.machine();
-  Engine engine(model, machine, options.model.engine_settings());
+  Engine engine(model, machine, options.model.engine_settings(&progress));
   Conversation conversation(options, tokenizer, engine, family);
   progress.clear();
   std::fputs(settings_text(options.model.effective(engine, machine)).c_str(), stderr);

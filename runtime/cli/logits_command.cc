@@ -64,7 +64,7 @@ void logits(const LogitsOptions& options) {
   const int64_t vocab = model.config().n_vocab;
   const std::vector<int32_t> ids = parse_token_list(options.tokens, vocab);
   if (ids.empty()) throw ConfigError("--tokens is empty");
-  EngineSettings settings = options.model.engine_settings();
+  EngineSettings settings = options.model.engine_settings(&progress);
   settings.max_logits = std::min(settings.n_batch, static_cast<int64_t>(ids.size()));
   const MachineProfile machine = options.model.machine();
   Engine engine(model, machine, settings);

@@ -294,7 +294,7 @@ void ModelOptions::load_side_car(EngineSettings* settings) const {
   settings->pregate_from = from;
 }
 
-EngineSettings ModelOptions::engine_settings() const {
+EngineSettings ModelOptions::engine_settings(Progress* progress) const {
   EngineSettings settings;
   settings.device = device_kind(device);
   if (vram_mib >= 0) settings.vram_bytes = vram_mib << 20;
@@ -314,6 +314,11 @@ EngineSettings ModelOptions::engine_settings() const {
   settings.numa = distribute();
   settings.kv_type_k = kv_type(kv_type_k);
   settings.kv_type_v = kv_type(kv_type_v);
+  if (progress != nullptr) {
+    settings.copied = [progress](int64_t done, int64_t of) {
+      progress->show_count("copying experts into their slots, MiB", done >> 20, of >> 20);
+    };
+  }
   return settings;
 }
 

@@ -43,8 +43,9 @@ class ModelOptions {
   // Also checks that tokenizer and weights agree on the vocabulary.
   Tokenizer load_tokenizer(const Model& model) const;
   MachineProfile machine() const;
-  // Reads the policy's file: errors as load_scheduling_policy.
-  EngineSettings engine_settings() const;
+  // Reads the policy's file: errors as load_scheduling_policy. An engine says on `progress` how far
+  // it is while it copies experts at its start; `progress` must outlive it.
+  EngineSettings engine_settings(Progress* progress = nullptr) const;
   // All that was asked for and what became of it: the engine's list and the rest of the flags.
   std::vector<EffectiveSetting> effective(const Engine& engine,
                                           const MachineProfile& machine) const;

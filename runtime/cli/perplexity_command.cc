@@ -55,11 +55,11 @@ void report(const PerplexityOptions& options, const Engine& engine, const Machin
 
 int run(const PerplexityOptions& options) {
   constexpr int64_t kDefaultChunk = 512;  // llama-perplexity's
-  EngineSettings settings = options.model.engine_settings();
+  Progress progress;
+  EngineSettings settings = options.model.engine_settings(&progress);
   if (settings.n_ctx == 0) settings.n_ctx = kDefaultChunk;
   settings.max_logits = settings.n_batch;
   const std::string text = read_text(options.file);
-  Progress progress;
   const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();

@@ -180,7 +180,7 @@ int collect(const CollectOptions& options) {
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const Prompts prompts = read_prompts(options.prompts, tokenizer);
   const MachineProfile machine = options.model.machine();
-  Engine engine(model, machine, options.model.engine_settings());
+  Engine engine(model, machine, options.model.engine_settings(&progress));
   check_prompts_fit(prompts, engine.n_ctx());
   if (!model.config().decoupled_router.empty()) {
     throw ConfigError("the model's layers have no routers: there is nothing to guess");

@@ -122,7 +122,7 @@ int run(const RunOptions& options) {
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const MachineProfile machine = options.model.machine();
   const std::vector<TokenId> prompt = prompt_tokens(options, tokenizer);
-  Engine engine(model, machine, options.model.engine_settings());
+  Engine engine(model, machine, options.model.engine_settings(&progress));
   check_fits(prompt, engine);
   if (!options.save_hot_set.empty() && engine.n_slots() == 0) {
     throw ConfigError("--save-hot-set: there are no expert slots, so no policy values experts");

@@ -140,7 +140,7 @@ int trace(const TraceOptions& options) {
   const Model model = options.model.load_model(&progress);
   const Tokenizer tokenizer = options.model.load_tokenizer(model);
   const Prompts prompts = read_prompts(options.prompts, tokenizer);
-  EngineSettings settings = options.model.engine_settings();
+  EngineSettings settings = options.model.engine_settings(&progress);
   settings.recorded_distances = kDistances;
   TraceRecorder recorder(make_header(model, settings));
   const MachineProfile machine = options.model.machine();

@@ -54,7 +54,8 @@ Engine::Engine(const Model& model, const MachineProfile& machine, const EngineSe
       effective_{device.setting},
       device_(std::move(device.device)),
       shape_(choose_shape(model, machine, settings, *device_, &effective_)),
-      pool_(make_pool(settings, &effective_)) {
+      pool_(make_pool(settings, &effective_)),
+      copied_(settings.copied) {
   TANDEM_CHECK(model.usable(), "weights of %s are not in memory yet", model.file().name().c_str());
   if (settings.pregate) check_pregate_fits(*settings.pregate, model, settings.pregate_from);
   choose_products(machine);
@@ -188,20 +189,39 @@ int32_t Engine::start_with(const HotSet& hot) {
     if (!cache_->occupant(SlotId{s}).layer.valid()) free.push_back(SlotId{s});
   }
   fill_saved(hot, cache_.get());
+  const auto expert_bytes = [&](LayerId layer) {
+    return cache_->shape().expert_bytes[static_cast<size_t>(layer.value)];
+  };
+  std::vector<std::vector<CopySlice>> by_layer(static_cast<size_t>(cache_->shape().n_layers));
   const int32_t pieces = cache_->shape().pieces;
-  std::vector<CopySlice> slices;
+  int64_t bytes = 0;
+  int32_t came_in = 0;
   for (const SlotId slot : free) {
     const ExpertKey key = cache_->occupant(slot);
-    if (key.layer.valid()) slices.push_back({key, slot, 0, pieces});
+    if (!key.layer.valid()) continue;
+    by_layer[static_cast<size_t>(key.layer.value)].push_back({key, slot, 0, pieces});
+    bytes += expert_bytes(key.layer);
+    ++came_in;
   }
+  int64_t done = 0;
+  for (const std::vector<CopySlice>& slices : by_layer) {
+    if (slices.empty()) continue;
+    copy_now(slices);
+    done += static_cast<int64_t>(slices.size()) * expert_bytes(slices[0].key.layer);
+    if (copied_) copied_(done, bytes);
+  }
+  loaded_bytes_h2d_ = device_->copied_to_device_bytes();
+  return came_in;
+}
+
+// Experts of a layer, into the slots that the cache has given them.
+void Engine::copy_now(std::span<const CopySlice> slices) {
   std::vector<ModelTime> landed(slices.size());
   executor_->prefetch(slices, landed);
   for (size_t i = 0; i < slices.size(); ++i) {
-    cache_->set_pieces(slices[i].slot, pieces, landed[i]);
+    cache_->set_pieces(slices[i].slot, cache_->shape().pieces, landed[i]);
   }
   device_->host_wait_all();
-  loaded_bytes_h2d_ = device_->copied_to_device_bytes();
-  return static_cast<int32_t>(slices.size());
 }
 
 HotSet Engine::hot_set() const {

@@ -54,7 +54,8 @@ class Engine {
                               const std::function<bool(int64_t done)>& progress = {});
 
   // Copies the best of a hot set of this model into expert slots that are free; returns how many
-  // experts came in. They count as loaded: nothing of it shows in stats().
+  // experts came in. They count as loaded: nothing of it shows in stats(), and settings.copied is
+  // told.
   int32_t start_with(const HotSet& hot);
   // What the cache's policy values now, by the model's name; its router hash is left out.
   HotSet hot_set() const;
@@ -90,6 +91,7 @@ class Engine {
   void pin_experts();
   void choose_products(const MachineProfile& machine);
   void make_cache(const EngineSettings& settings);
+  void copy_now(std::span<const CopySlice> slices);
   // Chooses the experts of all tokens, where that is done before the layers. False when `progress`,
   // which is told 0, stopped it; the sequence is then unchanged.
   bool route(std::span<const int32_t> tokens, const std::function<bool(int64_t done)>& progress);
@@ -108,6 +110,7 @@ class Engine {
   std::unique_ptr<Planner> planner_;
   std::unique_ptr<Prefetcher> prefetcher_;
   LayerPlan plan_;
+  std::function<void(int64_t done, int64_t of)> copied_;
   int64_t position_ = 0;
   int64_t loaded_bytes_h2d_ = 0;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,6 +47,9 @@ struct EngineSettings {
   bool numa = true;   // spreads threads where there are several nodes
   KvType kv_type_k = KvType::kF16;
   KvType kv_type_v = KvType::kF16;
+  // Told after each layer whose experts have been copied into slots before there are tokens to
+  // compute: bytes done, and of how many.
+  std::function<void(int64_t done, int64_t of)> copied{};
 };
 
 // One line of "requested and effective".

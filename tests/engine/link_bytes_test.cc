@@ -1,5 +1,8 @@
 // What goes over the link, as the CUDA runtime is told, beside what plans and prefetches said.
+#include <array>
+
 #include "runtime/device/cuda_device.h"
+#include "runtime/engine/expert_slots.h"
 #include "scheduler/make_scheduling.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/engine/fake_cuda.h"
@@ -73,6 +76,39 @@ TEST_CASE("bytes over the link are those that plans and prefetches asked for") {
     CHECK(fake.bytes_to_device[kCopy] - loaded == counting.planned + counting.stats().bytes);
   }
   CHECK(fake.misuse.empty());
+}
+
+TEST_CASE("who waits for experts to be copied at the start is told how far it is, by layers") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  const auto n_layers = static_cast<size_t>(model.config().n_layers);
+  const int32_t n_experts = model.config().routing.n_experts;
+  std::vector<std::array<int64_t, 2>> told;
+  const auto listen = [&](int64_t done, int64_t of) { told.push_back({done, of}); };
+
+  EngineSettings all = sim_settings(static_cast<int32_t>(n_layers) * n_experts);
+  all.copied = listen;
+  const Engine holds_all(model, test_machine(), all);
+  int64_t bytes = 0;
+  for (const int64_t one : ExpertSlots::expert_bytes(model, holds_all.device())) {
+    bytes += one * n_experts;
+  }
+  REQUIRE(told.size() == n_layers);
+  for (size_t layer = 0; layer < n_layers; ++layer) {
+    CAPTURE(layer);
+    CHECK(told[layer][1] == bytes);
+    CHECK(told[layer][0] > (layer > 0 ? told[layer - 1][0] : 0));
+  }
+  CHECK(told.back()[0] == bytes);
+
+  told.clear();
+  EngineSettings some = sim_settings(12);
+  some.copied = listen;
+  Engine holds_some(model, test_machine(), some);
+  CHECK(told.empty());
+  CHECK(holds_some.start_with(holds_all.hot_set()) == 12);
+  REQUIRE(!told.empty());
+  CHECK(told.back()[0] == told.back()[1]);
+  CHECK(told.back()[1] == 12 * bytes / (static_cast<int64_t>(n_layers) * n_experts));
 }
 
 }  // namespace tandem::test
