@@ -12,7 +12,7 @@ constexpr std::array kRates{0.25, 0.01, 0.25, 0.4};
 // That the link is behind; more makes no difference.
 constexpr double kMostTokens = 100;
 // Missed experts that wait for their turn.
-constexpr size_t kMostFills = 12;
+constexpr size_t kMostFills = 4;
 // A forecast that is worth acting on where no lookahead confirms it; lower ones are mere rates.
 constexpr float kSureForecast = 0.2F;
 
@@ -38,11 +38,11 @@ ImpactPrefetcher::ImpactPrefetcher(const CostModel& model, const std::vector<Exp
     own_rates_ = std::make_unique<TwoRateUse>(shape, kRates);
     forecast_ = own_rates_.get();
   }
-  const size_t most = static_cast<size_t>(n_experts_) * static_cast<size_t>(settings.ahead + 1);
+  const size_t most = static_cast<size_t>(n_experts_) * static_cast<size_t>(settings.ahead);
   guesses_.reserve(most);
   fills_.reserve(kMostFills + static_cast<size_t>(settings.fills));
   candidates_.reserve(most + kMostFills);
-  until_routed_.resize(static_cast<size_t>(settings.ahead) + 2);
+  until_routed_.resize(static_cast<size_t>(settings.ahead) + 1);
   for (auto& slots : protected_) slots.reserve(2 * most);
 }
 
@@ -70,14 +70,14 @@ double ImpactPrefetcher::weight(LayerId layer, float load) const {
   return use * std::max(1.0, load * cost.cpu_token / cost.cpu_read * arithmetic_);
 }
 
-// Where the lookahead does not reach, into the next token and one layer farther, the forecast has
-// to do; it protects nobody.
+// Where the lookahead does not reach, into the next token, the forecast has to do; it protects
+// nobody.
 void ImpactPrefetcher::guess(ExpertCache* cache) {
   guesses_.clear();
   if (!predictor_) return;
-  for (int32_t ahead = 1; ahead <= settings_.ahead + 1; ++ahead) {
+  for (int32_t ahead = 1; ahead <= settings_.ahead; ++ahead) {
     const LayerId layer{(layer_ + ahead) % n_layers_};
-    const bool seen = ahead <= settings_.ahead && predictor_->predict(ahead, loads_);
+    const bool seen = predictor_->predict(ahead, loads_);
     if (seen || forecast_loads(layer)) guess_layer(layer, ahead, seen, cache);
   }
 }
@@ -173,7 +173,7 @@ double ImpactPrefetcher::least_worth(LayerId layer, const ExpertCache& cache) {
 void ImpactPrefetcher::weigh(const ExpertCache& cache) {
   candidates_.clear();
   weakest_ = {};
-  for (int32_t ahead = 1; ahead <= settings_.ahead + 1; ++ahead) {
+  for (int32_t ahead = 1; ahead <= settings_.ahead; ++ahead) {
     until_routed_[static_cast<size_t>(ahead)] = filler_.until_routed(ahead);
   }
   for (const Candidate& guess : guesses_)

@@ -140,10 +140,15 @@ void GpuKernelOps::begin_step(int64_t first_pos, int64_t n) {
   device_.copy_to_device(Stream::kCompute, step_, step_host_.data(), bytes);
 }
 
-std::array<bool, 5> GpuKernelOps::pending_kind() const {
+uint32_t GpuKernelOps::pending_kind() const {
   const Pending& p = pending_;
-  return {static_cast<bool>(p.first), static_cast<bool>(p.shared), static_cast<bool>(p.shared_gate),
-          p.uses, static_cast<bool>(p.last)};
+  uint32_t kind = 0;
+  for (const bool there :
+       {static_cast<bool>(p.first), static_cast<bool>(p.shared), static_cast<bool>(p.shared_gate),
+        static_cast<bool>(p.uses), static_cast<bool>(p.last)}) {
+    kind = 2 * kind + (there ? 1 : 0);
+  }
+  return kind;
 }
 
 void GpuKernelOps::forget_kept() noexcept {
@@ -159,7 +164,7 @@ Timepoint GpuKernelOps::kept(int64_t part, FunctionRef<Timepoint()> enqueue) {
   const int spans = gpu::attention_spans(static_cast<int>(first_pos_), 1);
   if (spans != kept_spans_) forget_kept();
   kept_spans_ = spans;
-  const std::array<bool, 5> pending = pending_kind();
+  const uint32_t pending = pending_kind();
   const auto at = static_cast<size_t>(part);
   if (at >= kept_.size()) kept_.resize(at + 1);
   std::vector<KeptPart>& known = kept_[at];

@@ -169,13 +169,13 @@ class GpuKernelOps final : public DeviceOps {
   // Parts of steps of one token that were kept, each for what the residual had yet to get: how they
   // leave that, and what they packed.
   struct KeptPart {
-    std::array<bool, 5> pending;  // first, shared, shared_gate, uses, last
+    uint32_t pending;  // which of first, shared, shared_gate, uses, last: bits
     Graph graph;
     int64_t first_pos;  // that launches reckoned with
     Pending pending_after;
     Room packed_after;
   };
-  std::array<bool, 5> pending_kind() const;
+  uint32_t pending_kind() const;
   Graph captured(FunctionRef<Timepoint()> enqueue);
   void forget_kept() noexcept;
   std::vector<std::vector<KeptPart>> kept_;  // by part
