@@ -207,8 +207,9 @@ ChosenBatch batch_for_prompts(const Model& model, const MachineProfile& machine,
       const int32_t fetches = plan.streams ? shape.n_experts : plan.n_slots;
       const PromptRoom room{static_cast<double>(plan.n_slots) / n_experts, fetches};
       // Slots that were asked for and buffers are not given up, and host memory is the weights'.
-      const bool fits = plan.fits() && plan.slots_as_wished >= usual_plan.slots_as_wished &&
-                        plan.streams >= usual_plan.streams && host_bytes(plan) <= most_host_bytes;
+      const bool kept = !settings.expert_slots || plan.n_slots >= usual_plan.n_slots;
+      const bool fits = plan.fits() && kept && plan.streams >= usual_plan.streams &&
+                        host_bytes(plan) <= most_host_bytes;
       return BatchValue{fits, plan.n_slots, prompt_token_us(shape, costs, room, n)};
     } catch (const ConfigError&) {  // more than kernels take
       return BatchValue{};

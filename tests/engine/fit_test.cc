@@ -134,6 +134,26 @@ TEST_CASE("an engine that fetches experts over a slow link reads more tokens at 
   CHECK(tight.n_batch() == 1024);
 }
 
+TEST_CASE("a batch that was left open takes none of the slots that were asked for and are few") {
+  const Model model = Model::load(GgufFile::open(kDemoModel));
+  MachineProfile machine = test_machine();
+  machine.cpu.gflops = 1;
+  machine.link.h2d_gbps = 0.5;  // so that prompts gain by a longer batch
+  EngineSettings settings = sim_settings(190);
+  settings.n_ctx = 512;
+  settings.n_batch = 16;
+  settings.fit = FitSettings{false};
+  settings.vram_bytes = bytes_for(model, settings, 512, 16, 120);
+  const Engine given(model, machine, settings);
+  REQUIRE(given.n_batch() == 16);
+  REQUIRE(given.n_slots() > 100);
+  REQUIRE(given.n_slots() < 190);
+  settings.fit->batch = true;
+  CHECK(Engine(model, machine, settings).n_slots() == given.n_slots());
+  settings.expert_slots.reset();
+  CHECK(Engine(model, machine, settings).n_batch() > 16);
+}
+
 TEST_CASE("an engine that fits lowers the batch that was left open and says why") {
   const Model model = model_of_long_context();
   for (EngineSettings settings : {sim_settings(0), cuda_settings(0)}) {
