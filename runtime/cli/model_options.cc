@@ -30,6 +30,8 @@
 namespace tandem {
 namespace {
 
+bool is_given(const CLI::Option* option) { return option != nullptr && option->count() > 0; }
+
 constexpr KvType kKvTypes[] = {KvType::kF16, KvType::kF32, KvType::kQ8_0};
 
 std::vector<std::string> kv_type_names() {
@@ -172,14 +174,16 @@ void ModelOptions::add_fit(CLI::App* app) {
       ->type_name("on|off")
       ->check(one_of({"on", "off"}))
       ->capture_default_str();
-  app->add_option("--fit-ctx", fit_ctx, "least context that --fit may choose, also -fitc")
-      ->type_name("N")
-      ->check(whole_number(kLeastFitContext, int64_t{1} << 28))
-      ->capture_default_str();
-  app->add_option("--fit-target", fit_target_mib, "memory of a real GPU to leave free, also -fitt")
-      ->type_name("MIB")
-      ->check(whole_number(0, int64_t{1} << 24))
-      ->capture_default_str();
+  fit_ctx_option_ =
+      app->add_option("--fit-ctx", fit_ctx, "least context that --fit may choose, also -fitc")
+          ->type_name("N")
+          ->check(whole_number(kLeastFitContext, int64_t{1} << 28))
+          ->capture_default_str();
+  fit_target_option_ = app->add_option("--fit-target", fit_target_mib,
+                                       "memory of a real GPU to leave free, also -fitt")
+                           ->type_name("MIB")
+                           ->check(whole_number(0, int64_t{1} << 24))
+                           ->capture_default_str();
 }
 
 void ModelOptions::apply_config(CLI::App* app) const {
@@ -300,8 +304,7 @@ EngineSettings ModelOptions::engine_settings(Progress* progress) const {
   if (vram_mib >= 0) settings.vram_bytes = vram_mib << 20;
   settings.vram_margin_bytes = fit_target_mib << 20;
   if (fit == "on") {
-    const bool given = batch_option_ != nullptr && batch_option_->count() > 0;
-    settings.fit = FitSettings{!given, fit_ctx};
+    settings.fit = FitSettings{!is_given(batch_option_), fit_ctx};
   }
   if (expert_slots >= 0) settings.expert_slots = expert_slots;
   settings.scheduling = load_scheduling_policy(policy_name);
@@ -327,6 +330,25 @@ std::vector<EffectiveSetting> ModelOptions::effective(const Engine& engine,
   return effective(engine.effective(), engine.device().info(), engine.model(), machine);
 }
 
+void ModelOptions::add_fit_lines(const DeviceInfo& device,
+                                 std::vector<EffectiveSetting>* all) const {
+  const auto unused = [&](const char* name, const CLI::Option* option, const std::string& requested,
+                          const char* why) {
+    if (is_given(option) && *why != '\0') all->push_back({name, requested, "none", why});
+  };
+  const char* no_gpu = device.host_memory ? "there is no GPU memory to fit into" : "";
+  unused("fit target", fit_target_option_, bytes_text(fit_target_mib << 20),
+         *no_gpu != '\0'    ? no_gpu
+         : device.simulated ? "a simulated GPU has its VRAM for itself"
+         : vram_mib >= 0    ? "--vram says how much there is"
+                            : "");
+  unused("fit context", fit_ctx_option_, std::to_string(fit_ctx),
+         *no_gpu != '\0' ? no_gpu
+         : fit != "on"   ? "--fit is off"
+         : n_ctx > 0     ? "-c says how long it is"
+                         : "");
+}
+
 std::vector<EffectiveSetting> ModelOptions::effective(std::vector<EffectiveSetting> all,
                                                       const DeviceInfo& info, const Model& model,
                                                       const MachineProfile& machine) const {
@@ -343,6 +365,7 @@ std::vector<EffectiveSetting> ModelOptions::effective(std::vector<EffectiveSetti
                                     : fmt::format("what is free, less {} MiB", fit_target_mib)});
     all.push_back({"fit", fit, fit, ""});
   }
+  add_fit_lines(info, &all);
   for (const EffectiveSetting& setting : weights.effective(model, pack_scope())) {
     all.push_back(setting);
   }

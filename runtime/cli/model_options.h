@@ -90,7 +90,13 @@ class ModelOptions {
   void load_side_car(EngineSettings* settings) const;
   bool distribute() const { return numa == "distribute"; }
 
-  const CLI::Option* batch_option_ = nullptr;  // whether it was given
+  // Lines for what --fit was told and has no use for.
+  void add_fit_lines(const DeviceInfo& device, std::vector<EffectiveSetting>* all) const;
+
+  // Whether they were given.
+  const CLI::Option* batch_option_ = nullptr;
+  const CLI::Option* fit_ctx_option_ = nullptr;
+  const CLI::Option* fit_target_option_ = nullptr;
 };
 
 }  // namespace tandem

@@ -148,6 +148,26 @@ TEST_CASE("llama.cpp's short names of --fit are understood, and wrong values are
   }
 }
 
+TEST_CASE("what is asked of --fit and has nothing to act on is shown with the reason") {
+  const nlohmann::json sim =
+      plan({"--device", "sim", "-fitt", "700", "-fitc", "600", "-c", "256"})["settings"];
+  CHECK(sim["fit target"]["requested"] == "700.00 MiB");
+  CHECK(sim["fit target"]["effective"] == "none");
+  CHECK(sim["fit target"]["reason"] == "a simulated GPU has its VRAM for itself");
+  CHECK(sim["fit context"]["requested"] == "600");
+  CHECK(sim["fit context"]["effective"] == "none");
+  CHECK(sim["fit context"]["reason"] == "-c says how long it is");
+  const nlohmann::json cpu = plan({"--device", "cpu", "-fitt", "700", "-fitc", "600"})["settings"];
+  CHECK(cpu["fit target"]["reason"] == "there is no GPU memory to fit into");
+  CHECK(cpu["fit context"]["reason"] == "there is no GPU memory to fit into");
+  const nlohmann::json off = plan({"--device", "sim", "-fit", "off", "-fitc", "600"})["settings"];
+  CHECK(off["fit context"]["reason"] == "--fit is off");
+  const nlohmann::json quiet = plan({"--device", "sim", "-c", "256"})["settings"];
+  CHECK_FALSE(quiet.contains("fit target"));
+  CHECK_FALSE(quiet.contains("fit context"));
+  CHECK_FALSE(plan({"--device", "sim", "-fitc", "600"})["settings"].contains("fit context"));
+}
+
 TEST_CASE("a plan of a broken file is one line") {
   const TempDir dir;
   write_file(dir / "broken.gguf", "GGUF");
